@@ -1,0 +1,188 @@
+//! Wall time as a value: the one place that reads the clock.
+//!
+//! **Invariant:** no other file asks the system for the time of day. Whatever decides takes a [`Timestamp`] argument
+//! called `now`, so hours of rotation run in milliseconds under a [`ManualClock`].
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use time::macros::datetime;
+
+/// An instant of wall time, in UTC, to the nanosecond.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Timestamp(OffsetDateTime);
+
+impl Timestamp {
+    /// The earliest instant an agent believes: a clock that stands before it has not been set.
+    pub const FLOOR: Self = Self(datetime!(2026-01-01 00:00 UTC));
+
+    /// The instant `seconds` after the Unix epoch, held within what a certificate can express (years 1 to 9999).
+    #[must_use]
+    pub fn from_unix(seconds: i64) -> Self {
+        match OffsetDateTime::from_unix_timestamp(seconds) {
+            Ok(instant) => Self(instant),
+            Err(_) if seconds < 0 => Self(datetime!(0001-01-01 00:00 UTC)),
+            Err(_) => Self(datetime!(9999-12-31 23:59:59 UTC)),
+        }
+    }
+
+    /// Whole seconds since the Unix epoch, rounded towards the past.
+    #[must_use]
+    pub const fn unix(self) -> i64 {
+        self.0.unix_timestamp()
+    }
+
+    /// How long `self` lies after `earlier`; zero when it does not.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::try_from(self.0 - earlier.0).unwrap_or(Duration::ZERO)
+    }
+
+    /// The same instant with its fraction of a second cut off, as X.509 stores it.
+    #[must_use]
+    pub fn to_whole_second(self) -> Self {
+        Self(self.0.replace_nanosecond(0).unwrap_or(self.0))
+    }
+
+    /// The instant for crates that speak the `time` crate's types.
+    #[must_use]
+    pub const fn to_offset_date_time(self) -> OffsetDateTime {
+        self.0
+    }
+}
+
+impl From<OffsetDateTime> for Timestamp {
+    fn from(instant: OffsetDateTime) -> Self {
+        Self(instant.to_offset(time::UtcOffset::UTC))
+    }
+}
+
+impl std::ops::Add<Duration> for Timestamp {
+    type Output = Self;
+
+    /// Saturates at the end of the year 9999.
+    fn add(self, span: Duration) -> Self {
+        let span = time::Duration::try_from(span).unwrap_or(time::Duration::MAX);
+        Self(self.0.saturating_add(span))
+    }
+}
+
+impl std::ops::Sub<Duration> for Timestamp {
+    type Output = Self;
+
+    /// Saturates at the beginning of the calendar.
+    fn sub(self, span: Duration) -> Self {
+        let span = time::Duration::try_from(span).unwrap_or(time::Duration::MAX);
+        Self(self.0.saturating_sub(span))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339, UTC, whole seconds: `2026-01-01T00:00:00Z`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.to_whole_second().0.format(&Rfc3339).map_err(|_| fmt::Error)?;
+        f.write_str(&text)
+    }
+}
+
+/// Why a text is no instant.
+#[derive(Debug, thiserror::Error)]
+#[error("expected an RFC 3339 time such as 2026-01-01T00:00:00Z")]
+pub struct InvalidTimestamp;
+
+impl FromStr for Timestamp {
+    type Err = InvalidTimestamp;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        OffsetDateTime::parse(text, &Rfc3339).map(Self::from).map_err(|_| InvalidTimestamp)
+    }
+}
+
+/// Where `now` comes from.
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// The current wall time.
+    fn now(&self) -> Timestamp;
+}
+
+/// The system's own clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the time of day")]
+    fn now(&self) -> Timestamp {
+        Timestamp(OffsetDateTime::now_utc())
+    }
+}
+
+/// A clock that stands still until it is told otherwise.
+#[derive(Debug)]
+pub struct ManualClock(Mutex<Timestamp>);
+
+impl ManualClock {
+    /// A clock that stands at `now`.
+    #[must_use]
+    pub const fn at(now: Timestamp) -> Self {
+        Self(Mutex::new(now))
+    }
+
+    /// Moves the clock forward by `span`.
+    pub fn advance(&self, span: Duration) {
+        let mut now = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *now = *now + span;
+    }
+
+    /// Sets the clock to `now`, forwards or backwards.
+    pub fn set(&self, now: Timestamp) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = now;
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_reads_what_it_prints() {
+        let text = "2026-11-22T05:21:00Z";
+
+        let parsed: Timestamp = text.parse().unwrap();
+
+        assert_eq!(parsed.to_string(), text);
+        assert_eq!(Timestamp::from_unix(parsed.unix()), parsed);
+    }
+
+    #[test]
+    fn other_offsets_become_utc() {
+        let parsed: Timestamp = "2026-11-22T07:21:00+02:00".parse().unwrap();
+
+        assert_eq!(parsed.to_string(), "2026-11-22T05:21:00Z");
+    }
+
+    #[test]
+    fn arithmetic_saturates_instead_of_failing() {
+        let late = Timestamp::from_unix(i64::MAX);
+
+        assert_eq!(late + Duration::from_secs(10), late + Duration::from_secs(20));
+        assert_eq!(Timestamp::FLOOR.since(late), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_manual_clock_moves_only_when_told() {
+        let clock = ManualClock::at(Timestamp::FLOOR);
+
+        clock.advance(Duration::from_secs(5));
+
+        assert_eq!(clock.now().since(Timestamp::FLOOR), Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,5 @@
+//! Postern: a per-host mutual-TLS identity agent.
+
+pub mod clock;
+pub mod secret;
+pub mod id;
