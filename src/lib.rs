@@ -4,3 +4,4 @@ pub mod clock;
 pub mod secret;
 pub mod id;
 pub mod identity;
+pub mod registry;
