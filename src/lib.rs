@@ -5,3 +5,4 @@ pub mod secret;
 pub mod id;
 pub mod identity;
 pub mod registry;
+pub mod pki;
