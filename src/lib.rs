@@ -6,3 +6,4 @@ pub mod id;
 pub mod identity;
 pub mod registry;
 pub mod pki;
+pub mod store;
