@@ -7,3 +7,4 @@ pub mod identity;
 pub mod registry;
 pub mod pki;
 pub mod store;
+pub mod issuance;
