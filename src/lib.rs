@@ -3,3 +3,8 @@
 pub mod clock;
 pub mod secret;
 pub mod id;
+pub mod identity;
+pub mod registry;
+pub mod pki;
+pub mod store;
+pub mod issuance;
