@@ -3,6 +3,8 @@
 pub mod clock;
 pub mod secret;
 pub mod id;
+pub mod suggest;
+pub mod toml_text;
 pub mod identity;
 pub mod registry;
 pub mod pki;

@@ -4,6 +4,7 @@ mod kind;
 mod path;
 mod rule;
 mod model;
+mod snapshot;
 
 pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
 pub use model::{
@@ -12,3 +13,4 @@ pub use model::{
 };
 pub use path::{AmbiguousPath, PolicyPath};
 pub use rule::{InvalidPathRule, PathRule};
+pub use snapshot::{Conflict, Definitions, Snapshot};
