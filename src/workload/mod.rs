@@ -1,0 +1,9 @@
+//! The front door for local processes: who is calling, which workload that is, and its certificate as files.
+
+mod sock_diag;
+mod process;
+mod attest;
+
+pub use attest::{AttestError, Caller, Depth, attest_loopback, attest_unix};
+pub use process::{Executable, ProcessError};
+pub use sock_diag::DiagError;
