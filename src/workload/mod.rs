@@ -3,7 +3,9 @@
 mod sock_diag;
 mod process;
 mod attest;
+mod selectors;
 
 pub use attest::{AttestError, Caller, Depth, attest_loopback, attest_unix};
 pub use process::{Executable, ProcessError};
+pub use selectors::{Directory, InvalidSelectors, Mismatch, NoWorkload, Selectors, missing};
 pub use sock_diag::DiagError;
