@@ -3,4 +3,9 @@
 pub mod clock;
 pub mod secret;
 pub mod id;
+pub mod identity;
+pub mod registry;
+pub mod pki;
+pub mod store;
+pub mod issuance;
 pub mod workload;

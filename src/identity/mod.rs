@@ -1,0 +1,15 @@
+//! Who a verified certificate says its holder is, and which rule on file that holder meets.
+
+mod trust_domain;
+mod spiffe_id;
+mod name;
+mod subject;
+mod rule;
+mod mapping;
+
+pub use mapping::{AmbiguousRules, Clash, Mapping, Match};
+pub use name::{Attribute, InvalidName};
+pub use rule::{CertificateRule, InvalidRule};
+pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
+pub use subject::{InvalidSubject, Subject};
+pub use trust_domain::{InvalidTrustDomain, TrustDomain};

@@ -1,0 +1,116 @@
+//! What was issued, as one value that is replaced whole: identities, whom to trust, and how things stand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::clock::Timestamp;
+use crate::id::{AuthorityId, WorkloadId};
+use crate::pki::{Hierarchy, KeyAlgorithm, Level, Renewal, Slot, TrustBundle, X509Svid};
+
+/// Follows what is issued. It is never empty: everything was issued once before the first reader existed.
+pub type Feed = watch::Receiver<Arc<Issued>>;
+
+/// Everything that the local CA says at one moment.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// Grows with each change of an identity or of the bundle, also over restarts; stays when only the status changes.
+    pub generation: u64,
+    /// The identity of each workload.
+    pub svids: BTreeMap<WorkloadId, Arc<X509Svid>>,
+    /// The roots of this host's own trust domain.
+    pub bundle: TrustBundle,
+    /// The authorities.
+    pub hierarchy: HierarchyView,
+    /// How the renewal of each workload's identity stands.
+    pub renewals: BTreeMap<WorkloadId, RenewalView>,
+}
+
+/// The authorities, without their keys.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HierarchyView {
+    /// The roots: the active one, the prepared one, retired ones.
+    pub roots: Vec<AuthorityView>,
+    /// The issuing authorities, likewise.
+    pub issuing: Vec<AuthorityView>,
+    /// How the replacement of the active issuing authority stands.
+    pub rotation: RenewalView,
+}
+
+/// One authority, without its key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AuthorityView {
+    /// Its name.
+    pub id: AuthorityId,
+    /// Where it stands in the hierarchy.
+    pub level: Level,
+    /// Where it stands in its life.
+    pub slot: Slot,
+    /// The kind of its key.
+    pub algorithm: KeyAlgorithm,
+    /// When it was made.
+    pub created: Timestamp,
+    /// From when on it is valid.
+    pub not_before: Timestamp,
+    /// Until when it is valid.
+    pub not_after: Timestamp,
+    /// If it is retired: when the last certificate that it signed has expired.
+    pub drained_at: Option<Timestamp>,
+}
+
+/// How the renewal of one certificate stands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RenewalView {
+    /// The moment that was drawn for it.
+    pub next_rotation_at: Timestamp,
+    /// When it succeeded last.
+    pub last_success: Timestamp,
+    /// When it failed last, and why; `None` once it succeeded again.
+    pub last_failure: Option<(Timestamp, String)>,
+    /// Whether it should have succeeded a while ago.
+    pub overdue: bool,
+}
+
+impl RenewalView {
+    pub(super) fn of(renewal: &Renewal, failure: Option<&(Timestamp, String)>, now: Timestamp) -> Self {
+        Self {
+            next_rotation_at: renewal.due(),
+            last_success: renewal.life().issued_at,
+            last_failure: failure.cloned(),
+            overdue: renewal.is_overdue(now),
+        }
+    }
+}
+
+impl HierarchyView {
+    pub(super) fn of(hierarchy: &Hierarchy, rotation: RenewalView) -> Self {
+        Self {
+            roots: authorities(hierarchy, Level::Root),
+            issuing: authorities(hierarchy, Level::Issuing),
+            rotation,
+        }
+    }
+}
+
+fn authorities(hierarchy: &Hierarchy, level: Level) -> Vec<AuthorityView> {
+    let slots = match level {
+        Level::Issuing => hierarchy.issuing(),
+        Level::Root => hierarchy.roots(),
+    };
+    let view = |(slot, authority): (Slot, &Arc<crate::pki::Authority>)| {
+        let life = authority.life();
+        let retired = slots.retired.iter().find(|retired| retired.authority.id() == authority.id());
+        AuthorityView {
+            id: authority.id().clone(),
+            level,
+            slot,
+            algorithm: authority.key().algorithm(),
+            created: life.issued_at,
+            not_before: life.not_before,
+            not_after: life.not_after,
+            drained_at: retired.map(|retired| retired.until),
+        }
+    };
+    slots.iter().map(view).collect()
+}

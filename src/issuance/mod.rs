@@ -1,0 +1,10 @@
+//! Keeps every local identity fresh, and hands the whole of them to everyone at once.
+
+mod feed;
+mod rotator;
+
+pub use feed::{AuthorityView, Feed, HierarchyView, Issued, RenewalView};
+pub use rotator::{Command, IssuanceError, Reply, Rotator, Settings};
+
+#[cfg(test)]
+mod tests;

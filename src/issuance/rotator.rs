@@ -1,0 +1,647 @@
+//! Issues, renews and rotates: owns the local CA, and is the only half of the renewal that sleeps.
+//!
+//! What is due is decided by the injected [`Clock`], looked at anew every few seconds, so that a stepped clock or a suspended
+//! machine is noticed at once; the runtime's timer only says when to look. Every change is stored before it is published, and
+//! published in one piece.
+//!
+//! **Invariant:** a failure never takes anything away. Whatever cannot be renewed stays as it is and is tried again; what was
+//! published stays published until something better takes its place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::clock::{Clock, Timestamp};
+use crate::id::{AuthorityId, WorkloadId};
+use crate::identity::{SpiffeId, TrustDomain};
+use crate::issuance::feed::{Feed, HierarchyView, Issued, RenewalView};
+use crate::pki::{
+    AuthorityPlan, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, Level, Lifetimes, LifetimesError,
+    Profile, Renewal, Rng, Step, SystemRng, X509Svid, issue,
+};
+use crate::store::{AuthorityDir, StoreError};
+
+/// What the CA is to be, and whom it gives an identity.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// The trust domain of every identity.
+    pub domain: TrustDomain,
+    /// How long a new root lives.
+    pub root_ttl: Duration,
+    /// How long a new issuing authority lives.
+    pub issuing_ttl: Duration,
+    /// The kind of key that new authorities get.
+    pub algorithm: KeyAlgorithm,
+    /// How far before now an authority's validity begins.
+    pub backdate: Duration,
+    /// What each workload's identity is to say; the agent itself is one of them.
+    pub workloads: BTreeMap<WorkloadId, Profile>,
+}
+
+impl Settings {
+    /// Whether the lifetimes hold together and every workload belongs to the trust domain.
+    pub fn check(&self) -> Result<(), IssuanceError> {
+        for (workload, profile) in &self.workloads {
+            let lifetimes = Lifetimes { leaf: profile.ttl, issuing: self.issuing_ttl, root: self.root_ttl };
+            lifetimes
+                .check()
+                .map_err(|source| IssuanceError::Lifetimes { workload: Some(workload.clone()), source })?;
+            if profile.spiffe_id.trust_domain() != self.domain {
+                return Err(IssuanceError::ForeignWorkload {
+                    workload: workload.clone(),
+                    spiffe_id: profile.spiffe_id.clone(),
+                    domain: self.domain.clone(),
+                });
+            }
+        }
+        let authorities = Lifetimes { leaf: SHORTEST_LEAF, issuing: self.issuing_ttl, root: self.root_ttl };
+        authorities.check().map_err(|source| IssuanceError::Lifetimes { workload: None, source })
+    }
+
+    fn root_plan(&self) -> AuthorityPlan {
+        AuthorityPlan { algorithm: self.algorithm, ttl: self.root_ttl, backdate: self.backdate }
+    }
+
+    fn issuing_plan(&self) -> AuthorityPlan {
+        AuthorityPlan { algorithm: self.algorithm, ttl: self.issuing_ttl, backdate: self.backdate }
+    }
+
+    fn longest_leaf(&self) -> Duration {
+        self.workloads.values().map(|profile| profile.ttl).max().unwrap_or_default()
+    }
+}
+
+/// Why the CA could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum IssuanceError {
+    /// A workload of another trust domain.
+    #[error(
+        "the workload {workload} has the identity {spiffe_id}, which is not of the trust domain {domain}"
+    )]
+    ForeignWorkload {
+        /// Which workload.
+        workload: WorkloadId,
+        /// What it was to be.
+        spiffe_id: SpiffeId,
+        /// Whose CA this is.
+        domain: TrustDomain,
+    },
+    /// An authority cannot be made or moved.
+    #[error("cannot replace the authority")]
+    Hierarchy(#[from] HierarchyError),
+    /// A leaf cannot be issued.
+    #[error("cannot issue an identity for the workload {workload}")]
+    Issue {
+        /// For whom.
+        workload: WorkloadId,
+        /// Why not.
+        #[source]
+        source: IssueError,
+    },
+    /// Lifetimes that do not hold together.
+    #[error("the lifetimes do not fit{}", workload.as_ref().map(|workload| format!(" (workload {workload})")).unwrap_or_default())]
+    Lifetimes {
+        /// Whose leaf it is about, if it is about a leaf.
+        workload: Option<WorkloadId>,
+        /// What does not fit.
+        #[source]
+        source: LifetimesError,
+    },
+    /// The CA on disk belongs to another trust domain.
+    #[error(
+        "{} holds the CA of the trust domain {stored}, the configuration says {configured}: correct the configuration, or use \
+         another state directory",
+        path.display()
+    )]
+    OtherDomain {
+        /// The state directory.
+        path: std::path::PathBuf,
+        /// Whose CA is there.
+        stored: TrustDomain,
+        /// Whose it should be.
+        configured: TrustDomain,
+    },
+    /// The CA cannot be read or written.
+    #[error("cannot use the stored CA")]
+    Store(#[from] StoreError),
+    /// A workload that is not configured.
+    #[error("there is no workload {0}")]
+    UnknownWorkload(WorkloadId),
+}
+
+/// What the owner of the CA can be asked. The answer comes when it is done, stored and published.
+#[derive(Debug)]
+pub enum Command {
+    /// Let a prepared issuing authority sign; all identities are issued anew under it.
+    ActivateIssuing {
+        /// Which one.
+        id: AuthorityId,
+        /// Whether it does.
+        reply: Reply<()>,
+    },
+    /// Follow other settings: identities that are new or to change are issued, others are left alone. All or nothing.
+    Configure {
+        /// The new settings.
+        settings: Box<Settings>,
+        /// Whether they are followed.
+        reply: Reply<()>,
+    },
+    /// Throw a prepared issuing authority away.
+    DiscardIssuing {
+        /// Which one.
+        id: AuthorityId,
+        /// Whether it is gone.
+        reply: Reply<()>,
+    },
+    /// Issue one workload's identity anew.
+    IssueNow {
+        /// For whom.
+        workload: WorkloadId,
+        /// The new identity.
+        reply: Reply<Arc<X509Svid>>,
+    },
+    /// Make the next issuing authority, but do not use it yet.
+    PrepareIssuing {
+        /// Its name.
+        reply: Reply<AuthorityId>,
+    },
+    /// Prepare (unless it was) and activate the next issuing authority.
+    RotateIssuing {
+        /// Its name.
+        reply: Reply<AuthorityId>,
+    },
+}
+
+/// Where an answer goes. It may be dropped.
+pub type Reply<T> = oneshot::Sender<Result<T, IssuanceError>>;
+
+/// Owns the local CA of a host.
+#[derive(Debug)]
+pub struct Rotator {
+    settings: Settings,
+    directory: AuthorityDir,
+    hierarchy: Hierarchy,
+    rotation: Tracked,
+    holders: BTreeMap<WorkloadId, Holder>,
+    generation: u64,
+    drop_failed: Option<Timestamp>,
+    feed: watch::Sender<Arc<Issued>>,
+    means: Means,
+}
+
+/// Time and chance.
+struct Means {
+    clock: Arc<dyn Clock>,
+    rng: Box<dyn Rng>,
+}
+
+impl std::fmt::Debug for Means {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Means").field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+/// A renewal and how it went last.
+#[derive(Clone, Debug)]
+struct Tracked {
+    renewal: Renewal,
+    failure: Option<(Timestamp, String)>,
+}
+
+/// One workload's identity and its renewal.
+#[derive(Clone, Debug)]
+struct Holder {
+    svid: Arc<X509Svid>,
+    tracked: Tracked,
+}
+
+impl Rotator {
+    /// Loads the CA, or makes it at the very first start, and issues every identity; so the feed starts complete.
+    pub fn start(
+        settings: Settings,
+        directory: AuthorityDir,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Feed), IssuanceError> {
+        Self::start_with(settings, directory, clock, Box::new(SystemRng))
+    }
+
+    /// [`Self::start`], drawing from `rng`.
+    pub fn start_with(
+        settings: Settings,
+        directory: AuthorityDir,
+        clock: Arc<dyn Clock>,
+        rng: Box<dyn Rng>,
+    ) -> Result<(Self, Feed), IssuanceError> {
+        settings.check()?;
+        let now = clock.now();
+        let hierarchy = load_or_create(&settings, &directory, now)?;
+        let rotation = Tracked::of_authority(&hierarchy);
+        let generation = milliseconds(now);
+        let placeholder = Issued {
+            generation,
+            svids: BTreeMap::new(),
+            bundle: hierarchy.bundle(),
+            hierarchy: HierarchyView::of(&hierarchy, rotation.view(now)),
+            renewals: BTreeMap::new(),
+        };
+        let (sender, receiver) = watch::channel(Arc::new(placeholder));
+        let mut rotator = Self {
+            settings: Settings { workloads: BTreeMap::new(), ..settings.clone() },
+            directory,
+            hierarchy,
+            rotation,
+            holders: BTreeMap::new(),
+            generation,
+            drop_failed: None,
+            feed: sender,
+            means: Means { clock, rng },
+        };
+        rotator.configure(settings, now)?;
+        Ok((rotator, receiver))
+    }
+
+    /// Works until `shutdown` is done. Dropping the commands' sender only ends the commands.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, shutdown: impl Future<Output = ()>) {
+        tokio::pin!(shutdown);
+        let mut listening = true;
+        loop {
+            self.tick();
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return,
+                command = commands.recv(), if listening => match command {
+                    Some(command) => self.handle_command(command),
+                    None => listening = false,
+                },
+                () = tokio::time::sleep(self.nap()) => (),
+            }
+        }
+    }
+
+    /// Does everything that is due now.
+    fn tick(&mut self) {
+        let now = self.means.clock.now();
+        if self.rotation.renewal.handle_timeout(now) == Step::Renew {
+            self.rotate_or_retry(now);
+        }
+        self.forget_drained(now);
+        self.renew_due(now);
+        self.publish(now);
+    }
+
+    /// Until the next deadline, but never so long that a stepped clock goes unnoticed.
+    fn nap(&self) -> Duration {
+        let now = self.means.clock.now();
+        let renewals = self.holders.values().map(|holder| &holder.tracked).chain([&self.rotation]);
+        let renewals = renewals.map(|tracked| tracked.renewal.poll_timeout());
+        let next = renewals.min().unwrap_or(now + LONGEST_NAP);
+        next.since(now).clamp(SHORTEST_NAP, LONGEST_NAP)
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        let now = self.means.clock.now();
+        match command {
+            Command::ActivateIssuing { id, reply } => {
+                let outcome = self.activate(&id, now);
+                if outcome.is_ok() {
+                    self.renew_all(self.holders.keys().cloned().collect(), now);
+                }
+                self.publish(now);
+                answer(reply, outcome);
+            }
+            Command::Configure { settings, reply } => answer(reply, self.configure(*settings, now)),
+            Command::DiscardIssuing { id, reply } => {
+                let next = self.hierarchy.discard(Level::Issuing, &id).map_err(IssuanceError::from);
+                let outcome = next.and_then(|next| self.adopt(next));
+                self.publish(now);
+                answer(reply, outcome);
+            }
+            Command::IssueNow { workload, reply } => answer(reply, self.issue_now(&workload, now)),
+            Command::PrepareIssuing { reply } => {
+                let outcome = self.prepare(now);
+                self.publish(now);
+                answer(reply, outcome);
+            }
+            Command::RotateIssuing { reply } => {
+                let outcome = self.rotate(now);
+                self.publish(now);
+                answer(reply, outcome);
+            }
+        }
+    }
+
+    /// Replaces the settings and issues what is new or different, or leaves everything as it was.
+    fn configure(&mut self, settings: Settings, now: Timestamp) -> Result<(), IssuanceError> {
+        settings.check()?;
+        if settings.domain != *self.hierarchy.domain() {
+            return Err(IssuanceError::OtherDomain {
+                path: self.directory.path().to_owned(),
+                stored: self.hierarchy.domain().clone(),
+                configured: settings.domain,
+            });
+        }
+        let former = std::mem::replace(&mut self.settings, settings);
+        let signer = self.hierarchy.issuing().active.id().clone();
+        match self.issue_changed(&former, now) {
+            Ok(holders) => {
+                self.holders = holders;
+                self.publish_generation(now);
+                Ok(())
+            }
+            Err(error) => {
+                self.settings = former;
+                if self.hierarchy.issuing().active.id() != &signer {
+                    self.renew_all(self.holders.keys().cloned().collect(), now);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn issue_changed(
+        &mut self,
+        former: &Settings,
+        now: Timestamp,
+    ) -> Result<BTreeMap<WorkloadId, Holder>, IssuanceError> {
+        let stays = !self.active_cannot_serve(now);
+        if !stays {
+            self.replace_active(now)?;
+        }
+        let generation = self.generation.saturating_add(1);
+        let mut holders = BTreeMap::new();
+        for (workload, profile) in &self.settings.workloads {
+            let same = stays && former.workloads.get(workload) == Some(profile);
+            let holder = match self.holders.get(workload).filter(|_| same) {
+                Some(holder) => holder.clone(),
+                None => {
+                    let svid = issue(&self.hierarchy.issuing().active, profile, now)
+                        .map_err(|source| IssuanceError::Issue { workload: workload.clone(), source })?;
+                    Holder::of(svid.published(generation), self.means.rng.as_mut())
+                }
+            };
+            holders.insert(workload.clone(), holder);
+        }
+        Ok(holders)
+    }
+
+    /// Whether some leaf would outlive the active authority, so that it has to be replaced before anything is issued.
+    fn active_cannot_serve(&self, now: Timestamp) -> bool {
+        let life = self.hierarchy.issuing().active.life();
+        now < life.not_before || (now + self.settings.longest_leaf()).to_whole_second() > life.not_after
+    }
+
+    fn issue_now(&mut self, workload: &WorkloadId, now: Timestamp) -> Result<Arc<X509Svid>, IssuanceError> {
+        let profile = self.settings.workloads.get(workload).cloned();
+        let profile = profile.ok_or_else(|| IssuanceError::UnknownWorkload(workload.clone()))?;
+        if self.active_cannot_serve(now) {
+            self.rotate(now)?;
+        }
+        let svid = self.renew(workload, &profile, self.generation.saturating_add(1), now)?;
+        self.publish_generation(now);
+        Ok(svid)
+    }
+
+    /// Renews every leaf that is due, first replacing the authority if it cannot sign for as long as a leaf lives.
+    fn renew_due(&mut self, now: Timestamp) {
+        let due: Vec<WorkloadId> = self
+            .holders
+            .iter()
+            .filter(|(_, holder)| holder.tracked.renewal.handle_timeout(now) == Step::Renew)
+            .map(|(workload, _)| workload.clone())
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        let may_rotate = self.rotation.failure.is_none();
+        if self.active_cannot_serve(now) && may_rotate {
+            self.rotate_or_retry(now);
+        } else {
+            self.renew_all(due, now);
+        }
+    }
+
+    fn renew_all(&mut self, workloads: Vec<WorkloadId>, now: Timestamp) {
+        let generation = self.generation.saturating_add(1);
+        let mut renewed = false;
+        for workload in workloads {
+            let Some(profile) = self.settings.workloads.get(&workload).cloned() else { continue };
+            match self.renew(&workload, &profile, generation, now) {
+                Ok(_) => renewed = true,
+                Err(error) => {
+                    tracing::warn!(%workload, error = %chain(&error), "identity not renewed");
+                    if let Some(holder) = self.holders.get_mut(&workload) {
+                        holder.tracked.fail(&error, now, self.means.rng.as_mut());
+                    }
+                }
+            }
+        }
+        if renewed {
+            self.publish_generation(now);
+        }
+    }
+
+    fn renew(
+        &mut self,
+        workload: &WorkloadId,
+        profile: &Profile,
+        generation: u64,
+        now: Timestamp,
+    ) -> Result<Arc<X509Svid>, IssuanceError> {
+        let svid = issue(&self.hierarchy.issuing().active, profile, now)
+            .map_err(|source| IssuanceError::Issue { workload: workload.clone(), source })?;
+        let holder = Holder::of(svid.published(generation), self.means.rng.as_mut());
+        let svid = Arc::clone(&holder.svid);
+        self.holders.insert(workload.clone(), holder);
+        Ok(svid)
+    }
+
+    /// Replaces the issuing authority of its own accord: a failure is noted and followed by another attempt.
+    fn rotate_or_retry(&mut self, now: Timestamp) {
+        if let Err(error) = self.rotate(now) {
+            tracing::warn!(error = %chain(&error), "issuing authority not rotated");
+            self.rotation.fail(&error, now, self.means.rng.as_mut());
+        }
+    }
+
+    /// Replaces the issuing authority and issues everything anew under the next one.
+    fn rotate(&mut self, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
+        let id = self.replace_active(now)?;
+        self.renew_all(self.holders.keys().cloned().collect(), now);
+        Ok(id)
+    }
+
+    /// Prepares (unless that was done) and activates the next issuing authority.
+    fn replace_active(&mut self, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
+        let id = self.prepared_for_use(now)?;
+        self.activate(&id, now)?;
+        Ok(id)
+    }
+
+    /// The prepared authority, a new one if there is none or if it is of no use any more.
+    fn prepared_for_use(&mut self, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
+        let prepared = self.hierarchy.issuing().prepared.as_ref();
+        let Some((id, renewal)) =
+            prepared.map(|prepared| (prepared.id().clone(), Renewal::of_authority(prepared.life())))
+        else {
+            return self.prepare(now);
+        };
+        if renewal.handle_timeout(now) == Step::Wait {
+            return Ok(id);
+        }
+        let discarded = self.hierarchy.discard(Level::Issuing, &id)?;
+        self.adopt(discarded)?;
+        self.prepare(now)
+    }
+
+    fn prepare(&mut self, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
+        let next = self.hierarchy.prepare_issuing(&self.settings.issuing_plan(), now)?;
+        let id = next
+            .issuing()
+            .prepared
+            .as_ref()
+            .map_or_else(|| next.issuing().active.id().clone(), |prepared| prepared.id().clone());
+        self.adopt(next)?;
+        tracing::info!(authority = %id, "issuing authority prepared");
+        Ok(id)
+    }
+
+    fn activate(&mut self, id: &AuthorityId, now: Timestamp) -> Result<(), IssuanceError> {
+        let issued = self.holders.values().map(|holder| holder.svid.not_after);
+        let until = issued.max().unwrap_or(now).max(now + self.settings.longest_leaf());
+        self.adopt(self.hierarchy.activate(Level::Issuing, id, until, now)?)?;
+        self.rotation = Tracked::of_authority(&self.hierarchy);
+        tracing::info!(authority = %id, "issuing authority activated");
+        Ok(())
+    }
+
+    fn forget_drained(&mut self, now: Timestamp) {
+        // No hurry and nothing to lose, so one attempt a minute is enough.
+        let too_soon = self.drop_failed.is_some_and(|failed| failed <= now && now < failed + DROP_PAUSE);
+        let Some(next) = self.hierarchy.drop_drained(now).filter(|_| !too_soon) else { return };
+        match self.adopt(next) {
+            Ok(()) => self.drop_failed = None,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "drained issuing authority not dropped");
+                self.drop_failed = Some(now);
+            }
+        }
+    }
+
+    /// Stores `next` and, once that is done, goes by it.
+    fn adopt(&mut self, next: Hierarchy) -> Result<(), IssuanceError> {
+        let committed = self.directory.commit(&next)?;
+        for error in committed.untidy {
+            tracing::warn!(error = %chain(&error), "state directory left untidy");
+        }
+        self.hierarchy = next;
+        Ok(())
+    }
+
+    fn publish_generation(&mut self, now: Timestamp) {
+        self.generation = self.generation.saturating_add(1);
+        self.publish(now);
+    }
+
+    /// Publishes how things stand, unless everyone knows.
+    fn publish(&self, now: Timestamp) {
+        let next = Issued {
+            generation: self.generation,
+            svids: self.each(|holder| Arc::clone(&holder.svid)),
+            bundle: self.hierarchy.bundle(),
+            hierarchy: HierarchyView::of(&self.hierarchy, self.rotation.view(now)),
+            renewals: self.each(|holder| holder.tracked.view(now)),
+        };
+        self.feed.send_if_modified(|issued| {
+            let news = issued.generation != next.generation
+                || issued.bundle.sequence != next.bundle.sequence
+                || issued.hierarchy != next.hierarchy
+                || issued.renewals != next.renewals;
+            if news {
+                *issued = Arc::new(next);
+            }
+            news
+        });
+    }
+
+    fn each<T>(&self, view: impl Fn(&Holder) -> T) -> BTreeMap<WorkloadId, T> {
+        self.holders.iter().map(|(workload, holder)| (workload.clone(), view(holder))).collect()
+    }
+}
+
+impl Tracked {
+    fn of_authority(hierarchy: &Hierarchy) -> Self {
+        Self { renewal: Renewal::of_authority(hierarchy.issuing().active.life()), failure: None }
+    }
+
+    fn fail(&mut self, error: &IssuanceError, now: Timestamp, rng: &mut dyn Rng) {
+        self.renewal.handle_failure(now, rng);
+        self.failure = Some((now, chain(error)));
+    }
+
+    fn view(&self, now: Timestamp) -> RenewalView {
+        RenewalView::of(&self.renewal, self.failure.as_ref(), now)
+    }
+}
+
+impl Holder {
+    fn of(svid: X509Svid, rng: &mut dyn Rng) -> Self {
+        let renewal = Renewal::of_leaf(svid.life(), rng);
+        Self { svid: Arc::new(svid), tracked: Tracked { renewal, failure: None } }
+    }
+}
+
+fn load_or_create(
+    settings: &Settings,
+    directory: &AuthorityDir,
+    now: Timestamp,
+) -> Result<Hierarchy, IssuanceError> {
+    if let Some(stored) = directory.load()? {
+        for orphan in &stored.orphans {
+            tracing::warn!(%orphan, "authorities/ holds something that no slot names; the next rotation removes it");
+        }
+        return Ok(stored.hierarchy);
+    }
+    let hierarchy =
+        Hierarchy::create(settings.domain.clone(), &settings.root_plan(), &settings.issuing_plan(), now)?;
+    for error in directory.commit(&hierarchy)?.untidy {
+        tracing::warn!(error = %chain(&error), "state directory left untidy");
+    }
+    tracing::info!(domain = %settings.domain, path = %directory.path().display(), "new CA made");
+    Ok(hierarchy)
+}
+
+/// Where generations begin: a restarted agent must not use one again that stood for other keys.
+fn milliseconds(now: Timestamp) -> u64 {
+    u64::try_from(now.to_offset_date_time().unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
+}
+
+/// An error with all its causes on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}
+
+/// Whoever asked may have gone; then nobody misses the answer.
+fn answer<T>(reply: Reply<T>, outcome: Result<T, IssuanceError>) {
+    drop(reply.send(outcome));
+}
+
+/// How long a stepped clock may go unnoticed.
+const LONGEST_NAP: Duration = Duration::from_secs(2);
+
+/// Against a busy loop, should a deadline lie in the past.
+const SHORTEST_NAP: Duration = Duration::from_millis(10);
+
+/// How long after a drained authority could not be dropped it is tried again.
+const DROP_PAUSE: Duration = Duration::from_secs(60);
+
+/// Stands for the leaves when only the authorities' lifetimes are looked at.
+const SHORTEST_LEAF: Duration = Duration::from_secs(1);

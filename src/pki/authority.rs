@@ -1,0 +1,347 @@
+//! One signing certificate of the local CA together with its key.
+//!
+//! > A signing certificate MUST set the `cA` field to true and `keyCertSign` in its key usage; if it carries a SPIFFE ID, that
+//! > ID has no path. — X509-SVID §4
+//!
+//! No name constraints: rustls refuses every SPIFFE ID below an authority that has some for URIs.
+
+use std::fmt;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose, SanType,
+    SerialNumber,
+};
+use rustls::pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
+
+use crate::clock::Timestamp;
+use crate::id::AuthorityId;
+use crate::identity::TrustDomain;
+use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair};
+use crate::pki::rotation::Life;
+use crate::secret::Secret;
+
+/// Where an authority stands in the hierarchy.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Level {
+    /// Signs leaves; belongs to this host.
+    Issuing,
+    /// Signs issuing authorities; what others must trust.
+    Root,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Issuing => "issuing authority",
+            Self::Root => "root",
+        })
+    }
+}
+
+/// What a new authority is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct AuthorityPlan {
+    /// The kind of its key.
+    pub algorithm: KeyAlgorithm,
+    /// How long it is valid, counted from now.
+    pub ttl: Duration,
+    /// How far before now its validity begins.
+    pub backdate: Duration,
+}
+
+/// A signing certificate and its key. That they belong together was checked.
+pub struct Authority {
+    id: AuthorityId,
+    level: Level,
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    life: Life,
+}
+
+/// Why there is no authority.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// Certificate and key do not belong together.
+    #[error("the key does not belong to the certificate")]
+    ForeignKey,
+    /// There is no usable key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// It cannot live as long as it is to.
+    #[error(transparent)]
+    Life(#[from] LifeError),
+    /// The certificate cannot be read.
+    #[error("the certificate cannot be read: {0}")]
+    Malformed(String),
+    /// Its name would be written differently into what it signs, so nobody could find it as the issuer.
+    #[error(
+        "the certificate's subject cannot be reproduced in what it signs (a repeated attribute, or a rare text type)"
+    )]
+    Name,
+    /// The certificate does not say that it is an authority.
+    #[error("the certificate is no authority's: {0}")]
+    NoAuthority(&'static str),
+    /// The certificate could not be signed.
+    #[error("cannot sign the certificate")]
+    Sign(#[source] rcgen::Error),
+}
+
+/// Why a certificate cannot live as long as it is to.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum LifeError {
+    /// The clock has not been set.
+    #[error("the clock says {0}, which is before this program was written: set the clock first")]
+    ClockNotSet(Timestamp),
+    /// Its validity would have to begin after now.
+    #[error("the {signer} is valid only from {not_before} on, and the clock says {now}")]
+    NotYetValid {
+        /// The level of the authority that was to sign.
+        signer: Level,
+        /// Where that one's validity begins.
+        not_before: Timestamp,
+        /// What the clock says.
+        now: Timestamp,
+    },
+    /// It would outlive the authority that was to sign it.
+    #[error("the {signer} expires {not_after}, before the requested {requested}")]
+    OutlivesAuthority {
+        /// The level of the authority that was to sign.
+        signer: Level,
+        /// Where that one's validity ends.
+        not_after: Timestamp,
+        /// Where the certificate's would end.
+        requested: Timestamp,
+    },
+}
+
+impl Authority {
+    /// A new root, signed by itself.
+    pub fn make_root(
+        domain: &TrustDomain,
+        plan: &AuthorityPlan,
+        now: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        let key = KeyPair::generate(plan.algorithm)?;
+        let life = life_from(plan.ttl, plan.backdate, now)?;
+        let params = parameters(Level::Root, domain, life)?;
+        let certificate = params.self_signed(&key).map_err(AuthorityError::Sign)?;
+        Self::assemble(certificate.into(), key, now)
+    }
+
+    /// A new issuing authority, signed by `root`.
+    pub fn make_issuing(
+        root: &Self,
+        domain: &TrustDomain,
+        plan: &AuthorityPlan,
+        now: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        let key = KeyPair::generate(plan.algorithm)?;
+        let life = root.bound(life_from(plan.ttl, plan.backdate, now)?)?;
+        let params = parameters(Level::Issuing, domain, life)?;
+        let certificate = params.signed_by(&key, &root.issuer).map_err(AuthorityError::Sign)?;
+        Self::assemble(certificate.into(), key, now)
+    }
+
+    /// An authority that was made earlier, at `created`: the key must be the certificate's, and the certificate an
+    /// authority's that can be found as the issuer of what it signs.
+    pub fn load(
+        certificate: CertificateDer<'static>,
+        key: &Secret,
+        created: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        Self::assemble(certificate, KeyPair::from_pkcs8(key)?, created)
+    }
+
+    /// Its name: the first 16 hexadecimal digits of the certificate's SHA-256 fingerprint.
+    #[must_use]
+    pub const fn id(&self) -> &AuthorityId {
+        &self.id
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        self.level
+    }
+
+    /// The certificate.
+    #[must_use]
+    pub const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
+    /// Its life.
+    #[must_use]
+    pub const fn life(&self) -> Life {
+        self.life
+    }
+
+    /// Whether the certificate was signed by `root`.
+    #[must_use]
+    pub fn is_signed_by(&self, root: &Self) -> bool {
+        let parse = |authority: &Self| {
+            let (_, parsed) = X509Certificate::from_der(&authority.certificate).ok()?;
+            Some((parsed.issuer().as_raw().to_vec(), parsed.subject().as_raw().to_vec()))
+        };
+        let (Some((issuer, _)), Some((_, subject))) = (parse(self), parse(root)) else { return false };
+        issuer == subject && signature_holds(&self.certificate, &root.certificate)
+    }
+
+    pub(super) const fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    /// Holds `life` within this authority's own: its beginning is moved, its end is never shortened in silence.
+    pub(super) fn bound(&self, life: Life) -> Result<Life, LifeError> {
+        let not_before = life.not_before.max(self.life.not_before);
+        if not_before > life.issued_at {
+            return Err(LifeError::NotYetValid {
+                signer: self.level,
+                not_before: self.life.not_before,
+                now: life.issued_at,
+            });
+        }
+        if life.not_after > self.life.not_after {
+            return Err(LifeError::OutlivesAuthority {
+                signer: self.level,
+                not_after: self.life.not_after,
+                requested: life.not_after,
+            });
+        }
+        Ok(Life { not_before, ..life })
+    }
+
+    fn assemble(
+        certificate: CertificateDer<'static>,
+        key: KeyPair,
+        created: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        let (level, life, subject) = examine(&certificate, &key, created)?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)
+            .map_err(|error| AuthorityError::Malformed(error.to_string()))?;
+        if issuer_name_written_by(&issuer)? != subject {
+            return Err(AuthorityError::Name);
+        }
+        Ok(Self { id: id_of(&certificate)?, level, certificate, issuer, life })
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("id", &self.id).field("level", &self.level).finish_non_exhaustive()
+    }
+}
+
+/// A certificate's life when it is made now, in the whole seconds that X.509 knows.
+pub(super) fn life_from(ttl: Duration, backdate: Duration, now: Timestamp) -> Result<Life, LifeError> {
+    if now < Timestamp::FLOOR {
+        return Err(LifeError::ClockNotSet(now));
+    }
+    let not_before = (now - backdate).to_whole_second();
+    Ok(Life { not_before, issued_at: now, not_after: (now + ttl).to_whole_second() })
+}
+
+/// A positive serial number with 128 random bits, always of the same length.
+pub(super) fn random_serial() -> Result<[u8; 17], KeyError> {
+    let mut serial = [1; 17];
+    let (_, random) = serial.split_at_mut(1);
+    aws_lc_rs::rand::fill(random).map_err(|_| KeyError::Generate)?;
+    Ok(serial)
+}
+
+fn parameters(level: Level, domain: &TrustDomain, life: Life) -> Result<CertificateParams, AuthorityError> {
+    let serial = random_serial()?;
+    let (role, depth) = match level {
+        Level::Issuing => ("issuing authority", 0),
+        Level::Root => ("root", 1),
+    };
+    // The name differs between any two authorities, so that path building never has to try several keys of one name.
+    let token = HEXLOWER.encode(serial.get(1..9).unwrap_or_default());
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "Postern");
+    name.push(DnType::CommonName, format!("{role} {token}"));
+
+    let mut params = CertificateParams::default();
+    params.not_before = life.not_before.to_offset_date_time();
+    params.not_after = life.not_after.to_offset_date_time();
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.distinguished_name = name;
+    params.subject_alt_names =
+        vec![SanType::URI(domain.id_text().as_str().try_into().map_err(AuthorityError::Sign)?)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(depth));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn examine(
+    certificate: &CertificateDer<'_>,
+    key: &KeyPair,
+    created: Timestamp,
+) -> Result<(Level, Life, Vec<u8>), AuthorityError> {
+    let malformed = |error: &dyn fmt::Display| AuthorityError::Malformed(error.to_string());
+    let (rest, parsed) = X509Certificate::from_der(certificate).map_err(|error| malformed(&error))?;
+    if !rest.is_empty() {
+        return Err(malformed(&"bytes after its end"));
+    }
+    if parsed.public_key().raw != key.public_key_info() {
+        return Err(AuthorityError::ForeignKey);
+    }
+    let constraints = parsed.basic_constraints().map_err(|error| malformed(&error))?;
+    if !constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Err(AuthorityError::NoAuthority("it is not marked as one (basicConstraints CA)"));
+    }
+    let usage = parsed.key_usage().map_err(|error| malformed(&error))?;
+    if !usage.is_some_and(|usage| usage.value.key_cert_sign()) {
+        return Err(AuthorityError::NoAuthority("its key usage does not allow signing certificates"));
+    }
+    let subject = parsed.subject().as_raw().to_vec();
+    let level = if parsed.issuer().as_raw() == subject { Level::Root } else { Level::Issuing };
+    let life = Life {
+        not_before: Timestamp::from_unix(parsed.validity().not_before.timestamp()),
+        issued_at: created,
+        not_after: Timestamp::from_unix(parsed.validity().not_after.timestamp()),
+    };
+    Ok((level, life, subject))
+}
+
+/// The issuer's name as it will stand in what the authority signs, found by signing something that is thrown away.
+fn issuer_name_written_by(issuer: &Issuer<'_, KeyPair>) -> Result<Vec<u8>, AuthorityError> {
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(SerialNumber::from(1_u64));
+    params.use_authority_key_identifier_extension = true;
+    let trial = params.signed_by(issuer.key(), issuer).map_err(AuthorityError::Sign)?;
+    let (_, parsed) = X509Certificate::from_der(trial.der())
+        .map_err(|error| AuthorityError::Malformed(error.to_string()))?;
+    Ok(parsed.issuer().as_raw().to_vec())
+}
+
+fn signature_holds(certificate: &CertificateDer<'_>, signer: &CertificateDer<'_>) -> bool {
+    let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    let Ok(signer) = webpki::EndEntityCert::try_from(signer) else { return false };
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    algorithms.all.iter().any(|candidate| {
+        signer
+            .verify_signature(*candidate, parsed.tbs_certificate.as_ref(), &parsed.signature_value.data)
+            .is_ok()
+    })
+}
+
+fn id_of(certificate: &CertificateDer<'_>) -> Result<AuthorityId, AuthorityError> {
+    let fingerprint = HEXLOWER.encode(digest::digest(&digest::SHA256, certificate).as_ref());
+    fingerprint
+        .get(..16)
+        .and_then(|start| start.parse().ok())
+        .ok_or_else(|| AuthorityError::Malformed("it has no fingerprint".to_owned()))
+}

@@ -1,0 +1,98 @@
+//! Draws up and signs a leaf.
+//!
+//! > An X509-SVID is a leaf with exactly one URI SAN, `cA` false, a critical key usage with `digitalSignature` and without
+//! > `keyCertSign` and `cRLSign`, and both server and client authentication if it has an extended key usage. — X509-SVID §3, §4
+//!
+//! The subject stays empty, which makes the SAN critical (RFC 5280 §4.2.1.6): whoever does not understand SANs must not take
+//! the certificate for anything. Key and serial number are fresh each time.
+
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER;
+use rcgen::{
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
+    SerialNumber,
+};
+
+use crate::clock::Timestamp;
+use crate::pki::authority::{Authority, Level, LifeError, life_from, random_serial};
+use crate::pki::key::{KeyError, KeyPair};
+use crate::pki::profile::Profile;
+use crate::pki::rotation::Life;
+use crate::pki::svid::X509Svid;
+
+/// Why no leaf was issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// A DNS name that cannot stand in a certificate.
+    #[error("{0:?} is no DNS name")]
+    InvalidDnsName(String),
+    /// There is no key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// It cannot live as long as it is to; the lifetime is never shortened in silence.
+    #[error(transparent)]
+    Life(#[from] LifeError),
+    /// The leaf could not be signed.
+    #[error("cannot sign the certificate")]
+    Sign(#[source] rcgen::Error),
+    /// Only an issuing authority signs leaves.
+    #[error("a {0} does not sign leaves")]
+    WrongLevel(Level),
+}
+
+/// A leaf for `profile` with a fresh key, signed by `authority`.
+pub fn issue(authority: &Authority, profile: &Profile, now: Timestamp) -> Result<X509Svid, IssueError> {
+    if authority.level() != Level::Issuing {
+        return Err(IssueError::WrongLevel(authority.level()));
+    }
+    let life = authority.bound(life_from(profile.ttl, profile.backdate, now)?)?;
+    let serial = random_serial()?;
+    let key = KeyPair::generate(profile.algorithm)?;
+    let certificate =
+        parameters(profile, life, &serial)?.signed_by(&key, authority.issuer()).map_err(IssueError::Sign)?;
+    Ok(X509Svid {
+        spiffe_id: profile.spiffe_id.clone(),
+        chain: vec![certificate.into(), authority.certificate().clone()],
+        key: Arc::new(key.to_pkcs8_der()),
+        not_before: life.not_before,
+        issued_at: life.issued_at,
+        not_after: life.not_after,
+        serial: HEXLOWER.encode(&serial),
+        authority: authority.id().clone(),
+        generation: 0,
+    })
+}
+
+fn parameters(profile: &Profile, life: Life, serial: &[u8]) -> Result<CertificateParams, IssueError> {
+    let mut names = Vec::with_capacity(1 + profile.dns.len());
+    names.push(SanType::URI(profile.spiffe_id.as_str().try_into().map_err(IssueError::Sign)?));
+    for name in &profile.dns {
+        if !is_dns_name(name) {
+            return Err(IssueError::InvalidDnsName(name.clone()));
+        }
+        names.push(SanType::DnsName(name.as_str().try_into().map_err(IssueError::Sign)?));
+    }
+    let mut params = CertificateParams::default();
+    params.not_before = life.not_before.to_offset_date_time();
+    params.not_after = life.not_after.to_offset_date_time();
+    params.serial_number = Some(SerialNumber::from_slice(serial));
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = names;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+/// Labels of letters, digits, `-` and `_`, the first of which may be `*`.
+fn is_dns_name(name: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    name.len() <= 253 && name.strip_prefix("*.").unwrap_or(name).split('.').all(label)
+}

@@ -1,0 +1,228 @@
+//! Key pairs: made here, kept as PKCS#8, able to sign certificates.
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+use rcgen::PublicKeyData as _;
+
+use crate::secret::Secret;
+
+/// What kinds of key the agent makes and signs with.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum KeyAlgorithm {
+    /// ECDSA on P-256 with SHA-256.
+    EcdsaP256,
+    /// ECDSA on P-384 with SHA-384.
+    EcdsaP384,
+    /// Ed25519.
+    Ed25519,
+}
+
+impl KeyAlgorithm {
+    /// The word for it in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EcdsaP256 => "p256",
+            Self::EcdsaP384 => "p384",
+            Self::Ed25519 => "ed25519",
+        }
+    }
+
+    fn for_certificates(self) -> &'static rcgen::SignatureAlgorithm {
+        match self {
+            Self::EcdsaP256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            Self::EcdsaP384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+            Self::Ed25519 => &rcgen::PKCS_ED25519,
+        }
+    }
+}
+
+impl fmt::Display for KeyAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that names no kind of key.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected \"p256\", \"p384\" or \"ed25519\"")]
+pub struct UnknownAlgorithm;
+
+impl FromStr for KeyAlgorithm {
+    type Err = UnknownAlgorithm;
+
+    fn from_str(text: &str) -> Result<Self, UnknownAlgorithm> {
+        [Self::EcdsaP256, Self::EcdsaP384, Self::Ed25519]
+            .into_iter()
+            .find(|algorithm| algorithm.as_str() == text)
+            .ok_or(UnknownAlgorithm)
+    }
+}
+
+/// Why there is no key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum KeyError {
+    /// The cryptographic library could not make one.
+    #[error("cannot make a key")]
+    Generate,
+    /// The bytes are no PKCS#8 key of a kind that the agent uses.
+    #[error("not a PKCS#8 key on P-256 or P-384 or for Ed25519")]
+    Unreadable,
+}
+
+/// A private key and its public half.
+pub struct KeyPair {
+    algorithm: KeyAlgorithm,
+    signer: Signer,
+    pkcs8: Secret,
+}
+
+enum Signer {
+    Ecdsa(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+}
+
+impl KeyPair {
+    /// A fresh key.
+    pub fn generate(algorithm: KeyAlgorithm) -> Result<Self, KeyError> {
+        let failed = |_| KeyError::Generate;
+        // PKCS#8 v1 throughout: OpenSSL 3.0 does not read the v2 form of an Ed25519 key.
+        let (signer, pkcs8) = match algorithm {
+            KeyAlgorithm::EcdsaP256 | KeyAlgorithm::EcdsaP384 => {
+                let signer = EcdsaKeyPair::generate(ecdsa(algorithm)).map_err(failed)?;
+                let pkcs8 = signer.to_pkcs8v1().map_err(failed)?;
+                (Signer::Ecdsa(signer), pkcs8)
+            }
+            KeyAlgorithm::Ed25519 => {
+                let signer = Ed25519KeyPair::generate().map_err(failed)?;
+                let pkcs8 = signer.to_pkcs8v1().map_err(failed)?;
+                (Signer::Ed25519(signer), pkcs8)
+            }
+        };
+        Ok(Self { algorithm, signer, pkcs8: Secret::new(pkcs8.as_ref().to_vec()) })
+    }
+
+    /// The key that a PKCS#8 document holds.
+    pub fn from_pkcs8(pkcs8: &Secret) -> Result<Self, KeyError> {
+        let bytes = pkcs8.expose_secret();
+        for algorithm in [KeyAlgorithm::EcdsaP256, KeyAlgorithm::EcdsaP384] {
+            if let Ok(key) = EcdsaKeyPair::from_pkcs8(ecdsa(algorithm), bytes) {
+                return Ok(Self { algorithm, signer: Signer::Ecdsa(key), pkcs8: pkcs8.clone() });
+            }
+        }
+        let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(bytes).map_err(|_| KeyError::Unreadable)?;
+        Ok(Self { algorithm: KeyAlgorithm::Ed25519, signer: Signer::Ed25519(key), pkcs8: pkcs8.clone() })
+    }
+
+    /// The kind of key.
+    #[must_use]
+    pub const fn algorithm(&self) -> KeyAlgorithm {
+        self.algorithm
+    }
+
+    /// The private key as an unencrypted PKCS#8 document.
+    #[must_use]
+    pub fn to_pkcs8_der(&self) -> Secret {
+        self.pkcs8.clone()
+    }
+
+    /// The public key as a DER `SubjectPublicKeyInfo`.
+    #[must_use]
+    pub fn public_key_info(&self) -> Vec<u8> {
+        self.subject_public_key_info()
+    }
+}
+
+const fn ecdsa(algorithm: KeyAlgorithm) -> &'static signature::EcdsaSigningAlgorithm {
+    match algorithm {
+        KeyAlgorithm::EcdsaP384 => &signature::ECDSA_P384_SHA384_ASN1_SIGNING,
+        KeyAlgorithm::EcdsaP256 | KeyAlgorithm::Ed25519 => &signature::ECDSA_P256_SHA256_ASN1_SIGNING,
+    }
+}
+
+impl rcgen::PublicKeyData for KeyPair {
+    fn der_bytes(&self) -> &[u8] {
+        match &self.signer {
+            Signer::Ecdsa(key) => key.public_key().as_ref(),
+            Signer::Ed25519(key) => key.public_key().as_ref(),
+        }
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        self.algorithm.for_certificates()
+    }
+}
+
+impl rcgen::SigningKey for KeyPair {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        match &self.signer {
+            Signer::Ecdsa(key) => {
+                key.sign(&SystemRandom::new(), message).map(|signature| signature.as_ref().to_vec())
+            }
+            Signer::Ed25519(key) => key.try_sign(message).map(|signature| signature.as_ref().to_vec()),
+        }
+        .map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+impl fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyPair").field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [KeyAlgorithm; 3] = [KeyAlgorithm::EcdsaP256, KeyAlgorithm::EcdsaP384, KeyAlgorithm::Ed25519];
+
+    #[test]
+    fn a_key_survives_its_pkcs8_form() {
+        for algorithm in ALL {
+            let key = KeyPair::generate(algorithm).unwrap();
+
+            let again = KeyPair::from_pkcs8(&key.to_pkcs8_der()).unwrap();
+
+            assert_eq!(again.algorithm(), algorithm);
+            assert_eq!(again.public_key_info(), key.public_key_info());
+        }
+    }
+
+    #[test]
+    fn no_two_keys_are_alike() {
+        for algorithm in ALL {
+            let one = KeyPair::generate(algorithm).unwrap();
+            let other = KeyPair::generate(algorithm).unwrap();
+
+            assert_ne!(one.public_key_info(), other.public_key_info());
+        }
+    }
+
+    #[test]
+    fn other_bytes_are_no_key() {
+        for bytes in [&b""[..], b"key", &[0x30, 0x03, 0x02, 0x01, 0x00]] {
+            let error = KeyPair::from_pkcs8(&Secret::new(bytes.to_vec())).unwrap_err();
+
+            assert_eq!(error, KeyError::Unreadable);
+        }
+    }
+
+    #[test]
+    fn words_name_kinds() {
+        for algorithm in ALL {
+            assert_eq!(algorithm.as_str().parse(), Ok(algorithm));
+        }
+        assert_eq!("rsa".parse::<KeyAlgorithm>(), Err(UnknownAlgorithm));
+    }
+
+    #[test]
+    fn a_private_key_is_never_printed() {
+        let key = KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap();
+
+        assert_eq!(format!("{key:?}"), "KeyPair { algorithm: EcdsaP256, .. }");
+    }
+}

@@ -1,0 +1,26 @@
+//! The local CA as values: keys, authorities and their slots, what is issued when, and whom to believe.
+
+mod key;
+mod random;
+mod profile;
+mod rotation;
+mod svid;
+mod bundle;
+mod authority;
+mod hierarchy;
+mod issue;
+mod verifier;
+
+pub use authority::{Authority, AuthorityError, AuthorityPlan, Level, LifeError};
+pub use bundle::{BundleSet, TrustBundle};
+pub use hierarchy::{Hierarchy, HierarchyError, Retired, Slot, Slots};
+pub use issue::{IssueError, issue};
+pub use key::{KeyAlgorithm, KeyError, KeyPair, UnknownAlgorithm};
+pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};
+pub use random::{Rng, SystemRng};
+pub use rotation::{Life, Renewal, Step};
+pub use svid::X509Svid;
+pub use verifier::{InvalidRoot, MAX_BYTES, MAX_CERTIFICATES, Usage, Verifier, VerifyError};
+
+#[cfg(test)]
+pub(crate) use random::SeededRng;

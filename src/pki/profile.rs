@@ -1,0 +1,171 @@
+//! What a certificate is to say, and which lifetimes hold together.
+
+use std::time::Duration;
+
+use crate::identity::SpiffeId;
+use crate::pki::key::KeyAlgorithm;
+
+/// How far in the past a certificate's validity begins, so that a peer whose clock is slow accepts it.
+pub const DEFAULT_BACKDATE: Duration = Duration::from_secs(300);
+
+/// What a leaf is to say, and how long.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Profile {
+    /// Who the holder is.
+    pub spiffe_id: SpiffeId,
+    /// DNS names that the leaf carries besides.
+    pub dns: Vec<String>,
+    /// How long the leaf is valid, counted from now.
+    pub ttl: Duration,
+    /// How far before now its validity begins.
+    pub backdate: Duration,
+    /// The kind of its key.
+    pub algorithm: KeyAlgorithm,
+}
+
+/// The lifetimes of one hierarchy, from the leaf up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Lifetimes {
+    /// The longest of all leaves.
+    pub leaf: Duration,
+    /// Of an issuing authority.
+    pub issuing: Duration,
+    /// Of a root.
+    pub root: Duration,
+}
+
+impl Default for Lifetimes {
+    /// A leaf lives an hour, an issuing authority a week, a root a year.
+    fn default() -> Self {
+        Self { leaf: HOUR, issuing: DAY * 7, root: DAY * 365 }
+    }
+}
+
+impl Lifetimes {
+    /// Each level must live three times as long as what it signs.
+    ///
+    /// An authority is replaced at half of its life. With a factor of three it can still sign for one and a half lives of
+    /// what it signs at that moment, so a replacement that is late by half such a life hurts nobody, and nothing that it
+    /// signs ever has to be shortened.
+    pub fn check(&self) -> Result<(), LifetimesError> {
+        for (name, ttl) in [("leaf", self.leaf), ("issuing authority", self.issuing), ("root", self.root)] {
+            if ttl < SHORTEST {
+                return Err(LifetimesError::TooShort { name, ttl: words(ttl) });
+            }
+        }
+        let pairs = [
+            ("leaf", self.leaf, "issuing authority", self.issuing),
+            ("issuing authority", self.issuing, "root", self.root),
+        ];
+        for (below, shorter, above, longer) in pairs {
+            let needed = shorter.saturating_mul(FACTOR);
+            if needed > longer {
+                return Err(LifetimesError::DoNotFit {
+                    below,
+                    shorter: words(shorter),
+                    needed: words(needed),
+                    above,
+                    longer: words(longer),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which lifetimes do not hold together, and by what arithmetic.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum LifetimesError {
+    /// A level lives less than three times as long as what it signs.
+    #[error(
+        "a {below} that lives {shorter} needs an {above} that lives at least 3 × {shorter} = {needed}, but the {above} \
+         lives {longer}: shorten the {below} or lengthen the {above}"
+    )]
+    DoNotFit {
+        /// What is signed.
+        below: &'static str,
+        /// How long it lives.
+        shorter: String,
+        /// How long its signer would have to live.
+        needed: String,
+        /// What signs it.
+        above: &'static str,
+        /// How long that lives.
+        longer: String,
+    },
+    /// X.509 counts whole seconds.
+    #[error("a {name} that lives {ttl} is too short: the shortest is 1 s")]
+    TooShort {
+        /// Which level.
+        name: &'static str,
+        /// How long it lives.
+        ttl: String,
+    },
+}
+
+/// How many times longer an authority lives than what it signs.
+const FACTOR: u32 = 3;
+
+const SHORTEST: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// `1 d 12 h`, for people.
+fn words(span: Duration) -> String {
+    let mut seconds = span.as_secs();
+    let mut parts = Vec::new();
+    for (unit, length) in [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)] {
+        let count = seconds / length;
+        seconds %= length;
+        if count > 0 {
+            parts.push(format!("{count} {unit}"));
+        }
+    }
+    if parts.is_empty() { format!("{} ms", span.as_millis()) } else { parts.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lifetimes(leaf: u64, issuing: u64, root: u64) -> Lifetimes {
+        let [leaf, issuing, root] = [leaf, issuing, root].map(Duration::from_secs);
+        Lifetimes { leaf, issuing, root }
+    }
+
+    #[test]
+    fn the_defaults_hold_together() {
+        assert_eq!(Lifetimes::default().check(), Ok(()));
+        assert_eq!(lifetimes(10, 60, 180).check(), Ok(()));
+        assert_eq!(lifetimes(20, 60, 180).check(), Ok(()));
+    }
+
+    #[test]
+    fn a_leaf_that_outlives_the_window_is_refused_with_the_arithmetic() {
+        let error = lifetimes(3 * 3600, 6 * 3600, 86_400 * 365).check().unwrap_err();
+
+        assert_eq!(
+            error.to_string(),
+            "a leaf that lives 3 h needs an issuing authority that lives at least 3 × 3 h = 9 h, but the issuing authority \
+             lives 6 h: shorten the leaf or lengthen the issuing authority"
+        );
+    }
+
+    #[test]
+    fn a_root_must_outlive_its_issuing_authorities_likewise() {
+        let error = lifetimes(10, 60, 179).check().unwrap_err();
+
+        assert!(error.to_string().contains("3 × 1 min = 3 min"), "{error}");
+        assert!(error.to_string().contains("lives 2 min 59 s"), "{error}");
+    }
+
+    #[test]
+    fn less_than_a_second_is_no_life() {
+        let short = Lifetimes { leaf: Duration::from_millis(999), ..Lifetimes::default() };
+
+        assert_eq!(
+            short.check().unwrap_err().to_string(),
+            "a leaf that lives 999 ms is too short: the shortest is 1 s"
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! Says whom a certificate chain belongs to, or why nobody should believe it.
+//!
+//! > The trust bundle used for verification MUST be that of the trust domain in the leaf's SPIFFE ID. — X509-SVID §5
+//!
+//! Pooling all roots would let any trusted domain sign for any other; a domain without a bundle is simply unknown. What
+//! webpki leaves to its caller (the leaf's key usage and SAN, an intermediate's key usage) is checked here. The verdict is
+//! about `now` and depends on nothing else, so the same question can be asked again of a resumed session.
+//!
+//! **Invariant:** the size of what an unknown peer sent is bounded before anything is parsed, and the trust domain is known
+//! before any signature is computed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
+
+use crate::clock::Timestamp;
+use crate::identity::{InvalidSubject, Subject, TrustDomain};
+use crate::pki::bundle::BundleSet;
+
+/// No chain has more certificates: leaf, issuing authority, one in between, and a root that was sent needlessly.
+pub const MAX_CERTIFICATES: usize = 4;
+
+/// No chain has more bytes. Four RSA-4096 certificates with many names take about half of it.
+pub const MAX_BYTES: usize = 16 * 1024;
+
+/// Which end of a connection the certificate's holder is on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Usage {
+    /// It called us.
+    Client,
+    /// We called it.
+    Server,
+}
+
+/// Why a chain is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// A certificate that was not signed by the one above it.
+    #[error("a signature in the chain does not hold")]
+    BadSignature,
+    /// An intermediate that may not sign certificates.
+    #[error("an intermediate certificate may not sign certificates")]
+    BadIntermediate,
+    /// Anything else that path validation finds.
+    #[error("the chain is invalid: {0}")]
+    Chain(webpki::Error),
+    /// The clock has not been set, so nothing can be said of now.
+    #[error("the clock says {0}, which is before this program was written")]
+    ClockNotSet(Timestamp),
+    /// A certificate of the chain has expired.
+    #[error("a certificate of the chain expired {not_after}")]
+    Expired {
+        /// When.
+        not_after: Timestamp,
+    },
+    /// The leaf is no X509-SVID.
+    #[error("the leaf is no X509-SVID")]
+    InvalidSubject(#[from] InvalidSubject),
+    /// No certificate at all.
+    #[error("no certificate was presented")]
+    NoCertificate,
+    /// A certificate of the chain is not valid yet.
+    #[error("a certificate of the chain is valid only from {not_before} on: is a clock wrong?")]
+    NotYetValid {
+        /// From when on it is.
+        not_before: Timestamp,
+    },
+    /// More bytes than [`MAX_BYTES`].
+    #[error("the chain has {0} bytes, more than {MAX_BYTES}")]
+    TooLarge(usize),
+    /// More certificates than [`MAX_CERTIFICATES`].
+    #[error("the chain has {0} certificates, more than {MAX_CERTIFICATES}")]
+    TooLong(usize),
+    /// No root of the leaf's trust domain signed it.
+    #[error("the chain leads to no root of its trust domain {0}")]
+    UnknownIssuer(TrustDomain),
+    /// A trust domain without a bundle.
+    #[error("the trust domain {0} is not trusted")]
+    UnknownTrustDomain(TrustDomain),
+    /// The leaf is not for this end of a connection.
+    #[error("the leaf's extended key usage does not allow this use")]
+    WrongUsage,
+}
+
+/// A root that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("root number {position} of the bundle of {domain} cannot be used: {reason}")]
+pub struct InvalidRoot {
+    /// Whose root.
+    pub domain: TrustDomain,
+    /// Its place in the bundle, counted from 1.
+    pub position: usize,
+    /// What is wrong with it.
+    pub reason: webpki::Error,
+}
+
+/// Verifies chains against the bundles that it was made with. Cheap to share, never changes.
+#[derive(Debug)]
+pub struct Verifier {
+    bundles: Arc<BundleSet>,
+    anchors: BTreeMap<TrustDomain, Vec<TrustAnchor<'static>>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    /// A verifier that believes exactly `bundles`.
+    pub fn new(bundles: Arc<BundleSet>) -> Result<Self, InvalidRoot> {
+        let mut anchors = BTreeMap::new();
+        for bundle in bundles.iter() {
+            let mut roots = Vec::with_capacity(bundle.roots.len());
+            for (position, root) in (1..).zip(&bundle.roots) {
+                let anchor = webpki::anchor_from_trusted_cert(root).map_err(|reason| InvalidRoot {
+                    domain: bundle.domain.clone(),
+                    position,
+                    reason,
+                })?;
+                roots.push(anchor.to_owned());
+            }
+            anchors.insert(bundle.domain.clone(), roots);
+        }
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+        Ok(Self { bundles, anchors, algorithms })
+    }
+
+    /// The bundles that are believed.
+    #[must_use]
+    pub const fn bundles(&self) -> &Arc<BundleSet> {
+        &self.bundles
+    }
+
+    /// The holder of `chain` (leaf first), if it is to be believed at `now`.
+    pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        usage: Usage,
+        now: Timestamp,
+    ) -> Result<Subject, VerifyError> {
+        let (leaf, intermediates) = within_budget(chain)?;
+        let time = unix_time(now)?;
+        let subject = Subject::from_der(leaf)?;
+        let domain = subject.spiffe_id.trust_domain();
+        let Some(anchors) = self.anchors.get(&domain) else {
+            return Err(VerifyError::UnknownTrustDomain(domain));
+        };
+        let usage = match usage {
+            Usage::Client => KeyUsage::client_auth(),
+            Usage::Server => KeyUsage::server_auth(),
+        };
+        let end_entity = EndEntityCert::try_from(leaf).map_err(|error| reason(error, &domain))?;
+        let path = end_entity
+            .verify_for_usage(self.algorithms.all, anchors, intermediates, time, usage, None, None)
+            .map_err(|error| reason(error, &domain))?;
+        check_intermediates(&path)?;
+        // webpki counts whole seconds; the agent refuses what expired a moment ago as well.
+        if now > subject.not_after {
+            return Err(VerifyError::Expired { not_after: subject.not_after });
+        }
+        Ok(subject)
+    }
+}
+
+fn within_budget<'a, 'b>(
+    chain: &'a [CertificateDer<'b>],
+) -> Result<(&'a CertificateDer<'b>, &'a [CertificateDer<'b>]), VerifyError> {
+    let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
+    if chain.len() > MAX_CERTIFICATES {
+        return Err(VerifyError::TooLong(chain.len()));
+    }
+    let bytes = chain.iter().map(|certificate| certificate.len()).sum();
+    if bytes > MAX_BYTES {
+        return Err(VerifyError::TooLarge(bytes));
+    }
+    Ok((leaf, intermediates))
+}
+
+fn unix_time(now: Timestamp) -> Result<UnixTime, VerifyError> {
+    match u64::try_from(now.unix()) {
+        Ok(seconds) if now >= Timestamp::FLOOR => {
+            Ok(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+        }
+        Ok(_) | Err(_) => Err(VerifyError::ClockNotSet(now)),
+    }
+}
+
+/// webpki ignores key usage altogether.
+fn check_intermediates(path: &VerifiedPath<'_>) -> Result<(), VerifyError> {
+    for intermediate in path.intermediate_certificates() {
+        let der = intermediate.der();
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| VerifyError::BadIntermediate)?;
+        match parsed.key_usage() {
+            Ok(Some(usage)) if usage.value.key_cert_sign() => (),
+            Ok(Some(_) | None) | Err(_) => return Err(VerifyError::BadIntermediate),
+        }
+    }
+    Ok(())
+}
+
+fn reason(error: webpki::Error, domain: &TrustDomain) -> VerifyError {
+    let timestamp = |time: UnixTime| Timestamp::from_unix(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "webpki adds reasons; all others are reported as it names them"
+    )]
+    match error {
+        webpki::Error::CertExpired { not_after, .. } => {
+            VerifyError::Expired { not_after: timestamp(not_after) }
+        }
+        webpki::Error::CertNotValidYet { not_before, .. } => {
+            VerifyError::NotYetValid { not_before: timestamp(not_before) }
+        }
+        webpki::Error::InvalidSignatureForPublicKey => VerifyError::BadSignature,
+        webpki::Error::RequiredEkuNotFoundContext(_) => VerifyError::WrongUsage,
+        webpki::Error::UnknownIssuer => VerifyError::UnknownIssuer(domain.clone()),
+        other => VerifyError::Chain(other),
+    }
+}

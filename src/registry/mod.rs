@@ -1,0 +1,14 @@
+//! Who may call what: developers, their apps and credentials, and the products that apps are granted.
+
+mod kind;
+mod path;
+mod rule;
+mod model;
+
+pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
+pub use model::{
+    App, AppStatus, Credential, CredentialSecret, CredentialStatus, Developer, DeveloperStatus, Grant,
+    GrantStatus, InvalidMethod, Method, Methods, Operation, Product, ServiceSelector, Target,
+};
+pub use path::{AmbiguousPath, PolicyPath};
+pub use rule::{InvalidPathRule, PathRule};

@@ -1,0 +1,301 @@
+//! What is on file: developers, apps, products, grants and credentials, as plain data.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::id::{AppId, CredentialId, DeveloperId, ProductId, ServiceId};
+use crate::identity::CertificateRule;
+use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath};
+
+/// Whoever owns apps.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Developer {
+    /// Its name.
+    pub id: DeveloperId,
+    /// Whether its apps may call anything.
+    pub status: DeveloperStatus,
+}
+
+/// Whether a developer's apps may call anything.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum DeveloperStatus {
+    /// They may.
+    Active,
+    /// They may not.
+    Inactive,
+}
+
+/// One caller, whatever credential it uses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct App {
+    /// Its name.
+    pub id: AppId,
+    /// Its owner.
+    pub developer: Arc<Developer>,
+    /// Whether it may call anything.
+    pub status: AppStatus,
+    /// Which credentials it must prove itself with, where it says so itself.
+    pub accepts: Option<Accepts>,
+    /// The products it has been granted, or has asked for.
+    pub grants: Vec<Grant>,
+}
+
+/// Whether an app may call anything.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum AppStatus {
+    /// It may.
+    Approved,
+    /// It may not, ever again.
+    Revoked,
+}
+
+/// An app's right to a product.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Grant {
+    /// The product.
+    pub product: Arc<Product>,
+    /// How far the right has come.
+    pub status: GrantStatus,
+    /// The instant from which the right is gone; `None` for never.
+    pub expires: Option<Timestamp>,
+}
+
+/// How far a grant has come.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum GrantStatus {
+    /// It is given.
+    Approved,
+    /// It is asked for, not given.
+    Pending,
+    /// It has been taken away.
+    Revoked,
+}
+
+/// A bundle of operations that apps are granted together.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Product {
+    /// Its name.
+    pub id: ProductId,
+    /// The scopes it conveys.
+    pub scopes: Vec<String>,
+    /// What it covers. None means that it covers nothing.
+    pub operations: Vec<Operation>,
+}
+
+/// Something that can be done to a service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Operation {
+    /// To which service.
+    pub service: ServiceSelector,
+    /// What is done.
+    pub target: Target,
+    /// Which credentials it asks for, where it says so itself.
+    pub accepts: Option<Accepts>,
+}
+
+/// Which services an operation is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ServiceSelector {
+    /// All of them; written `"*"`.
+    Any,
+    /// This one.
+    Named(ServiceId),
+}
+
+impl ServiceSelector {
+    /// Whether the operation is about `service`.
+    #[must_use]
+    pub fn covers(&self, service: &ServiceId) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Named(named) => named == service,
+        }
+    }
+}
+
+/// What is done to a service. A connection is never covered by an HTTP operation, nor a request by a TCP operation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// A request.
+    Http {
+        /// With these methods.
+        methods: Methods,
+        /// On these paths.
+        path: PathRule,
+    },
+    /// A connection.
+    Tcp,
+}
+
+impl Target {
+    /// Whether this is about requests, and about one with this method and path.
+    #[must_use]
+    pub fn covers_request(&self, method: &str, path: &PolicyPath<'_>) -> bool {
+        match self {
+            Self::Http { methods, path: rule } => methods.contains(method) && rule.matches(path),
+            Self::Tcp => false,
+        }
+    }
+}
+
+/// Which methods an operation covers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Methods {
+    /// All of them; written `["*"]`.
+    Any,
+    /// These, and no others: `GET` does not imply `HEAD`. An empty list covers nothing.
+    Listed(Vec<Method>),
+}
+
+impl Methods {
+    /// Whether `method` is covered; letter case counts.
+    #[must_use]
+    pub fn contains(&self, method: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(methods) => methods.iter().any(|one| *one.0 == *method),
+        }
+    }
+}
+
+/// The name of an HTTP method, as `GET`.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Method(Box<str>);
+
+/// The text is no method's name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected a method in upper-case letters such as GET, or '*' alone in the list")]
+pub struct InvalidMethod;
+
+impl Method {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Method {
+    type Err = InvalidMethod;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |byte: u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
+        if text.starts_with(|first: char| first.is_ascii_uppercase()) && text.bytes().all(allowed) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidMethod)
+        }
+    }
+}
+
+/// A secret or a certificate on file, by which an app is known.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Credential {
+    /// Its name, which is no secret.
+    pub id: CredentialId,
+    /// Whose it is.
+    pub app: Arc<App>,
+    /// What has to be presented.
+    pub secret: CredentialSecret,
+    /// Whether it is good.
+    pub status: CredentialStatus,
+    /// The instant from which it is good; `None` for always.
+    pub not_before: Option<Timestamp>,
+    /// The instant from which it is no longer good; `None` for never.
+    pub expires: Option<Timestamp>,
+}
+
+impl Credential {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> CredentialKind {
+        match self.secret {
+            CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey,
+            CredentialSecret::Certificate(_) => CredentialKind::Mtls,
+        }
+    }
+}
+
+/// Whether a credential is good.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum CredentialStatus {
+    /// It is, within its time.
+    Approved,
+    /// Not yet.
+    Pending,
+    /// Never again. It stays on file so that its use can be told from that of an unknown one.
+    Revoked,
+}
+
+/// What has to be presented for a credential.
+#[derive(Clone, Eq, PartialEq)]
+pub enum CredentialSecret {
+    /// A key whose HMAC-SHA-256 under a pepper is this.
+    ApiKey {
+        /// The HMAC of the key.
+        hash: [u8; 32],
+        /// The name of the pepper.
+        pepper: Arc<str>,
+    },
+    /// A certificate that meets this rule.
+    Certificate(CertificateRule),
+}
+
+impl fmt::Debug for CredentialSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ApiKey { pepper, .. } => write!(f, "ApiKey {{ hash: …, pepper: {pepper:?} }}"),
+            Self::Certificate(rule) => write!(f, "Certificate({rule})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_covered_when_they_are_named() {
+        let listed = Methods::Listed(vec!["GET".parse().unwrap()]);
+
+        assert!(listed.contains("GET"));
+        assert!(!listed.contains("get") && !listed.contains("HEAD") && !listed.contains(""));
+        assert!(!Methods::Listed(Vec::new()).contains("GET"));
+        assert!(Methods::Any.contains("PROPFIND"));
+    }
+
+    #[test]
+    fn a_method_is_written_in_upper_case() {
+        assert!("M-SEARCH".parse::<Method>().is_ok());
+        for text in ["", "get", "Get", "*", "GET ", "-"] {
+            assert_eq!(text.parse::<Method>(), Err(InvalidMethod), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_never_covered_by_a_tcp_operation() {
+        let http = Target::Http { methods: Methods::Any, path: "/a/**".parse().unwrap() };
+        let path = PolicyPath::parse("/a/b").unwrap();
+
+        assert!(http.covers_request("GET", &path));
+        assert!(!Target::Tcp.covers_request("GET", &path));
+    }
+
+    #[test]
+    fn a_selector_names_one_service_or_all() {
+        let (orders, whoami): (ServiceId, ServiceId) = ("orders".parse().unwrap(), "whoami".parse().unwrap());
+
+        assert!(ServiceSelector::Named(orders.clone()).covers(&orders));
+        assert!(!ServiceSelector::Named(orders).covers(&whoami));
+        assert!(ServiceSelector::Any.covers(&whoami));
+    }
+
+    #[test]
+    fn the_hash_of_a_key_is_never_printed() {
+        let secret = CredentialSecret::ApiKey { hash: [7; 32], pepper: "p1".into() };
+
+        assert_eq!(format!("{secret:?}"), "ApiKey { hash: …, pepper: \"p1\" }");
+    }
+}

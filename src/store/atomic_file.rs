@@ -1,0 +1,197 @@
+//! Replaces a file so that every reader, and every restart, sees the old content whole or the new content whole.
+//!
+//! The new content goes to a temporary file in the same directory, is forced to the disk, takes the old file's name in one
+//! step, and that step is forced to the disk as well. Whoever pulls the plug in between finds the old file, and at worst a
+//! temporary file beside it that nobody reads.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Why a file could not be replaced. The old one is still there unless `step` says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} {}", path.display())]
+pub struct AtomicError {
+    /// The file that was to be replaced.
+    pub path: PathBuf,
+    /// What failed, as a verb phrase that the path completes.
+    pub step: &'static str,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Makes `path` hold exactly `bytes` with permission bits `mode`, whole or not at all.
+///
+/// The content is never readable under wider permissions than `mode`, not even for an instant.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AtomicError> {
+    replace_in_steps(path, bytes, mode, &|_| Ok(()))
+}
+
+/// Asked before every step that changes the disk; a test answers with an error to stop the world there.
+pub(super) type Gate<'a> = dyn Fn(&'static str) -> io::Result<()> + Send + Sync + 'a;
+
+/// [`replace`], asking `gate` before every step.
+pub(super) fn replace_in_steps(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    gate: &Gate<'_>,
+) -> Result<(), AtomicError> {
+    let fail = |step: &'static str| move |source| AtomicError { path: path.to_owned(), step, source };
+    let parent = parent_of(path);
+
+    gate("create temporary").map_err(fail("write a temporary file beside"))?;
+    let temporary = create_beside(path).map_err(fail("write a temporary file beside"))?;
+    let written = write_whole(temporary.as_file(), bytes, mode, gate)
+        .map_err(fail("write a temporary file beside"))
+        .and_then(|()| {
+            gate("rename file")
+                .and_then(|()| fs::rename(temporary.path(), path))
+                .map_err(fail("put the new content in place of"))
+        });
+    if let Err(error) = written {
+        if gate("remove temporary").is_ok() {
+            drop(fs::remove_file(temporary.path()));
+        }
+        return Err(error);
+    }
+    sync_directory(parent, gate).map_err(fail("force to the disk the new name of"))
+}
+
+/// Creates `path`, which must not exist, with exactly `bytes` and `mode`, and forces the content to the disk.
+///
+/// Only for files in a directory that nobody knows yet: a crash leaves a torn file.
+pub(super) fn create_in_steps(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    gate: &Gate<'_>,
+) -> Result<(), AtomicError> {
+    let fail = |source| AtomicError { path: path.to_owned(), step: "create", source };
+    gate("create file").map_err(fail)?;
+    let file = private(File::options().write(true).create_new(true)).open(path).map_err(fail)?;
+    write_whole(&file, bytes, mode, gate).map_err(fail)
+}
+
+/// Forces a directory's list of names to the disk.
+pub(super) fn sync_directory(directory: &Path, gate: &Gate<'_>) -> io::Result<()> {
+    gate("sync directory")?;
+    File::open(directory)?.sync_all()
+}
+
+fn create_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut prefix = std::ffi::OsString::from(".");
+    prefix.push(name);
+    prefix.push(".");
+    // Cleaning up is a step of its own above; the crate's would run behind the gate's back.
+    tempfile::Builder::new().prefix(&prefix).disable_cleanup(true).tempfile_in(parent_of(path))
+}
+
+/// Writes in two halves, so that a test can also stop in the middle of the content.
+fn write_whole(mut file: &File, bytes: &[u8], mode: u32, gate: &Gate<'_>) -> io::Result<()> {
+    let (head, tail) = bytes.split_at(bytes.len() / 2);
+    gate("write first half")?;
+    file.write_all(head)?;
+    gate("write second half")?;
+    file.write_all(tail)?;
+    gate("set mode")?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    gate("sync file")?;
+    file.sync_all()
+}
+
+fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600)
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn mode_of(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn the_new_content_arrives_with_its_mode_and_nothing_else_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bundle.pem");
+
+        replace(&path, b"one", 0o600).unwrap();
+        assert_eq!(mode_of(&path), 0o600);
+        replace(&path, b"two", 0o644).unwrap();
+
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(mode_of(&path), 0o644);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_the_old_one_and_no_litter() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bundle.pem");
+        replace(&path, b"old", 0o600).unwrap();
+
+        let gate = |step| if step == "sync file" { Err(io::Error::other("disk full")) } else { Ok(()) };
+        let error = replace_in_steps(&path, b"new", 0o600, &gate).unwrap_err();
+
+        assert!(error.to_string().starts_with("cannot write a temporary file beside /"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_kill_before_any_step_leaves_old_or_new() {
+        for last in 0.. {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("state");
+            replace(&path, b"the old content", 0o600).unwrap();
+            let steps = AtomicUsize::new(0);
+            let gate = |_| {
+                if steps.fetch_add(1, Ordering::Relaxed) >= last {
+                    Err(io::Error::other("killed"))
+                } else {
+                    Ok(())
+                }
+            };
+
+            let outcome = replace_in_steps(&path, b"the new content", 0o600, &gate);
+
+            let content = fs::read(&path).unwrap();
+            assert!(content == b"the old content" || content == b"the new content", "before step {last}");
+            if outcome.is_ok() {
+                assert_eq!(content, b"the new content");
+                assert!(last >= 7, "every step asks the gate");
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn the_content_is_on_the_disk_before_its_name_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let steps = Mutex::new(Vec::new());
+
+        let gate = |step| {
+            steps.lock().unwrap().push(step);
+            Ok(())
+        };
+        replace_in_steps(&directory.path().join("state"), b"content", 0o600, &gate).unwrap();
+
+        let steps = steps.into_inner().unwrap();
+        assert_eq!(steps.get(4..), Some(&["sync file", "rename file", "sync directory"][..]));
+    }
+}

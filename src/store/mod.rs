@@ -1,0 +1,10 @@
+//! What the agent keeps on disk: written whole or not at all, read strictly.
+
+pub mod atomic_file;
+pub mod pem;
+mod authority_dir;
+
+pub use authority_dir::{AuthorityDir, Committed, StoreError, StoredHierarchy};
+
+#[cfg(test)]
+mod tests;
