@@ -26,8 +26,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::process::{self, Description, Executable, Process, ProcessError};
-use super::sock_diag::{self, DiagError};
+use crate::workload::process::{self, Description, Executable, Process, ProcessError};
+use crate::workload::sock_diag::{self, DiagError};
 
 /// What the kernel says about whoever is at the other end.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -116,7 +116,8 @@ pub enum AttestError {
 
 /// Who connected this Unix socket.
 ///
-/// It takes a few microseconds at any depth. Any handle on the socket will do, a tokio `UnixStream` among others.
+/// It takes less than a microsecond at [`Depth::Ids`] and some tens of them at [`Depth::Process`]. Any handle on the socket
+/// will do, a tokio `UnixStream` among others.
 pub fn attest_unix(socket: &impl AsFd, depth: Depth) -> Result<Caller, AttestError> {
     let credentials = getsockopt(socket, sockopt::PeerCredentials)
         .map_err(|errno| AttestError::Credentials(errno.into()))?;
@@ -147,7 +148,7 @@ pub fn attest_unix(socket: &impl AsFd, depth: Depth) -> Result<Caller, AttestErr
 /// Who is at `peer`, given that this agent accepted a TCP connection from there on `local`.
 ///
 /// **It blocks at [`Depth::Process`]**, for the time it takes to look at every open file on the host, and a little
-/// longer while a holder forks: call it through `spawn_blocking`. At [`Depth::Ids`] it takes some ten microseconds.
+/// longer while a holder forks: call it through `spawn_blocking`. At [`Depth::Ids`] it takes about ten microseconds.
 pub fn attest_loopback(peer: SocketAddr, local: SocketAddr, depth: Depth) -> Result<Caller, AttestError> {
     if !(is_loopback(peer) && is_loopback(local)) {
         return Err(AttestError::NotLoopback { peer, local });

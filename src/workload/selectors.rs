@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use super::attest::{Caller, Depth};
-use super::process::Executable;
 use crate::id::WorkloadId;
+use crate::workload::attest::{Caller, Depth};
+use crate::workload::process::Executable;
 
 /// What a caller must be. Every selector that is stated must match; what is not stated does not matter.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
