@@ -4,8 +4,13 @@ mod sock_diag;
 mod process;
 mod attest;
 mod selectors;
+mod files;
 
 pub use attest::{AttestError, Caller, Depth, attest_loopback, attest_unix};
+pub use files::{DeliverError, FileMode, InvalidMode, Material, Settings, deliver};
 pub use process::{Executable, ProcessError};
 pub use selectors::{Directory, InvalidSelectors, Mismatch, NoWorkload, Selectors, missing};
 pub use sock_diag::DiagError;
+
+#[cfg(test)]
+mod tests;
