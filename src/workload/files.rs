@@ -31,6 +31,7 @@ use crate::id::WorkloadId;
 use crate::issuance::Issued;
 use crate::secret::Secret;
 use crate::store::pem;
+use crate::workload::reload::Reload;
 
 /// Where one workload's identity goes, and who may read it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -43,6 +44,8 @@ pub struct Settings {
     pub group: Option<u32>,
     /// The permissions of each file; directories get the matching ones.
     pub mode: FileMode,
+    /// How the reader is told, if it must be.
+    pub reload: Option<Reload>,
 }
 
 /// Permission bits for files that hold a private key: the owner reads, a group may, nobody else.

@@ -24,7 +24,13 @@ pub(super) fn identity(generation: u64) -> Material {
 }
 
 pub(super) fn settings(directory: &Path) -> Settings {
-    Settings { directory: directory.to_owned(), owner: None, group: None, mode: FileMode::OWNER }
+    Settings {
+        directory: directory.to_owned(),
+        owner: None,
+        group: None,
+        mode: FileMode::OWNER,
+        reload: None,
+    }
 }
 
 fn names(directory: &Path) -> Vec<String> {
