@@ -10,3 +10,4 @@ pub mod registry;
 pub mod pki;
 pub mod store;
 pub mod issuance;
+pub mod workload;
