@@ -1,0 +1,67 @@
+//! Why a known caller may not: the reasons for "I know you, and no".
+
+/// Not allowed.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Denial {
+    /// The app was revoked.
+    AppRevoked,
+    /// The kind of credential is not accepted by the listener, the service, the operation or the app.
+    AuthMethodNotAllowed,
+    /// The developer who owns the app is inactive.
+    DeveloperInactive,
+    /// The grant that would allow it has ended.
+    GrantExpired,
+    /// The grant that would allow it waits for approval.
+    GrantPending,
+    /// The grant that would allow it was revoked.
+    GrantRevoked,
+    /// No granted product contains the operation.
+    NotEntitled,
+}
+
+impl Denial {
+    /// All reasons, for metrics and documentation.
+    pub const ALL: [Self; 7] = [
+        Self::AppRevoked,
+        Self::AuthMethodNotAllowed,
+        Self::DeveloperInactive,
+        Self::GrantExpired,
+        Self::GrantPending,
+        Self::GrantRevoked,
+        Self::NotEntitled,
+    ];
+
+    /// The stable code that callers, logs and metrics see.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::AppRevoked => "app-revoked",
+            Self::AuthMethodNotAllowed => "auth-method-not-allowed",
+            Self::DeveloperInactive => "developer-inactive",
+            Self::GrantExpired => "grant-expired",
+            Self::GrantPending => "grant-pending",
+            Self::GrantRevoked => "grant-revoked",
+            Self::NotEntitled => "not-entitled",
+        }
+    }
+
+    /// The HTTP status to answer with.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        403
+    }
+
+    /// One sentence for a human.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::AppRevoked => "The app has been revoked.",
+            Self::AuthMethodNotAllowed => "This kind of credential is not accepted here for this app.",
+            Self::DeveloperInactive => "The developer who owns the app is inactive.",
+            Self::GrantExpired => "The app's grant has expired.",
+            Self::GrantPending => "The app's grant has not been approved yet.",
+            Self::GrantRevoked => "The app's grant has been revoked.",
+            Self::NotEntitled => "No product granted to the app contains this operation.",
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! May this caller do this: the question, the pure decision, and the permit without which nothing is forwarded.
+
+mod ask;
+mod decide;
+mod denial;
+mod gate;
+mod permit;
+
+pub use ask::{Ask, Door};
+pub use decide::{Decision, Terms, decide};
+pub use denial::Denial;
+pub use gate::{No, check};
+pub use permit::Permit;

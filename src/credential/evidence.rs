@@ -1,0 +1,50 @@
+//! What a caller presented, unproven.
+
+use crate::credential::Refusal;
+use crate::identity::Subject;
+use crate::registry::{CredentialKind, KindSet};
+
+/// Everything that one request presented about who is calling.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evidence<'a> {
+    /// What the verified client certificate of the connection says.
+    pub certificate: Option<&'a Subject>,
+    /// What stood in the headers.
+    pub headers: HeaderEvidence<'a>,
+}
+
+/// Evidence from headers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct HeaderEvidence<'a> {
+    /// The value of the API-key header.
+    pub api_key: Option<&'a [u8]>,
+}
+
+impl<'a> HeaderEvidence<'a> {
+    /// Picks the evidence out of a request's fields. `api_key_header` is in lower case.
+    ///
+    /// # Errors
+    /// [`Refusal::DuplicateCredential`] when a kind is presented twice: which one was meant is not ours to choose.
+    pub fn from_fields(
+        fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        api_key_header: &str,
+    ) -> Result<Self, Refusal> {
+        let mut found = Self::default();
+        for (name, value) in fields {
+            if name.eq_ignore_ascii_case(api_key_header) && found.api_key.replace(value).is_some() {
+                return Err(Refusal::DuplicateCredential);
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Evidence<'_> {
+    /// The kinds that were presented.
+    #[must_use]
+    pub fn kinds(&self) -> KindSet {
+        let certificate = self.certificate.map(|_| CredentialKind::Mtls);
+        let api_key = self.headers.api_key.map(|_| CredentialKind::ApiKey);
+        certificate.into_iter().chain(api_key).collect()
+    }
+}

@@ -1,0 +1,35 @@
+//! Who a caller is, once it is proven.
+
+use std::sync::Arc;
+
+use crate::registry::{App, Credential, CredentialKind, KindSet};
+
+/// A proven caller: the app, and the credentials that proved it.
+#[derive(Clone, Copy, Debug)]
+pub struct Principal<'s> {
+    pub(super) certificate: Option<&'s Credential>,
+    pub(super) api_key: Option<&'s Credential>,
+    pub(super) strongest: &'s Credential,
+}
+
+impl<'s> Principal<'s> {
+    /// The app that calls.
+    #[must_use]
+    pub fn app(&self) -> &'s Arc<App> {
+        &self.strongest.app
+    }
+
+    /// The strongest credential that was used: a certificate before a key.
+    #[must_use]
+    pub const fn credential(&self) -> &'s Credential {
+        self.strongest
+    }
+
+    /// All kinds of credential that were proven.
+    #[must_use]
+    pub fn kinds(&self) -> KindSet {
+        let certificate = self.certificate.map(|_| CredentialKind::Mtls);
+        let api_key = self.api_key.map(|_| CredentialKind::ApiKey);
+        certificate.into_iter().chain(api_key).collect()
+    }
+}

@@ -1,0 +1,71 @@
+//! From evidence to a principal: everything presented is verified, and all of it must belong to one app.
+//!
+//! The order is fixed: form, lookup, secret, time, status. Whatever fails before the secret is proven gets the same answer,
+//! after the same work.
+
+use crate::clock::Timestamp;
+use crate::credential::{ApiKey, Evidence, Peppers, Principal, Refusal};
+use crate::identity::{Match, Subject};
+use crate::registry::{Credential, CredentialSecret, CredentialStatus, Snapshot};
+
+/// Proves who presented `evidence`.
+///
+/// # Errors
+/// The first reason why it proves nothing.
+pub fn authenticate<'s>(
+    evidence: &Evidence<'_>,
+    registry: &'s Snapshot,
+    peppers: &Peppers,
+    now: Timestamp,
+) -> Result<Principal<'s>, Refusal> {
+    let certificate = evidence.certificate.map(|subject| by_certificate(subject, registry)).transpose()?;
+    let api_key = evidence.headers.api_key.map(|text| by_api_key(text, registry, peppers)).transpose()?;
+    let strongest = certificate.or(api_key).ok_or(Refusal::MissingCredential)?;
+    for credential in [certificate, api_key].into_iter().flatten() {
+        usable(credential, now)?;
+        if credential.app.id != strongest.app.id {
+            return Err(Refusal::PrincipalMismatch);
+        }
+    }
+    Ok(Principal { certificate, api_key, strongest })
+}
+
+fn by_certificate<'s>(subject: &Subject, registry: &'s Snapshot) -> Result<&'s Credential, Refusal> {
+    match registry.certificate(subject) {
+        Match::Ambiguous => Err(Refusal::AmbiguousCertificate),
+        Match::Found(credential) => Ok(credential),
+        Match::NotFound => Err(Refusal::UnmappedCertificate),
+    }
+}
+
+fn by_api_key<'s>(text: &[u8], registry: &'s Snapshot, peppers: &Peppers) -> Result<&'s Credential, Refusal> {
+    let id = ApiKey::id_of(text).map_err(|_| Refusal::InvalidCredential)?;
+    let on_file = registry.api_key(id);
+    let (hash, pepper) = on_file.and_then(|credential| stored_hash(credential)).unwrap_or((&UNKNOWN, ""));
+    let proven = peppers.matches(pepper, text, hash);
+    on_file.filter(|_| proven).map(|credential| &**credential).ok_or(Refusal::InvalidCredential)
+}
+
+/// What an unknown id is compared with, so that it costs what a known one costs.
+const UNKNOWN: [u8; 32] = [0; 32];
+
+fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
+    match &credential.secret {
+        CredentialSecret::ApiKey { hash, pepper } => Some((hash, pepper)),
+        CredentialSecret::Certificate(_) => None,
+    }
+}
+
+fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {
+    if credential.not_before.is_some_and(|not_before| now < not_before) {
+        return Err(Refusal::CredentialNotYetValid);
+    }
+    if credential.expires.is_some_and(|expires| now >= expires) {
+        return Err(Refusal::CredentialExpired);
+    }
+    match credential.status {
+        CredentialStatus::Approved => Ok(()),
+        CredentialStatus::Pending => Err(Refusal::CredentialPending),
+        CredentialStatus::Revoked => Err(Refusal::CredentialRevoked),
+    }
+}
