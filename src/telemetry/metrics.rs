@@ -1,0 +1,226 @@
+//! Everything that is counted, as typed values that are handed to whoever counts.
+
+use std::cell::RefCell;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// A label whose values are the stable codes of refusals and denials.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CodeLabel {
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct WorkloadLabel {
+    workload: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct AuthorityLabel {
+    authority: String,
+    level: &'static str,
+    slot: &'static str,
+}
+
+/// All metrics of one agent.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<CodeLabel, Counter>,
+    outbound: Family<CodeLabel, Counter>,
+    handshakes: Family<CodeLabel, Counter>,
+    reloads: Family<ResultLabel, Counter>,
+    /// Connections that are open now.
+    pub connections: Gauge,
+    /// Access-log lines that found no room.
+    pub access_log_dropped: Counter,
+    /// Attempts to reach a service that failed.
+    pub upstream_failures: Counter,
+    /// 1 while the registry in force is the one on disk.
+    pub registry_current: Gauge,
+    /// Apps in force.
+    pub registry_apps: Gauge,
+    not_after: Family<WorkloadLabel, Gauge>,
+    next_rotation: Family<WorkloadLabel, Gauge>,
+    last_rotation: Family<WorkloadLabel, Gauge>,
+    overdue: Family<WorkloadLabel, Gauge>,
+    authority_not_after: Family<AuthorityLabel, Gauge>,
+}
+
+impl Metrics {
+    /// A fresh set, all zero.
+    #[must_use]
+    pub fn new(version: &'static str) -> Self {
+        let mut registry = Registry::with_prefix("postern");
+        registry.register("build", "The version that runs", Info::new(vec![("version", version)]));
+        Self {
+            requests: family(&mut registry, "requests", "Inbound requests and raw connections by decision"),
+            outbound: family(&mut registry, "outbound", "Outbound requests and raw connections by outcome"),
+            handshakes: family(&mut registry, "handshakes", "TLS handshakes by outcome"),
+            reloads: family(&mut registry, "reloads", "Reloads of configuration and registry by result"),
+            connections: family(&mut registry, "connections", "Connections open now"),
+            access_log_dropped: family(
+                &mut registry,
+                "access_log_dropped",
+                "Access-log lines that found no room",
+            ),
+            upstream_failures: family(
+                &mut registry,
+                "upstream_failures",
+                "Attempts to reach a service that failed",
+            ),
+            registry_current: family(
+                &mut registry,
+                "registry_current",
+                "1 while the registry in force is the one on disk",
+            ),
+            registry_apps: family(&mut registry, "registry_apps", "Apps in force"),
+            not_after: family(
+                &mut registry,
+                "certificate_not_after_seconds",
+                "Unix time at which the certificate ends",
+            ),
+            next_rotation: family(
+                &mut registry,
+                "certificate_next_rotation_seconds",
+                "Unix time of the next renewal",
+            ),
+            last_rotation: family(
+                &mut registry,
+                "certificate_last_rotation_seconds",
+                "Unix time of the last renewal",
+            ),
+            overdue: family(&mut registry, "certificate_overdue", "1 while a renewal is overdue"),
+            authority_not_after: family(
+                &mut registry,
+                "authority_not_after_seconds",
+                "Unix time at which an authority ends",
+            ),
+            registry,
+        }
+    }
+
+    /// The exposition in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(_) => String::new(),
+        }
+    }
+
+    /// A thread's own counter of inbound decisions.
+    #[must_use]
+    pub fn requests(&self) -> CodeCounter {
+        CodeCounter::new(self.requests.clone())
+    }
+
+    /// A thread's own counter of outbound outcomes.
+    #[must_use]
+    pub fn outbound(&self) -> CodeCounter {
+        CodeCounter::new(self.outbound.clone())
+    }
+
+    /// A thread's own counter of handshakes.
+    #[must_use]
+    pub fn handshakes(&self) -> CodeCounter {
+        CodeCounter::new(self.handshakes.clone())
+    }
+
+    /// Counts a reload that was carried out or rejected.
+    pub fn count_reload(&self, succeeded: bool) {
+        let result = if succeeded { "applied" } else { "rejected" };
+        self.reloads.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Remembers the times of a workload's certificate, in Unix seconds.
+    pub fn set_certificate(&self, workload: &str, not_after: i64, next: i64, last: i64, overdue: bool) {
+        let label = WorkloadLabel { workload: workload.to_owned() };
+        self.not_after.get_or_create(&label).set(not_after);
+        self.next_rotation.get_or_create(&label).set(next);
+        self.last_rotation.get_or_create(&label).set(last);
+        self.overdue.get_or_create(&label).set(i64::from(overdue));
+    }
+
+    /// Forgets all workloads and authorities, before the present ones are set.
+    pub fn clear_certificates(&self) {
+        self.not_after.clear();
+        self.next_rotation.clear();
+        self.last_rotation.clear();
+        self.overdue.clear();
+        self.authority_not_after.clear();
+    }
+
+    /// Remembers the end of an authority, in Unix seconds.
+    pub fn set_authority(&self, authority: &str, level: &'static str, slot: &'static str, not_after: i64) {
+        let label = AuthorityLabel { authority: authority.to_owned(), level, slot };
+        self.authority_not_after.get_or_create(&label).set(not_after);
+    }
+}
+
+fn family<M>(registry: &mut Registry, name: &str, help: &str) -> M
+where
+    M: Clone + Default + prometheus_client::registry::Metric,
+{
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// Counts by code without a lock: each thread keeps the handles that it has used.
+#[derive(Debug)]
+pub struct CodeCounter {
+    family: Family<CodeLabel, Counter>,
+    known: RefCell<Vec<(&'static str, Counter<u64, AtomicU64>)>>,
+}
+
+impl CodeCounter {
+    const fn new(family: Family<CodeLabel, Counter>) -> Self {
+        Self { family, known: RefCell::new(Vec::new()) }
+    }
+
+    /// Counts one event with this code.
+    pub fn count(&self, code: &'static str) {
+        let mut known = self.known.borrow_mut();
+        if let Some((_, counter)) = known.iter().find(|(name, _)| std::ptr::eq(*name, code)) {
+            counter.inc();
+            return;
+        }
+        let counter = self.family.get_or_create_owned(&CodeLabel { code });
+        counter.inc();
+        known.push((code, counter));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_exposed() {
+        let metrics = Metrics::new("0.0.0");
+        let requests = metrics.requests();
+        requests.count("allowed");
+        requests.count("allowed");
+        metrics.set_certificate("agent", 10, 5, 1, false);
+
+        let text = metrics.render();
+
+        assert!(text.contains("postern_requests_total{code=\"allowed\"} 2\n"), "{text}");
+        assert!(text.contains("postern_certificate_not_after_seconds{workload=\"agent\"} 10\n"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}
