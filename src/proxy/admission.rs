@@ -1,0 +1,320 @@
+//! From a request head to a yes with the head that the upstream gets, or to an answer: one pass, no waiting.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::framing::Framing;
+use super::headers::{Fate, carries_api_key, fate_of_request_field, forwarded_client_cert};
+use super::http_gate::Head;
+use super::refuse::Answer;
+use super::request_id::{RequestId, RequestIds};
+use super::response::{field, number_into};
+use super::settings::ServiceSettings;
+use super::snapshot::{Listener, Snapshot};
+use crate::authz::{Ask, Door, No, Permit, check};
+use crate::clock::Timestamp;
+use crate::credential::{Evidence, HeaderEvidence, Refusal, authenticate};
+use crate::identity::{SpiffeId, Subject};
+use crate::registry::PolicyPath;
+
+/// A caller from outside, with all that each of its requests inherits.
+#[derive(Debug)]
+pub(super) struct Visitor {
+    pub(super) listener: Arc<Listener>,
+    pub(super) peer: SocketAddr,
+    /// What its certificate says, if it showed one.
+    pub(super) subject: Option<Subject>,
+    /// Field lines that are the same for every request of the connection.
+    fields: Vec<u8>,
+}
+
+impl Visitor {
+    /// Someone who came in by `listener` and showed `subject`.
+    pub(super) fn new(listener: Arc<Listener>, peer: SocketAddr, subject: Option<Subject>) -> Self {
+        let mut fields = Vec::with_capacity(256);
+        field(&mut fields, "x-forwarded-for", peer.ip().to_canonical().to_string().as_bytes());
+        field(&mut fields, "x-forwarded-proto", b"https");
+        if let Some(subject) = &subject {
+            let element = forwarded_client_cert(
+                listener.own_id.as_str(),
+                &subject.sha256,
+                &subject.distinguished_name,
+                subject.spiffe_id.as_str(),
+                &subject.dns,
+            );
+            field(&mut fields, "x-forwarded-client-cert", element.as_bytes());
+            field(&mut fields, "x-postern-spiffe-id", subject.spiffe_id.as_str().as_bytes());
+        }
+        Self { listener, peer, subject, fields }
+    }
+
+    /// The SPIFFE ID of its certificate, or nothing.
+    pub(super) fn spiffe_id(&self) -> &str {
+        self.subject.as_ref().map(|subject| subject.spiffe_id.as_str()).unwrap_or_default()
+    }
+}
+
+/// A yes, with all that is needed to act on it.
+#[derive(Debug)]
+pub(super) struct Admission<'s> {
+    pub(super) permit: Permit<'s>,
+    pub(super) service: &'s Arc<ServiceSettings>,
+}
+
+/// What the access log says of the decision.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Verdict<'s> {
+    pub(super) code: &'static str,
+    pub(super) service: &'s str,
+    pub(super) app: &'s str,
+    pub(super) product: &'s str,
+    pub(super) credential: (&'static str, &'s str),
+}
+
+impl<'s> Verdict<'s> {
+    /// A verdict that names nobody.
+    pub(super) fn of_nobody(code: &'static str) -> Self {
+        Self { code, ..Self::default() }
+    }
+
+    /// The verdict behind a yes.
+    pub(super) fn of_permit(permit: &Permit<'s>, service: &'s str) -> Self {
+        let terms = permit.terms();
+        Self {
+            code: "allowed",
+            service,
+            app: terms.app.id.as_str(),
+            product: terms.product.id.as_str(),
+            credential: (terms.credential.kind().as_str(), terms.credential.id.as_str()),
+        }
+    }
+
+    /// The verdict behind a no.
+    pub(super) fn of_no(no: &No<'s>, service: &'s str) -> Self {
+        match no {
+            No::Refused(refusal) => Self { service, ..Self::of_nobody(refusal.code()) },
+            No::Denied { denial, principal } => Self {
+                code: denial.code(),
+                service,
+                app: principal.app().id.as_str(),
+                product: "",
+                credential: (principal.credential().kind().as_str(), principal.credential().id.as_str()),
+            },
+        }
+    }
+}
+
+/// The id of a request: the caller's own when it sent exactly one sane one.
+pub(super) fn request_id(head: &Head<'_, '_>, ids: &RequestIds, now: Timestamp) -> RequestId {
+    let mut sent = head.values("x-request-id");
+    let taken_over = match (sent.next(), sent.next()) {
+        (Some(value), None) => RequestId::from_caller(value),
+        _ => None,
+    };
+    taken_over.unwrap_or_else(|| ids.next(now))
+}
+
+/// Decides on a request and, on a yes, writes the head for the service into `out`.
+///
+/// # Errors
+/// The answer to give instead, and what the log says of it.
+#[expect(
+    clippy::result_large_err,
+    reason = "a refusal is as hot as a yes under attack, and must not allocate"
+)]
+pub(super) fn admit<'s>(
+    head: &Head<'_, '_>,
+    visitor: &Visitor,
+    snapshot: &'s Snapshot,
+    trace: &Trace<'_>,
+    now: Timestamp,
+    out: &mut Vec<u8>,
+) -> Result<Admission<'s>, (Answer, Verdict<'s>)> {
+    let listener = visitor.listener.settings.accepts.as_ref();
+    let refuse =
+        |refusal: Refusal| (Answer::from_refusal(refusal, [listener]), Verdict::of_nobody(refusal.code()));
+    if carries_api_key(head.path.as_bytes())
+        || head.query.is_some_and(|query| carries_api_key(query.as_bytes()))
+    {
+        return Err(refuse(Refusal::KeyInUrl));
+    }
+    let Ok(path) = PolicyPath::parse(head.path) else {
+        return Err((BAD_PATH, Verdict::of_nobody(BAD_PATH.code)));
+    };
+    let fields = head.fields.iter().map(|field| (field.name, field.value));
+    let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header).map_err(refuse)?;
+    let evidence = Evidence { certificate: visitor.subject.as_ref(), headers };
+
+    let Some(service) = snapshot.routes.find(head.authority, path.as_str()) else {
+        // Who cannot say who it is learns nothing about what exists here.
+        authenticate(&evidence, &snapshot.registry, &snapshot.peppers, now).map_err(refuse)?;
+        return Err((NO_SERVICE, Verdict::of_nobody(NO_SERVICE.code)));
+    };
+    let door = Door { listener, service: service.accepts.as_ref() };
+    let ask = Ask::Http { service: &service.id, method: head.method, path: &path };
+    let permit = check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, now).map_err(|no| {
+        (Answer::from_no(&no, [door.listener, door.service]), Verdict::of_no(&no, service.id.as_str()))
+    })?;
+
+    start(out, head, path.as_str());
+    pass_fields(out, head, &snapshot.api_key_header, trace);
+    out.extend_from_slice(&visitor.fields);
+    vouch(out, &permit);
+    finish(out, head, trace);
+    Ok(Admission { permit, service })
+}
+
+/// The path could be read in two ways.
+const BAD_PATH: Answer = Answer::new(
+    400,
+    "bad-path",
+    "The path is ambiguous: it holds an encoded or doubled separator, a dot segment, or characters that no path has.",
+);
+
+/// Nothing here answers for that host and path.
+const NO_SERVICE: Answer = Answer::new(404, "no-such-service", "No service answers for this host and path.");
+
+/// Writes the head for a remote: the local caller's request as it is, less what ends here.
+///
+/// # Errors
+/// The path is ambiguous.
+pub(super) fn dispatch(
+    head: &Head<'_, '_>,
+    own_id: &SpiffeId,
+    trace: &Trace<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Answer> {
+    PolicyPath::parse(head.path).map_err(|_| BAD_PATH)?;
+    start(out, head, head.path);
+    for line in head.fields {
+        let own =
+            line.name.eq_ignore_ascii_case("x-api-key") || line.name.eq_ignore_ascii_case("x-request-id");
+        let passes = own && !line.name.eq_ignore_ascii_case("x-request-id")
+            || fate_of_request_field(line.name, b"") == Fate::Pass && !is_nominated(head, line.name);
+        if passes && !trace.replaces(line.name) {
+            field(out, line.name, line.value);
+        }
+    }
+    debug_assert!(!own_id.as_str().is_empty());
+    finish(out, head, trace);
+    Ok(())
+}
+
+/// Where a request stands in a trace (W3C Trace Context), and its id.
+#[derive(Debug)]
+pub(super) struct Trace<'a> {
+    pub(super) id: &'a RequestId,
+    /// A fresh `traceparent` for a caller that sent none or a malformed one.
+    fresh: Option<[u64; 3]>,
+}
+
+impl<'a> Trace<'a> {
+    /// The trace that `head` belongs to, or a new one.
+    pub(super) fn new(head: &Head<'_, '_>, id: &'a RequestId, ids: &RequestIds) -> Self {
+        let mut sent = head.values("traceparent");
+        let continues = matches!((sent.next(), sent.next()), (Some(value), None) if is_traceparent(value));
+        let fresh = (!continues).then(|| [ids.random(), ids.random() | 1, ids.random() | 1]);
+        Self { id, fresh }
+    }
+
+    fn replaces(&self, name: &str) -> bool {
+        self.fresh.is_some()
+            && (name.eq_ignore_ascii_case("traceparent") || name.eq_ignore_ascii_case("tracestate"))
+    }
+}
+
+/// > version "-" trace-id "-" parent-id "-" trace-flags — W3C Trace Context §3.2
+fn is_traceparent(value: &[u8]) -> bool {
+    let lower_hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+    value.len() == 55
+        && value.starts_with(b"00-")
+        && value
+            .iter()
+            .enumerate()
+            .all(|(at, byte)| if matches!(at, 2 | 35 | 52) { *byte == b'-' } else { lower_hex(byte) })
+}
+
+fn start(out: &mut Vec<u8>, head: &Head<'_, '_>, path: &str) {
+    out.clear();
+    for part in [head.method, " ", path] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    if let Some(query) = head.query {
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    field(out, "host", head.authority.as_bytes());
+}
+
+fn pass_fields(out: &mut Vec<u8>, head: &Head<'_, '_>, api_key_header: &str, trace: &Trace<'_>) {
+    for line in head.fields {
+        let passes = fate_of_request_field(line.name, line.value) == Fate::Pass
+            && !line.name.eq_ignore_ascii_case(api_key_header)
+            && !trace.replaces(line.name)
+            && !is_nominated(head, line.name);
+        if passes {
+            field(out, line.name, line.value);
+        }
+    }
+}
+
+/// Whether the caller's `Connection` field says that `name` ends here.
+fn is_nominated(head: &Head<'_, '_>, name: &str) -> bool {
+    head.values("connection").any(|value| {
+        value
+            .split(|&byte| byte == b',')
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    })
+}
+
+/// What the agent vouches for.
+fn vouch(out: &mut Vec<u8>, permit: &Permit<'_>) {
+    let terms = permit.terms();
+    field(out, "x-postern-app", terms.app.id.as_str().as_bytes());
+    field(out, "x-postern-developer", terms.developer().id.as_str().as_bytes());
+    field(out, "x-postern-product", terms.product.id.as_str().as_bytes());
+    out.extend_from_slice(b"x-postern-credential: ");
+    out.extend_from_slice(terms.credential.kind().as_str().as_bytes());
+    out.push(b':');
+    out.extend_from_slice(terms.credential.id.as_str().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    if !terms.product.scopes.is_empty() {
+        out.extend_from_slice(b"x-postern-scopes:");
+        for scope in &terms.product.scopes {
+            out.push(b' ');
+            out.extend_from_slice(scope.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn finish(out: &mut Vec<u8>, head: &Head<'_, '_>, trace: &Trace<'_>) {
+    field(out, "x-request-id", trace.id.as_str().as_bytes());
+    if let Some([high, low, parent]) = trace.fresh {
+        out.extend_from_slice(b"traceparent: 00-");
+        for (number, end) in [(high, b"".as_slice()), (low, b"-"), (parent, b"-00\r\n")] {
+            for shift in (0..16).rev() {
+                let nibble = u8::try_from(number >> (shift * 4) & 15).unwrap_or(0);
+                out.push(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
+            }
+            out.extend_from_slice(end);
+        }
+    }
+    match head.body {
+        Framing::Chunked | Framing::Close => field(out, "transfer-encoding", b"chunked"),
+        Framing::Length(0) if !expects_length(head.method) => {}
+        Framing::Length(length) => {
+            out.extend_from_slice(b"content-length: ");
+            number_into(out, length);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// > A user agent SHOULD send Content-Length in a request when the method defines a meaning for enclosed content.
+/// > — RFC 9110 §8.6
+fn expects_length(method: &str) -> bool {
+    matches!(method, "POST" | "PUT" | "PATCH")
+}

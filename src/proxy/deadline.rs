@@ -1,0 +1,130 @@
+//! One timer per connection for all that it may wait for.
+//!
+//! A request that is served at once moves a deadline without touching the runtime's timer wheel: the timer is set again only
+//! when it fires early, or when a deadline comes nearer.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// What a connection is waiting for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Phase {
+    /// The rest of a request head.
+    Head,
+    /// The next request, or any byte.
+    Idle,
+    /// Progress of a request or an answer.
+    Transfer,
+    /// The end of the certificate that the connection rests on.
+    Validity,
+}
+
+/// A deadline that moves, and one that does not.
+#[derive(Debug)]
+pub(super) struct Deadline {
+    phase: Cell<Phase>,
+    at: Cell<Instant>,
+    validity: Option<Instant>,
+    armed: Cell<Instant>,
+    timer: RefCell<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    /// A deadline in `span`; whatever happens, the connection ends at `validity`.
+    pub(super) fn new(phase: Phase, span: Duration, validity: Option<Instant>) -> Self {
+        let at = Instant::now() + span;
+        let armed = validity.map_or(at, |validity| validity.min(at));
+        Self {
+            phase: Cell::new(phase),
+            at: Cell::new(at),
+            validity,
+            armed: Cell::new(armed),
+            timer: RefCell::new(Box::pin(sleep_until(armed))),
+        }
+    }
+
+    /// From now on the connection waits for `phase`, for `span` at most.
+    pub(super) fn set(&self, phase: Phase, span: Duration) {
+        let at = Instant::now() + span;
+        self.phase.set(phase);
+        self.at.set(at);
+        if at < self.armed.get() {
+            self.arm(at);
+        }
+    }
+
+    /// Ends when a deadline has passed, and says which.
+    pub(super) async fn expired(&self) -> Phase {
+        poll_fn(|cx| {
+            loop {
+                ready!(self.timer.borrow_mut().as_mut().poll(cx));
+                let now = Instant::now();
+                if self.validity.is_some_and(|validity| validity <= now) {
+                    return Poll::Ready(Phase::Validity);
+                }
+                if self.at.get() <= now {
+                    return Poll::Ready(self.phase.get());
+                }
+                self.arm(self.next());
+            }
+        })
+        .await
+    }
+
+    /// Whichever deadline comes first.
+    fn next(&self) -> Instant {
+        let at = self.at.get();
+        self.validity.map_or(at, |validity| validity.min(at))
+    }
+
+    fn arm(&self, at: Instant) {
+        self.timer.borrow_mut().as_mut().reset(at);
+        self.armed.set(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_moves_on_does_not_fire() {
+        let start = Instant::now();
+        let deadline = Deadline::new(Phase::Idle, Duration::from_secs(60), None);
+        tokio::time::advance(Duration::from_secs(50)).await;
+
+        deadline.set(Phase::Transfer, Duration::from_secs(30));
+
+        assert_eq!(deadline.expired().await, Phase::Transfer);
+        assert_eq!(start.elapsed().as_secs(), 80);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_may_come_nearer() {
+        let start = Instant::now();
+        let deadline = Deadline::new(Phase::Idle, Duration::from_secs(60), None);
+
+        deadline.set(Phase::Head, Duration::from_secs(10));
+
+        assert_eq!(deadline.expired().await, Phase::Head);
+        assert_eq!(start.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_outlives_the_certificate() {
+        let start = Instant::now();
+        let deadline =
+            Deadline::new(Phase::Idle, Duration::from_secs(60), Some(start + Duration::from_secs(90)));
+
+        tokio::time::advance(Duration::from_secs(59)).await;
+        deadline.set(Phase::Transfer, Duration::from_secs(600));
+
+        assert_eq!(deadline.expired().await, Phase::Validity);
+        assert_eq!(start.elapsed().as_secs(), 90);
+    }
+}

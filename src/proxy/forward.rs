@@ -1,0 +1,169 @@
+//! The only way upstream: with a permit to a service, or as an attested workload to a remote.
+
+use super::admission::Admission;
+use super::framing::Framing;
+use super::pump::PumpError;
+use super::refuse::Answer;
+use super::relay::{RelayError, Relayed};
+use super::settings::Limits;
+use super::snapshot::Client;
+use super::upstream::{DialError, PoolKey, Upstream, dial_local, dial_remote};
+use super::worker::Worker;
+use crate::id::{RemoteId, WorkloadId};
+use crate::identity::SpiffeId;
+
+/// A local workload that the kernel vouched for, on its way to a remote.
+#[derive(Debug)]
+pub(super) struct Resident {
+    pub(super) remote: RemoteId,
+    pub(super) workload: WorkloadId,
+    pub(super) own_id: SpiffeId,
+}
+
+/// Where a request goes, and by what right.
+#[derive(Debug)]
+pub(super) enum Route<'a> {
+    /// To a remote, by the right of an attested workload.
+    Remote(&'a Resident),
+    /// To a local service, by permit.
+    Service(Admission<'a>),
+}
+
+/// Why there is no answer from the other side.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The caller gets this instead.
+    Answer(Answer),
+    /// The answer had begun, or the caller is gone: only the connection can be closed.
+    Broken,
+}
+
+/// Runs one exchange over a connection that is kept alive, dialling where none is fresh.
+///
+/// A kept connection that dies before it answers is replaced once, if the request may be repeated: its method is idempotent
+/// (RFC 9110 §9.2.2) and it has no body.
+///
+/// # Errors
+/// What to tell the caller, if it can still be told anything.
+pub(super) async fn forward(
+    worker: &Worker,
+    route: &Route<'_>,
+    limits: &Limits,
+    repeatable: Repeatable,
+    mut exchange: impl AsyncFnMut(&mut Upstream) -> Result<Relayed, RelayError>,
+) -> Result<Relayed, Failure> {
+    let way = way(worker, route).ok_or(Failure::Answer(NO_IDENTITY))?;
+    let mut upstream = match worker.pool.take(&way.key) {
+        Some(upstream) => upstream,
+        None => dial(worker, &way, limits).await?,
+    };
+    loop {
+        let may_repeat = upstream.reused && repeatable == Repeatable::Yes;
+        match exchange(&mut upstream).await {
+            Ok(relayed) => {
+                if relayed.upstream_may_continue {
+                    worker.pool.give_back(&way.key, upstream, limits.pooled);
+                }
+                return Ok(relayed);
+            }
+            Err(RelayError::Upstream(_)) if may_repeat => upstream = dial(worker, &way, limits).await?,
+            Err(error) => return Err(failure(worker, route, &error)),
+        }
+    }
+}
+
+/// Whether a request may be sent again when nobody knows what became of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Repeatable {
+    No,
+    Yes,
+}
+
+impl Repeatable {
+    /// By method and body.
+    pub(super) fn of(method: &str, body: Framing) -> Self {
+        let idempotent = matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE");
+        if idempotent && body == Framing::Length(0) { Self::Yes } else { Self::No }
+    }
+}
+
+/// How an upstream is reached.
+pub(super) struct Way {
+    pub(super) key: PoolKey,
+    remote: Option<(String, Client)>,
+}
+
+/// The way that `route` takes under the snapshot in force; none when the workload has lost its identity meanwhile.
+pub(super) fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
+    match route {
+        Route::Service(Admission { service, .. }) => {
+            Some(Way { key: PoolKey::Local(service.endpoint.clone()), remote: None })
+        }
+        Route::Remote(Resident { remote, workload, .. }) => {
+            let snapshot = worker.snapshot();
+            let settings = snapshot.remotes.get(remote)?;
+            let client = settings.clients.get(workload)?.clone();
+            let key = PoolKey::Remote {
+                remote: remote.clone(),
+                workload: workload.clone(),
+                generation: client.generation,
+            };
+            Some(Way { key, remote: Some((settings.settings.address.clone(), client)) })
+        }
+    }
+}
+
+/// A fresh connection along `way`.
+///
+/// # Errors
+/// Nobody answers there, or not who was expected.
+pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<Upstream, Failure> {
+    let dialled = match (&way.key, &way.remote) {
+        (_, Some((address, client))) => dial_remote(address, client, limits.connect).await,
+        (PoolKey::Local(endpoint), None) => dial_local(endpoint, limits.connect).await,
+        (PoolKey::Remote { .. }, None) => Err(DialError::Name),
+    };
+    dialled.map_err(|error| {
+        worker.metrics.upstream_failures.inc();
+        tracing::warn!(target: "postern::proxy", to = ?way.key, error = %Chain(&error), "upstream cannot be reached");
+        Failure::Answer(if matches!(error, DialError::TimedOut) { TIMED_OUT } else { UNAVAILABLE })
+    })
+}
+
+fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
+    tracing::debug!(target: "postern::proxy", error = %Chain(error), "exchange failed");
+    match error {
+        RelayError::Caller(PumpError::Body(_)) => Failure::Answer(BAD_BODY),
+        RelayError::Caller(_) | RelayError::Interim(_) | RelayError::Midway(_) => Failure::Broken,
+        RelayError::Response(_) | RelayError::Upstream(_) => {
+            worker.metrics.upstream_failures.inc();
+            let name = match route {
+                Route::Remote(resident) => resident.remote.as_str(),
+                Route::Service(admission) => admission.service.id.as_str(),
+            };
+            tracing::warn!(target: "postern::proxy", to = name, error = %Chain(error), "upstream gave no answer");
+            Failure::Answer(BAD_ANSWER)
+        }
+    }
+}
+
+const BAD_ANSWER: Answer = Answer::new(502, "bad-gateway", "The service gave no usable answer.");
+const BAD_BODY: Answer = Answer::new(400, "bad-body", "The request body is malformed.");
+const NO_IDENTITY: Answer = Answer::new(503, "no-identity", "The workload has no identity at the moment.");
+const TIMED_OUT: Answer = Answer::new(504, "upstream-timeout", "The service could not be reached in time.");
+const UNAVAILABLE: Answer = Answer::new(502, "upstream-unavailable", "The service cannot be reached.");
+
+/// An error with its causes on one line.
+pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

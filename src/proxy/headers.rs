@@ -1,0 +1,211 @@
+//! Which fields may pass, which are removed because they would speak for the caller's identity, and what the service is told.
+
+use crate::credential::API_KEY_MARK;
+
+/// Fields that only this agent may set (lower case, `-` between words). A caller's own copy is removed, and so is every
+/// alias that a service's framework might fold into it.
+const PROTECTED: &[&str] = &[
+    "client-cert",
+    "client-cert-chain",
+    "forwarded",
+    "x-api-key",
+    "x-client-cert",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-tls-client-cert",
+    "x-postern-app",
+    "x-postern-credential",
+    "x-postern-developer",
+    "x-postern-product",
+    "x-postern-scopes",
+    "x-postern-spiffe-id",
+    "x-real-ip",
+    "x-request-id",
+];
+
+/// Everything that begins so is protected, too.
+const PROTECTED_PREFIXES: &[&str] = &["x-postern-", "x-ssl-", "ssl-client-"];
+
+/// Fields that end at this hop (RFC 9110 §7.6.1) or that the agent writes anew.
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "content-length",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// What becomes of a field that a caller sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Fate {
+    Pass,
+    Remove,
+}
+
+/// The fate of a caller's field called `name` with this `value`.
+pub(super) fn fate_of_request_field(name: &str, value: &[u8]) -> Fate {
+    let mut folded = [0_u8; LONGEST];
+    let Some(folded) = fold(name, &mut folded) else {
+        // Longer than every protected name; only a prefix could still speak for the agent.
+        let mut start = [0_u8; LONGEST];
+        let head = name.get(..LONGEST).unwrap_or(name);
+        let hidden = fold(head, &mut start).is_some_and(has_protected_prefix);
+        return if hidden || carries_api_key(value) { Fate::Remove } else { Fate::Pass };
+    };
+    let removed = HOP_BY_HOP.contains(&folded)
+        || PROTECTED.contains(&folded)
+        || has_protected_prefix(folded)
+        || carries_api_key(value);
+    if removed { Fate::Remove } else { Fate::Pass }
+}
+
+/// Whether a service's answer may carry this field on: hop-by-hop ones end here, and framing is written anew.
+pub(super) fn fate_of_response_field(name: &str) -> Fate {
+    let mut folded = [0_u8; LONGEST];
+    match fold(name, &mut folded) {
+        Some("proxy-authenticate") | None => Fate::Pass,
+        Some("x-request-id") => Fate::Remove,
+        Some(folded) if HOP_BY_HOP.contains(&folded) => Fate::Remove,
+        Some(_) => Fate::Pass,
+    }
+}
+
+/// Whether a `Connection` field that nominates `option` is an attack on what the service is told.
+pub(super) fn must_not_be_nominated(option: &str) -> bool {
+    let mut folded = [0_u8; LONGEST];
+    fold(option, &mut folded).is_some_and(|folded| {
+        matches!(
+            folded,
+            "authorization" | "content-length" | "cookie" | "host" | "traceparent" | "transfer-encoding"
+        ) || PROTECTED.contains(&folded)
+            || has_protected_prefix(folded)
+    })
+}
+
+/// Whether `text` holds something that looks like one of our keys.
+pub(super) fn carries_api_key(text: &[u8]) -> bool {
+    memchr::memmem::find(text, API_KEY_MARK.as_bytes()).is_some()
+}
+
+/// No protected or hop-by-hop name is longer.
+const LONGEST: usize = 32;
+
+fn has_protected_prefix(folded: &str) -> bool {
+    PROTECTED_PREFIXES.iter().any(|prefix| folded.starts_with(prefix))
+}
+
+/// `name` in lower case with `_` and `.` read as `-`, as CGI-like frameworks see it; `None` when it is longer than any name
+/// that matters.
+fn fold<'a>(name: &str, into: &'a mut [u8; LONGEST]) -> Option<&'a str> {
+    let folded = into.get_mut(..name.len())?;
+    for (to, from) in folded.iter_mut().zip(name.bytes()) {
+        *to = match from {
+            b'_' | b'.' => b'-',
+            other => other.to_ascii_lowercase(),
+        };
+    }
+    std::str::from_utf8(folded).ok()
+}
+
+/// One `X-Forwarded-Client-Cert` element in Envoy's grammar, every value quoted and escaped.
+///
+/// `by` is this agent's own identity; the caller's certificate is named by its SHA-256, its subject and its URI.
+pub(super) fn forwarded_client_cert(
+    by: &str,
+    sha256: &[u8],
+    distinguished_name: &str,
+    uri: &str,
+    dns: &[String],
+) -> String {
+    let mut element = String::with_capacity(256);
+    pair(&mut element, "By", by);
+    pair(&mut element, "Hash", &data_encoding::HEXLOWER.encode(sha256));
+    pair(&mut element, "Subject", distinguished_name);
+    pair(&mut element, "URI", uri);
+    for name in dns {
+        pair(&mut element, "DNS", name);
+    }
+    element
+}
+
+fn pair(element: &mut String, key: &str, value: &str) {
+    if !element.is_empty() {
+        element.push(';');
+    }
+    element.push_str(key);
+    element.push_str("=\"");
+    for character in value.chars() {
+        match character {
+            '"' | '\\' => {
+                element.push('\\');
+                element.push(character);
+            }
+            ' '..='~' => element.push(character),
+            other => {
+                let mut bytes = [0_u8; 4];
+                for byte in other.encode_utf8(&mut bytes).bytes() {
+                    element.push('%');
+                    element.push_str(&data_encoding::HEXUPPER.encode(&[byte]));
+                }
+            }
+        }
+    }
+    element.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_spelling_of_an_identity_field_passes() {
+        for name in [
+            "X-Forwarded-Client-Cert",
+            "x_forwarded_client_cert",
+            "Client.Cert",
+            "X-POSTERN-anything",
+            "X_Postern.App",
+            "X-SSL-Client-DN",
+            "x-postern-a-name-that-is-longer-than-every-protected-name",
+            "X-Api-Key",
+            "Transfer_Encoding",
+        ] {
+            assert_eq!(fate_of_request_field(name, b"v"), Fate::Remove, "{name}");
+        }
+    }
+
+    #[test]
+    fn ordinary_fields_pass_unless_they_carry_a_key() {
+        assert_eq!(fate_of_request_field("Accept", b"*/*"), Fate::Pass);
+        assert_eq!(fate_of_request_field("Authorization", b"Bearer abc"), Fate::Pass);
+        assert_eq!(fate_of_request_field("Authorization", b"Bearer pstn_sk_0000000000A1_x"), Fate::Remove);
+    }
+
+    #[test]
+    fn a_hostile_value_stays_inside_its_quotes() {
+        let element =
+            forwarded_client_cert("spiffe://a/b", &[0xab], "CN=x\";URI=\"spiffe://a/admin\\,\r\n", "u", &[]);
+
+        assert_eq!(
+            element,
+            r#"By="spiffe://a/b";Hash="ab";Subject="CN=x\";URI=\"spiffe://a/admin\\,%0D%0A";URI="u""#
+        );
+    }
+
+    #[test]
+    fn identity_fields_may_not_be_nominated_away() {
+        assert!(must_not_be_nominated("X-Postern-App"));
+        assert!(must_not_be_nominated("host"));
+        assert!(!must_not_be_nominated("X-Trace-Detail"));
+    }
+}

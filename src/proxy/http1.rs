@@ -1,0 +1,418 @@
+//! An HTTP/1 connection from its first byte to its last: read, admit, relay, log, again.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
+
+use super::admission::{Admission, Trace, Verdict, Visitor, admit, dispatch, request_id};
+use super::buffer::{Buffer, poll_read_with};
+use super::deadline::{Deadline, Phase};
+use super::forward::{Failure, Repeatable, Resident, Route, forward};
+use super::framing::Framing;
+use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
+use super::refuse::Answer;
+use super::relay::{Pace, Relayed, Side, relay};
+use super::request_id::RequestId;
+use super::response::Caller;
+use super::settings::Endpoint;
+use super::snapshot::Snapshot;
+use super::whoami;
+use super::worker::Worker;
+use crate::telemetry::AccessEvent;
+
+/// Who speaks on the connection.
+pub(super) enum Peer {
+    /// Somebody from outside, who must be let in.
+    Visitor(Box<Visitor>),
+    /// A local workload on its way out.
+    Resident(Box<Resident>),
+}
+
+/// Serves requests on `io` until either side has had enough. `validity` is when the certificate ends that it rests on.
+pub(super) async fn serve<S>(worker: Rc<Worker>, peer: Peer, io: S, validity: Option<Instant>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let limits = Arc::clone(&worker.snapshot().limits);
+    let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
+    let ending = Cell::new(*worker.draining.borrow());
+    let mut draining = worker.draining.clone();
+    let mut connection = Connection { io, unread: Buffer::default(), answered: true };
+    let ended = {
+        let mut serving = pin!(serve_all(&worker, &peer, &mut connection, &deadline, &ending));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut serving => break None,
+                phase = deadline.expired() => break Some(phase),
+                _ = draining.changed(), if !ending.get() => ending.set(true),
+            }
+        }
+    };
+    match ended {
+        Some(Phase::Head) => connection.give_up(&worker, &HEAD_TIMEOUT).await,
+        Some(Phase::Transfer) if !connection.answered => connection.give_up(&worker, &UPSTREAM_TIMEOUT).await,
+        Some(Phase::Validity) => {
+            tracing::debug!(target: "postern::proxy", "connection ended with its certificate")
+        }
+        Some(Phase::Idle | Phase::Transfer) | None => {}
+    }
+    connection.close().await;
+}
+
+const HEAD_TIMEOUT: Answer = Answer::new(408, "request-timeout", "The request head did not arrive in time.");
+const UPSTREAM_TIMEOUT: Answer = Answer::new(504, "upstream-timeout", "The service did not answer in time.");
+const HEAD_TOO_LARGE: Answer = Answer::new(431, "head-too-large", "The request head is too large.");
+
+struct Connection<S> {
+    io: S,
+    unread: Buffer,
+    /// Whether no request waits for its answer.
+    answered: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    async fn give_up(&mut self, worker: &Worker, answer: &Answer) {
+        let mut out = Vec::new();
+        answer.write_http1(&mut out, &worker.ids.next(worker.now()), false, false);
+        // The peer was slow enough to be given up; whether it hears why makes no difference any more.
+        let goodbye = async { self.io.write_all(&out).await.and(self.io.flush().await) };
+        drop(tokio::time::timeout(LINGER, goodbye).await);
+    }
+
+    /// Says goodbye and lets the peer finish reading before the socket goes: unread bytes would turn the close into a reset
+    /// that eats our last answer.
+    async fn close(&mut self) {
+        let linger = async {
+            self.io.shutdown().await?;
+            let mut left = LINGER_BYTES;
+            loop {
+                let count = poll_fn(|cx| poll_read_with(cx, Pin::new(&mut self.io), |_| ())).await?;
+                left = left.saturating_sub(count);
+                if count == 0 || left == 0 {
+                    return Ok::<(), io::Error>(());
+                }
+            }
+        };
+        drop(tokio::time::timeout(LINGER, linger).await);
+    }
+
+    /// Moves the next head into `head`; false when the peer is done or there is nothing more to be done.
+    async fn read_head(
+        &mut self,
+        head: &mut Vec<u8>,
+        most: usize,
+        deadline: &Deadline,
+        ending: &Cell<bool>,
+        within: Duration,
+    ) -> Result<bool, Answer> {
+        head.clear();
+        let mut begun = false;
+        loop {
+            if let Some(end) = head_end(self.unread.unread()) {
+                if end > most {
+                    return Err(HEAD_TOO_LARGE);
+                }
+                head.extend_from_slice(self.unread.unread().get(..end).unwrap_or_default());
+                self.unread.consume(end);
+                return Ok(true);
+            }
+            if self.unread.unread().len() > most {
+                return Err(HEAD_TOO_LARGE);
+            }
+            if !begun && !self.unread.is_empty() {
+                begun = true;
+                deadline.set(Phase::Head, within);
+            }
+            self.unread.shrink();
+            let Self { io, unread, .. } = self;
+            let read = poll_fn(|cx| {
+                if ending.get() && unread.is_empty() {
+                    return Poll::Ready(Ok(0));
+                }
+                poll_read_with(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes))
+            });
+            match read.await {
+                Ok(0) | Err(_) => return Ok(false),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+async fn serve_all<S>(
+    worker: &Worker,
+    peer: &Peer,
+    connection: &mut Connection<S>,
+    deadline: &Deadline,
+    ending: &Cell<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut head, mut upstream_head, mut out) = (Vec::new(), Vec::new(), Vec::new());
+    loop {
+        let limits = Arc::clone(&worker.snapshot().limits);
+        deadline.set(Phase::Idle, limits.idle);
+        let complete = connection.read_head(&mut head, limits.head_size, deadline, ending, limits.head).await;
+        let keep_alive = match complete {
+            Ok(false) => return,
+            Ok(true) => {
+                deadline.set(Phase::Transfer, limits.stall);
+                connection.answered = false;
+                let scratch = Scratch { head: &head, upstream_head: &mut upstream_head, out: &mut out };
+                serve_one(worker, peer, connection, scratch, deadline, ending).await
+            }
+            Err(answer) => {
+                answer.write_http1(&mut out, &worker.ids.next(worker.now()), false, false);
+                drop(connection.io.write_all(&out).await);
+                count_refusal(worker, peer, answer.code);
+                false
+            }
+        };
+        connection.answered = true;
+        if !keep_alive || connection.io.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Scratch<'a> {
+    head: &'a [u8],
+    upstream_head: &'a mut Vec<u8>,
+    out: &'a mut Vec<u8>,
+}
+
+/// Serves one request; says whether the connection may be used for another.
+async fn serve_one<S>(
+    worker: &Worker,
+    peer: &Peer,
+    connection: &mut Connection<S>,
+    scratch: Scratch<'_>,
+    deadline: &Deadline,
+    ending: &Cell<bool>,
+) -> bool
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Scratch { head: bytes, upstream_head, out } = scratch;
+    let (now, begun) = (worker.now(), Instant::now());
+    let snapshot = worker.snapshot();
+    let request = match judge(bytes, worker, peer, &snapshot, now, upstream_head) {
+        Ok(request) => request,
+        Err(bad) => {
+            let answer =
+                Answer::new(bad.status(), "bad-request", "The request head is malformed or ambiguous.");
+            out.clear();
+            answer.write_http1(out, &worker.ids.next(now), false, false);
+            drop(connection.io.write_all(out).await);
+            tracing::debug!(target: "postern::proxy", error = %bad, "request refused");
+            count_refusal(worker, peer, answer.code);
+            return false;
+        }
+    };
+    let caller = Caller { keep_alive: request.caller.keep_alive && !ending.get(), ..request.caller };
+    let done = match &request.outcome {
+        Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
+        Outcome::Forward(route) => {
+            if let Route::Service(Admission { service, .. }) = route
+                && service.endpoint == Endpoint::Whoami
+            {
+                show(connection, out, upstream_head, &request, &caller).await
+            } else {
+                let pace = Pace { deadline, stall: snapshot.limits.stall };
+                let repeatable = Repeatable::of(request.method, request.body);
+                let relayed = forward(worker, route, &snapshot.limits, repeatable, async |upstream| {
+                    let side =
+                        Side { io: &mut connection.io, unread: &mut connection.unread, out: &mut *out };
+                    relay(side, upstream, &mut *upstream_head, request.body, &caller, &request.id, pace).await
+                });
+                match relayed.await {
+                    Ok(relayed) => Done::from(relayed),
+                    Err(Failure::Broken) => {
+                        Done { status: 0, received: 0, sent: 0, keep_alive: false, code: Some("broken-off") }
+                    }
+                    Err(Failure::Answer(answer)) => {
+                        let failed = answer_here(connection, out, &answer, &request, &caller).await;
+                        Done { code: Some(answer.code), ..failed }
+                    }
+                }
+            }
+        }
+    };
+    log(worker, peer, &request, &done, now, begun);
+    done.keep_alive
+}
+
+/// A request that has been read and judged.
+struct Request<'a> {
+    id: RequestId,
+    method: &'a str,
+    path: &'a str,
+    body: Framing,
+    caller: Caller,
+    verdict: Verdict<'a>,
+    outcome: Outcome<'a>,
+}
+
+enum Outcome<'a> {
+    Answer(Answer),
+    Forward(Route<'a>),
+}
+
+/// What became of a request.
+struct Done {
+    status: u16,
+    received: u64,
+    sent: u64,
+    keep_alive: bool,
+    /// Overrides the verdict in the log, where acting on it failed.
+    code: Option<&'static str>,
+}
+
+impl From<Relayed> for Done {
+    fn from(relayed: Relayed) -> Self {
+        let Relayed { status, received, sent, caller_may_continue, .. } = relayed;
+        Self { status, received, sent, keep_alive: caller_may_continue, code: None }
+    }
+}
+
+/// Reads and decides, without waiting for anything.
+fn judge<'a>(
+    bytes: &'a [u8],
+    worker: &Worker,
+    peer: &'a Peer,
+    snapshot: &'a Snapshot,
+    now: crate::clock::Timestamp,
+    upstream_head: &mut Vec<u8>,
+) -> Result<Request<'a>, BadHead> {
+    let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let head = read_http1(bytes, &mut storage)?;
+    let id = request_id(&head, &worker.ids, now);
+    let trace = Trace::new(&head, &id, &worker.ids);
+    let caller =
+        Caller { version: head.version, keep_alive: head.keep_alive, to_head_request: head.method == "HEAD" };
+    let (outcome, verdict) = match peer {
+        Peer::Visitor(visitor) => match admit(&head, visitor, snapshot, &trace, now, upstream_head) {
+            Ok(admission) => {
+                let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                (Outcome::Forward(Route::Service(admission)), verdict)
+            }
+            Err((answer, verdict)) => (Outcome::Answer(answer), verdict),
+        },
+        Peer::Resident(resident) => match dispatch(&head, &resident.own_id, &trace, upstream_head) {
+            Ok(()) => {
+                let verdict = Verdict { service: resident.remote.as_str(), ..Verdict::of_nobody("allowed") };
+                (Outcome::Forward(Route::Remote(resident)), verdict)
+            }
+            Err(answer) => (Outcome::Answer(answer), Verdict::of_nobody(answer.code)),
+        },
+    };
+    Ok(Request { id, method: head.method, path: head.path, body: head.body, caller, verdict, outcome })
+}
+
+/// Answers without a service; a body that has not arrived whole ends the connection.
+async fn answer_here<S: AsyncWrite + Unpin>(
+    connection: &mut Connection<S>,
+    out: &mut Vec<u8>,
+    answer: &Answer,
+    request: &Request<'_>,
+    caller: &Caller,
+) -> Done {
+    let keep_alive = caller.keep_alive && request.body == Framing::Length(0);
+    out.clear();
+    answer.write_http1(out, &request.id, caller.to_head_request, keep_alive);
+    let written = connection.io.write_all(out).await.is_ok();
+    Done { status: answer.status, received: 0, sent: 0, keep_alive: keep_alive && written, code: None }
+}
+
+/// Answers as the built-in service.
+async fn show<S: AsyncWrite + Unpin>(
+    connection: &mut Connection<S>,
+    out: &mut Vec<u8>,
+    upstream_head: &[u8],
+    request: &Request<'_>,
+    caller: &Caller,
+) -> Done {
+    let body = whoami::answer(upstream_head);
+    let keep_alive = caller.keep_alive && request.body == Framing::Length(0);
+    let connection_field = match (keep_alive, caller.version) {
+        (false, _) => "connection: close\r\n",
+        (true, Version::Http10) => "connection: keep-alive\r\n",
+        (true, Version::Http11 | Version::Http2) => "",
+    };
+    out.clear();
+    out.extend_from_slice(
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: {}\r\ncontent-length: {}\r\n{connection_field}\r\n",
+            request.id.as_str(),
+            body.len(),
+        )
+        .as_bytes(),
+    );
+    if !caller.to_head_request {
+        out.extend_from_slice(&body);
+    }
+    let written = connection.io.write_all(out).await.is_ok();
+    let sent = u64::try_from(body.len()).unwrap_or(0);
+    Done { status: 200, received: 0, sent, keep_alive: keep_alive && written, code: None }
+}
+
+fn count_refusal(worker: &Worker, peer: &Peer, code: &'static str) {
+    match peer {
+        Peer::Visitor(_) => worker.requests.count(code),
+        Peer::Resident(_) => worker.outbound.count(code),
+    }
+}
+
+fn log(
+    worker: &Worker,
+    peer: &Peer,
+    request: &Request<'_>,
+    done: &Done,
+    now: crate::clock::Timestamp,
+    begun: Instant,
+) {
+    let code = done.code.unwrap_or(request.verdict.code);
+    count_refusal(worker, peer, code);
+    let (direction, door, address, spiffe_id): (_, _, Option<SocketAddr>, _) = match peer {
+        Peer::Visitor(visitor) => {
+            ("in", visitor.listener.settings.id.as_str(), Some(visitor.peer), visitor.spiffe_id())
+        }
+        Peer::Resident(resident) => ("out", resident.remote.as_str(), None, resident.own_id.as_str()),
+    };
+    worker.log(&AccessEvent {
+        at: now,
+        request_id: request.id.as_str(),
+        door,
+        direction,
+        peer: address,
+        protocol: "http/1.1",
+        method: request.method,
+        path: request.path,
+        status: done.status,
+        code,
+        service: request.verdict.service,
+        app: request.verdict.app,
+        product: request.verdict.product,
+        credential: request.verdict.credential,
+        spiffe_id,
+        received: done.received,
+        sent: done.sent,
+        duration: begun.elapsed(),
+    });
+}
+
+/// How long a closing connection waits for its peer.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How much a closing connection reads and throws away.
+const LINGER_BYTES: usize = 256 * 1024;

@@ -1,0 +1,578 @@
+//! An HTTP/2 connection: each stream is one request that is read by the same gate and served over the same pools.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use httparse::Header;
+use tokio::io::AsyncRead;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::server::TlsStream;
+
+use super::admission::{Admission, Trace, Verdict, Visitor, admit, request_id};
+use super::buffer::{Buffer, poll_read_with};
+use super::deadline::{Deadline, Phase};
+use super::forward::{Failure, Repeatable, Route, forward};
+use super::framing::{Decoder, Framing, Piece};
+use super::http_gate::read_http2;
+use super::pump::PumpError;
+use super::refuse::{Answer, PROBLEM};
+use super::relay::{RelayError, Relayed};
+use super::request_id::RequestId;
+use super::response::{self, BadResponse, ResponseHead};
+use super::settings::Endpoint;
+use super::upstream::Upstream;
+use super::whoami;
+use super::worker::Worker;
+use crate::telemetry::AccessEvent;
+
+/// What a stream may have under way before it must be read; the connection gets four times as much.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Bytes of body that wait in one stream for the peer to take them.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Streams that the peer reset and that are still remembered; more end the connection.
+const RESETS: usize = 64;
+
+/// How long streams may go on after the connection's certificate has ended.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Serves streams on `io` until either side has had enough. `validity` is when the certificate ends that it rests on.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    visitor: Box<Visitor>,
+    io: TlsStream<TcpStream>,
+    validity: Option<Instant>,
+) {
+    let limits = Arc::clone(&worker.snapshot().limits);
+    let header_list = u32::try_from(limits.head_size).unwrap_or(u32::MAX);
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(4 * STREAM_WINDOW)
+        .max_concurrent_streams(limits.h2_streams)
+        .max_header_list_size(header_list)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_concurrent_reset_streams(RESETS)
+        .max_local_error_reset_streams(Some(2 * RESETS))
+        .handshake::<_, Bytes>(io);
+    let Ok(Ok(mut connection)) = timeout(limits.head, handshake).await else { return };
+    let visitor: Rc<Visitor> = Rc::from(visitor);
+    let under_way = Rc::new(Cell::new(0_usize));
+    let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
+    let mut draining = worker.draining.clone();
+    let mut ending = *draining.borrow();
+    if ending {
+        connection.graceful_shutdown();
+    }
+    loop {
+        tokio::select! {
+            biased;
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    deadline.set(Phase::Idle, limits.idle);
+                    let counted = UnderWay::new(&under_way);
+                    let stream = Stream { worker: Rc::clone(&worker), visitor: Rc::clone(&visitor), _counted: counted };
+                    tokio::task::spawn_local(stream.serve(request, respond));
+                }
+                Some(Err(_)) | None => return,
+            },
+            phase = deadline.expired() => match phase {
+                Phase::Validity => {
+                    connection.graceful_shutdown();
+                    drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
+                    return;
+                }
+                Phase::Head | Phase::Idle | Phase::Transfer => {
+                    if under_way.get() == 0 {
+                        connection.graceful_shutdown();
+                    }
+                    deadline.set(Phase::Idle, limits.idle);
+                }
+            },
+            changed = draining.changed(), if !ending => {
+                ending = true;
+                if changed.is_ok() {
+                    connection.graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// Counts a stream for as long as it is held.
+struct UnderWay(Rc<Cell<usize>>);
+
+impl UnderWay {
+    fn new(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+struct Stream {
+    worker: Rc<Worker>,
+    visitor: Rc<Visitor>,
+    _counted: UnderWay,
+}
+
+/// What became of a stream.
+struct Done {
+    status: u16,
+    received: u64,
+    sent: u64,
+    code: Option<&'static str>,
+}
+
+impl Stream {
+    async fn serve(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let (now, begun) = (self.worker.now(), Instant::now());
+        let snapshot = self.worker.snapshot();
+        let (parts, body) = request.into_parts();
+        let cookies = joined_cookies(&parts.headers);
+        let fields = fields(&parts.headers, cookies.as_deref());
+        let head = match read_http2(&parts.uri, &parts.method, &fields, !body.is_end_stream()) {
+            Ok(head) => head,
+            Err(bad) => {
+                let answer =
+                    Answer::new(bad.status(), "bad-request", "The request head is malformed or ambiguous.");
+                tracing::debug!(target: "postern::proxy", error = %bad, "request refused");
+                self.worker.requests.count(answer.code);
+                reply(&mut respond, &answer, &self.worker.ids.next(now), false);
+                return;
+            }
+        };
+        let id = request_id(&head, &self.worker.ids, now);
+        let trace = Trace::new(&head, &id, &self.worker.ids);
+        let to_head_request = head.method == "HEAD";
+        let mut upstream_head = Vec::with_capacity(512);
+        let (verdict, done) = match admit(&head, &self.visitor, &snapshot, &trace, now, &mut upstream_head) {
+            Err((answer, verdict)) => {
+                let sent = reply(&mut respond, &answer, &id, to_head_request);
+                (verdict, Done { status: answer.status, received: 0, sent, code: None })
+            }
+            Ok(admission) => {
+                let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                let done = if admission.service.endpoint == Endpoint::Whoami {
+                    show(&mut respond, &upstream_head, &id, to_head_request)
+                } else {
+                    let exchange = Exchange { respond, body, framing: head.body, to_head_request, id };
+                    exchange.run(&self.worker, admission, &snapshot.limits, head.method, &upstream_head).await
+                };
+                (verdict, done)
+            }
+        };
+        let code = done.code.unwrap_or(verdict.code);
+        self.worker.requests.count(code);
+        self.worker.log(&AccessEvent {
+            at: now,
+            request_id: id.as_str(),
+            door: self.visitor.listener.settings.id.as_str(),
+            direction: "in",
+            peer: Some(self.visitor.peer),
+            protocol: "http/2",
+            method: head.method,
+            path: head.path,
+            status: done.status,
+            code,
+            service: verdict.service,
+            app: verdict.app,
+            product: verdict.product,
+            credential: verdict.credential,
+            spiffe_id: self.visitor.spiffe_id(),
+            received: done.received,
+            sent: done.sent,
+            duration: begun.elapsed(),
+        });
+    }
+}
+
+/// > If there are multiple Cookie header fields after decompression, these MUST be concatenated into a single octet string
+/// > using the two-octet delimiter of 0x3b, 0x20 (the ASCII string "; ") before being passed into a non-HTTP/2 context.
+/// > — RFC 9113 §8.2.3
+fn joined_cookies(headers: &http::HeaderMap) -> Option<Vec<u8>> {
+    let mut crumbs = headers.get_all(http::header::COOKIE).iter();
+    let mut joined = crumbs.next()?.as_bytes().to_vec();
+    for crumb in crumbs {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    Some(joined)
+}
+
+fn fields<'a>(headers: &'a http::HeaderMap, cookies: Option<&'a [u8]>) -> Vec<Header<'a>> {
+    let plain = headers.iter().filter(|(name, _)| *name != http::header::COOKIE);
+    let plain = plain.map(|(name, value)| Header { name: name.as_str(), value: value.as_bytes() });
+    plain.chain(cookies.map(|value| Header { name: "cookie", value })).collect()
+}
+
+/// Answers without a service; returns the bytes of body that were sent.
+fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_head_request: bool) -> u64 {
+    let body = answer.body(id);
+    let mut response = http::Response::builder()
+        .status(answer.status)
+        .header("content-type", PROBLEM)
+        .header("cache-control", "no-store")
+        .header("x-request-id", id.as_str())
+        .header("content-length", body.len());
+    if let Some(challenge) = answer.challenge() {
+        response = response.header("www-authenticate", challenge);
+    }
+    send_whole(respond, response, body.into(), to_head_request)
+}
+
+/// Answers as the built-in service.
+fn show(
+    respond: &mut SendResponse<Bytes>,
+    upstream_head: &[u8],
+    id: &RequestId,
+    to_head_request: bool,
+) -> Done {
+    let body = whoami::answer(upstream_head);
+    let response = http::Response::builder()
+        .status(200)
+        .header("content-type", "application/json")
+        .header("x-request-id", id.as_str())
+        .header("content-length", body.len());
+    let sent = send_whole(respond, response, body.into(), to_head_request);
+    Done { status: 200, received: 0, sent, code: None }
+}
+
+fn send_whole(
+    respond: &mut SendResponse<Bytes>,
+    response: http::response::Builder,
+    body: Bytes,
+    to_head_request: bool,
+) -> u64 {
+    let length = u64::try_from(body.len()).unwrap_or(0);
+    let Ok(response) = response.body(()) else { return 0 };
+    match respond.send_response(response, to_head_request) {
+        Ok(mut stream) if !to_head_request => match stream.send_data(body, true) {
+            Ok(()) => length,
+            Err(_) => 0,
+        },
+        Ok(_) | Err(_) => 0,
+    }
+}
+
+/// One stream's request and answer, over a connection that speaks HTTP/1 to the service.
+struct Exchange {
+    respond: SendResponse<Bytes>,
+    body: RecvStream,
+    framing: Framing,
+    to_head_request: bool,
+    id: RequestId,
+}
+
+impl Exchange {
+    async fn run(
+        self,
+        worker: &Worker,
+        admission: Admission<'_>,
+        limits: &super::settings::Limits,
+        method: &str,
+        head: &[u8],
+    ) -> Done {
+        let Self { mut respond, mut body, framing, to_head_request, id } = self;
+        let repeatable = Repeatable::of(method, framing);
+        let route = Route::Service(admission);
+        let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
+            let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
+            let way = Way { respond: &mut respond, body: &mut body, framing, to_head_request, id: &id };
+            tokio::select! {
+                biased;
+                relayed = way.relay(upstream, head, &deadline, limits.stall) => relayed,
+                _ = deadline.expired() => Err(RelayError::Upstream(io::ErrorKind::TimedOut.into())),
+            }
+        });
+        match exchanged.await {
+            Ok(Relayed { status, received, sent, .. }) => Done { status, received, sent, code: None },
+            Err(Failure::Answer(answer)) => {
+                let sent = reply(&mut respond, &answer, &id, to_head_request);
+                Done { status: answer.status, received: 0, sent, code: Some(answer.code) }
+            }
+            Err(Failure::Broken) => {
+                respond.send_reset(h2::Reason::INTERNAL_ERROR);
+                Done { status: 0, received: 0, sent: 0, code: Some("broken-off") }
+            }
+        }
+    }
+}
+
+struct Way<'a> {
+    respond: &'a mut SendResponse<Bytes>,
+    body: &'a mut RecvStream,
+    framing: Framing,
+    to_head_request: bool,
+    id: &'a RequestId,
+}
+
+impl Way<'_> {
+    /// Sends the request up and the answer down, both at once.
+    async fn relay(
+        self,
+        upstream: &mut Upstream,
+        head: &[u8],
+        deadline: &Deadline,
+        stall: Duration,
+    ) -> Result<Relayed, RelayError> {
+        let mut sending = Sending::new(head, self.framing);
+        let answer = loop {
+            let answer = poll_fn(|cx| {
+                let before = sending.moved;
+                if let Poll::Ready(Err(error)) = sending.poll(cx, self.body, upstream) {
+                    return Poll::Ready(Err(error));
+                }
+                if sending.moved != before {
+                    deadline.set(Phase::Transfer, stall);
+                }
+                poll_answer(cx, upstream, self.to_head_request)
+            })
+            .await?;
+            if answer.status >= 200 {
+                break answer;
+            }
+            // Interim answers say nothing that HTTP/2's own flow control does not say better.
+            upstream.unread.consume(answer.length);
+        };
+        let response = self.response(upstream, &answer)?;
+        let ended = answer.body == Framing::Length(0);
+        let gone = |error: h2::Error| RelayError::Midway(PumpError::Write(io::Error::other(error)));
+        let stream = self.respond.send_response(response, ended).map_err(gone)?;
+        upstream.unread.consume(answer.length);
+        let mut receiving = Receiving { stream, decoder: Decoder::new(answer.body), moved: 0, ended };
+        poll_fn(|cx| {
+            let before = sending.moved + receiving.moved;
+            if let Poll::Ready(Err(error)) = sending.poll(cx, self.body, upstream) {
+                return Poll::Ready(Err(error));
+            }
+            let received = receiving.poll(cx, &mut upstream.io, &mut upstream.unread);
+            if sending.moved + receiving.moved != before {
+                deadline.set(Phase::Transfer, stall);
+            }
+            received.map_err(RelayError::Midway)
+        })
+        .await?;
+        Ok(Relayed {
+            status: answer.status,
+            received: sending.moved,
+            sent: receiving.moved,
+            caller_may_continue: true,
+            upstream_may_continue: sending.is_done() && answer.keep_alive,
+        })
+    }
+
+    fn response(&self, upstream: &Upstream, answer: &ResponseHead) -> Result<http::Response<()>, RelayError> {
+        let bytes = upstream.unread.unread().get(..answer.length).unwrap_or_default();
+        let mut builder =
+            http::Response::builder().status(answer.status).header("x-request-id", self.id.as_str());
+        let length = response::content_length(answer, self.to_head_request);
+        response::each_field(bytes, length, |name, value| {
+            if let Some(headers) = builder.headers_mut()
+                && let (Ok(name), Ok(value)) =
+                    (http::HeaderName::from_bytes(name.as_bytes()), http::HeaderValue::from_bytes(value))
+            {
+                headers.append(name, value);
+            }
+        });
+        match (answer.body, length) {
+            (Framing::Length(bytes), response::ContentLength::Written) if answer.status != 204 => {
+                builder = builder.header("content-length", bytes);
+            }
+            (Framing::Chunked | Framing::Close | Framing::Length(_), _) => {}
+        }
+        builder.body(()).map_err(|_| RelayError::Response(BadResponse::Head))
+    }
+}
+
+/// Reads on until a response head is there.
+fn poll_answer(
+    cx: &mut Context<'_>,
+    upstream: &mut Upstream,
+    to_head_request: bool,
+) -> Poll<Result<ResponseHead, RelayError>> {
+    loop {
+        let bytes = upstream.unread.unread();
+        if !bytes.is_empty() {
+            match response::read(bytes, to_head_request) {
+                Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
+                Ok(None) if bytes.len() > super::relay::MAX_RESPONSE_HEAD => {
+                    return Poll::Ready(Err(RelayError::Response(BadResponse::Head)));
+                }
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(RelayError::Response(error))),
+            }
+        }
+        let unread = &mut upstream.unread;
+        match poll_read_with(cx, Pin::new(&mut upstream.io), |bytes| unread.extend(bytes)) {
+            Poll::Ready(Ok(0)) => {
+                return Poll::Ready(Err(RelayError::Upstream(io::ErrorKind::UnexpectedEof.into())));
+            }
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(RelayError::Upstream(error))),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+/// The request on its way up.
+struct Sending {
+    staged: Vec<u8>,
+    written: usize,
+    chunked: bool,
+    ended: bool,
+    failed: bool,
+    moved: u64,
+}
+
+impl Sending {
+    fn new(head: &[u8], framing: Framing) -> Self {
+        let ended = framing == Framing::Length(0);
+        let chunked = framing == Framing::Chunked;
+        Self { staged: head.to_vec(), written: 0, chunked, ended, failed: false, moved: 0 }
+    }
+
+    const fn is_done(&self) -> bool {
+        self.ended && self.written >= self.staged.len() && !self.failed
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut RecvStream,
+        upstream: &mut Upstream,
+    ) -> Poll<Result<(), RelayError>> {
+        use tokio::io::AsyncWrite;
+
+        loop {
+            if self.failed || self.is_done() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.written < self.staged.len() {
+                let rest = self.staged.get(self.written..).unwrap_or_default();
+                match Pin::new(&mut upstream.io).poll_write(cx, rest) {
+                    // A service may answer and hang up without reading the whole body: its answer decides.
+                    Poll::Ready(Ok(0) | Err(_)) => self.failed = true,
+                    Poll::Ready(Ok(count)) => self.written += count,
+                    Poll::Pending => return Poll::Pending,
+                }
+                continue;
+            }
+            match body.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => self.stage(&data, body),
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Err(RelayError::Caller(PumpError::Read(io::Error::other(error)))));
+                }
+                Poll::Ready(None) => {
+                    self.ended = true;
+                    self.staged.clear();
+                    self.written = 0;
+                    if self.chunked {
+                        self.staged.extend_from_slice(b"0\r\n\r\n");
+                    }
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn stage(&mut self, data: &Bytes, body: &mut RecvStream) {
+        self.moved += u64::try_from(data.len()).unwrap_or(0);
+        self.staged.clear();
+        self.written = 0;
+        if !data.is_empty() {
+            if self.chunked {
+                self.staged.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+            }
+            self.staged.extend_from_slice(data);
+            if self.chunked {
+                self.staged.extend_from_slice(b"\r\n");
+            }
+        }
+        // Fails only for more than was received, which this is not.
+        drop(body.flow_control().release_capacity(data.len()));
+    }
+}
+
+/// The answer's body on its way down.
+struct Receiving {
+    stream: SendStream<Bytes>,
+    decoder: Decoder,
+    moved: u64,
+    ended: bool,
+}
+
+impl Receiving {
+    fn poll<R: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        unread: &mut Buffer,
+    ) -> Poll<Result<(), PumpError>> {
+        let gone = |error: h2::Error| PumpError::Write(io::Error::other(error));
+        loop {
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            match self.decoder.look(unread.unread()).map_err(PumpError::Body)? {
+                Piece::End => {
+                    self.stream.send_data(Bytes::new(), true).map_err(gone)?;
+                    self.ended = true;
+                }
+                Piece::Skip(count) => self.advance(unread, count)?,
+                Piece::Data(count) => {
+                    self.stream.reserve_capacity(count);
+                    if self.stream.capacity() == 0 {
+                        match self.stream.poll_capacity(cx) {
+                            Poll::Ready(Some(Ok(_))) => {}
+                            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(gone(error))),
+                            Poll::Ready(None) => {
+                                return Poll::Ready(Err(PumpError::Write(io::ErrorKind::BrokenPipe.into())));
+                            }
+                            Poll::Pending => return Poll::Pending,
+                        }
+                    }
+                    let count = self.stream.capacity().min(count);
+                    if count > 0 {
+                        let data = Bytes::copy_from_slice(unread.unread().get(..count).unwrap_or_default());
+                        self.advance(unread, count)?;
+                        self.moved += u64::try_from(count).unwrap_or(0);
+                        self.ended = self.decoder.is_done();
+                        self.stream.send_data(data, self.ended).map_err(gone)?;
+                    }
+                }
+                Piece::NeedMore => {
+                    match poll_read_with(cx, Pin::new(&mut *from), |bytes| unread.extend(bytes)) {
+                        Poll::Ready(Ok(0)) => self.decoder.finish().map_err(PumpError::Body)?,
+                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Read(error))),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+            }
+        }
+    }
+
+    fn advance(&mut self, unread: &mut Buffer, count: usize) -> Result<(), PumpError> {
+        let taken = unread.unread().get(..count).unwrap_or_default();
+        self.decoder.advance(taken).map_err(PumpError::Body)?;
+        unread.consume(count);
+        Ok(())
+    }
+}

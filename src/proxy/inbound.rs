@@ -1,0 +1,139 @@
+//! The doors from outside: accept, TLS, who is it, and on to the protocol that was agreed on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::admission::Visitor;
+use super::http1::Peer;
+use super::plane::back_off;
+use super::settings::ListenerProtocol;
+use super::snapshot::{Listener, Snapshot};
+use super::tls::verify_error;
+use super::worker::{OpenConnection, Worker};
+use super::{http1, http2, tcp};
+use crate::clock::Timestamp;
+use crate::id::ListenerId;
+use crate::identity::Subject;
+use crate::pki::Usage;
+
+/// Accepts callers at a listener for as long as the door is open.
+///
+/// # Errors
+/// The socket cannot be used at all.
+pub(super) async fn accept(
+    worker: Rc<Worker>,
+    id: ListenerId,
+    socket: std::net::TcpListener,
+) -> io::Result<()> {
+    let socket = TcpListener::from_std(socket)?;
+    let mut failures = 0;
+    loop {
+        match socket.accept().await {
+            Ok((stream, peer)) => {
+                failures = 0;
+                let snapshot = worker.snapshot();
+                if worker.open() >= snapshot.limits.connections {
+                    worker.handshakes.count("too-many-connections");
+                    continue;
+                }
+                if let Some(listener) = snapshot.listeners.get(&id) {
+                    let listener = Arc::clone(listener);
+                    tokio::task::spawn_local(welcome(Rc::clone(&worker), listener, stream, peer));
+                }
+            }
+            Err(error) => back_off(&error, &mut failures).await,
+        }
+    }
+}
+
+async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    let _open = OpenConnection::on(&worker);
+    let snapshot = worker.snapshot();
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let acceptor = TlsAcceptor::from(Arc::clone(&listener.tls));
+    let stream = match timeout(snapshot.limits.handshake, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return count_failure(&worker, &listener, peer, &error),
+        Err(_) => {
+            worker.handshakes.count("timeout");
+            tracing::debug!(target: "postern::proxy", %peer, listener = %listener.settings.id, "handshake took too long");
+            return;
+        }
+    };
+    let now = worker.now();
+    let subject = match subject(&stream, &snapshot, now) {
+        Ok(subject) => subject,
+        Err(reason) => {
+            worker.handshakes.count("not-valid-any-more");
+            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, reason, "resumed session refused");
+            return;
+        }
+    };
+    worker.handshakes.count("ok");
+    let validity = subject.as_ref().map(|subject| ends(subject, now));
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, subject));
+    drop(snapshot);
+    match &listener.settings.protocol {
+        ListenerProtocol::Http if is_http2 => http2::serve(worker, visitor, stream, validity).await,
+        ListenerProtocol::Http => http1::serve(worker, Peer::Visitor(visitor), stream, validity).await,
+        ListenerProtocol::Tcp(service) => tcp::serve(&worker, &visitor, service, stream, validity).await,
+    }
+}
+
+/// What the caller's certificate says, if it showed one.
+///
+/// A resumed session carries a certificate that was verified when the session began. It is verified again now, before
+/// a byte passes.
+fn subject(
+    stream: &TlsStream<TcpStream>,
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Result<Option<Subject>, String> {
+    let session = stream.get_ref().1;
+    let Some(chain) = session.peer_certificates() else { return Ok(None) };
+    if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+        return snapshot
+            .verifier
+            .verify(chain, Usage::Client, now)
+            .map(Some)
+            .map_err(|error| error.to_string());
+    }
+    let leaf = chain.first().ok_or("the session has an empty chain")?;
+    Subject::from_der(leaf).map(Some).map_err(|error| error.to_string())
+}
+
+/// When a connection that rests on this certificate ends.
+fn ends(subject: &Subject, now: Timestamp) -> Instant {
+    // A span beyond what an instant can express is cut to some thirty years: longer than any connection.
+    Instant::now() + subject.not_after.since(now).min(Duration::from_secs(1_000_000_000))
+}
+
+fn count_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, error: &io::Error) {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let code = match tls {
+        Some(error) if verify_error(error).is_some() => "bad-certificate",
+        Some(_) => "tls-error",
+        None => "closed",
+    };
+    worker.handshakes.count(code);
+    match tls {
+        Some(error) => {
+            let reason = verify_error(error).map_or_else(|| error.to_string(), ToString::to_string);
+            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, code, reason, "handshake failed");
+        }
+        None => {
+            tracing::debug!(target: "postern::proxy", %peer, listener = %listener.settings.id, %error, "handshake broken off")
+        }
+    }
+}

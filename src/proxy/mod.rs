@@ -1,0 +1,34 @@
+//! The data plane: doors in and out, TLS, the strict HTTP gate, and the way to whatever answers.
+
+mod settings;
+mod snapshot;
+mod tls;
+mod deadline;
+mod buffer;
+mod framing;
+mod pump;
+mod headers;
+mod request_id;
+mod http_gate;
+mod response;
+mod refuse;
+mod whoami;
+mod upstream;
+mod plane;
+mod worker;
+mod admission;
+mod relay;
+mod forward;
+mod http1;
+mod http2;
+mod tcp;
+mod inbound;
+mod outbound;
+
+pub use plane::{Attestor, Door, NotAttested, Opening, Plane, PlaneContext, PlaneError, Socket};
+pub use settings::{
+    Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
+    ServiceSettings,
+};
+pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot};
+pub use tls::{TlsError, client_config, server_config};

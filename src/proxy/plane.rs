@@ -1,0 +1,302 @@
+//! The data plane's threads: one per core, each with its own runtime, its own sockets and its own pools.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::snapshot::Current;
+use super::worker::Worker;
+use super::{inbound, outbound};
+use crate::clock::Clock;
+use crate::id::{ListenerId, RemoteId, WorkloadId};
+use crate::telemetry::{AccessSink, Metrics};
+
+/// What every thread works with.
+#[derive(Clone, Debug)]
+pub struct PlaneContext {
+    /// The snapshot in force.
+    pub current: Current,
+    /// The agent's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Who tells local callers apart.
+    pub attestor: Arc<dyn Attestor>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where access-log lines go.
+    pub access: AccessSink,
+}
+
+/// Finds out which workload a local caller is. Implemented by the agent over kernel attestation; it may block for as long as
+/// reading `/proc` takes and is called off the data-plane threads.
+pub trait Attestor: fmt::Debug + Send + Sync {
+    /// The workload at the other end of a connected Unix socket.
+    ///
+    /// # Errors
+    /// It is no configured workload, or the kernel does not say.
+    fn attest_unix(&self, stream: &std::os::unix::net::UnixStream) -> Result<WorkloadId, NotAttested>;
+
+    /// The workload that owns the client's end of a loopback connection.
+    ///
+    /// # Errors
+    /// It is no configured workload, or the kernel does not say.
+    fn attest_loopback(&self, peer: SocketAddr, local: SocketAddr) -> Result<WorkloadId, NotAttested>;
+}
+
+/// Why a local caller gets no identity, in words for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotAttested(pub String);
+
+/// A door to be opened on every thread.
+#[derive(Debug)]
+pub struct Opening {
+    /// Which door.
+    pub door: Door,
+    /// The bound sockets, one for each thread.
+    pub sockets: Vec<Socket>,
+}
+
+/// A door's name.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Door {
+    /// From outside.
+    Inbound(ListenerId),
+    /// To outside, by loopback TCP.
+    OutboundTcp(RemoteId),
+    /// To outside, by Unix socket.
+    OutboundUnix(RemoteId),
+}
+
+/// A bound, listening socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// Unix.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// Why the data plane cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaneError {
+    /// A socket cannot be bound.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// Where.
+        address: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a data-plane thread")]
+    Thread(#[source] io::Error),
+}
+
+enum Order {
+    Close(Door),
+    Open(Door, Socket),
+}
+
+/// The running threads.
+#[derive(Debug)]
+pub struct Plane {
+    threads: Vec<(mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
+    draining: watch::Sender<bool>,
+}
+
+impl Plane {
+    /// Starts `threads` threads without any door.
+    ///
+    /// # Errors
+    /// The system gives no thread or no event queue.
+    pub fn start(threads: usize, context: &PlaneContext) -> Result<Self, PlaneError> {
+        let (draining, drain) = watch::channel(false);
+        let threads = (0..threads.max(1)).map(|number| spawn(number, context.clone(), drain.clone()));
+        Ok(Self { threads: threads.collect::<Result<_, _>>().map_err(PlaneError::Thread)?, draining })
+    }
+
+    /// How many threads there are, and so how many sockets a door needs.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Binds one TCP socket for each thread, all on one address (SO_REUSEPORT). Port 0 is chosen once for all of them.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn bind_tcp(&self, address: SocketAddr) -> Result<Vec<Socket>, PlaneError> {
+        let mut address = address;
+        (0..self.width())
+            .map(|_| {
+                let listener = bind_tcp(address)
+                    .map_err(|source| PlaneError::Bind { address: address.to_string(), source })?;
+                address = listener.local_addr().unwrap_or(address);
+                Ok(Socket::Tcp(listener))
+            })
+            .collect()
+    }
+
+    /// Binds a Unix socket at `path`, for owner and group alone, and shares it among the threads. A socket that nobody
+    /// listens on any more is replaced.
+    ///
+    /// # Errors
+    /// The path cannot be bound, or somebody else listens there.
+    pub fn bind_unix(&self, path: &std::path::Path) -> Result<Vec<Socket>, PlaneError> {
+        let fail = |source| PlaneError::Bind { address: path.display().to_string(), source };
+        let listener = bind_unix(path).map_err(fail)?;
+        let copies = (1..self.width()).map(|_| listener.try_clone().map(Socket::Unix));
+        let mut sockets = copies.collect::<Result<Vec<_>, _>>().map_err(fail)?;
+        sockets.push(Socket::Unix(listener));
+        Ok(sockets)
+    }
+
+    /// Opens a door on every thread.
+    pub fn open(&self, opening: Opening) {
+        let Opening { door, sockets } = opening;
+        for ((orders, _), socket) in self.threads.iter().zip(sockets) {
+            // A thread that is gone takes no orders; its end was reported when it happened.
+            drop(orders.send(Order::Open(door.clone(), socket)));
+        }
+    }
+
+    /// Closes a door. Connections that came in by it live on.
+    pub fn close(&self, door: &Door) {
+        for (orders, _) in &self.threads {
+            drop(orders.send(Order::Close(door.clone())));
+        }
+    }
+
+    /// Closes all doors, lets requests that are under way finish, and returns when the last connection has ended or the
+    /// snapshot's drain limit has passed. Blocks.
+    pub fn drain(self) {
+        self.draining.send_replace(true);
+        let (orders, threads): (Vec<_>, Vec<_>) = self.threads.into_iter().unzip();
+        drop(orders);
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a data-plane thread had panicked");
+            }
+        }
+    }
+}
+
+fn spawn(
+    number: usize,
+    context: PlaneContext,
+    draining: watch::Receiver<bool>,
+) -> io::Result<(mpsc::UnboundedSender<Order>, JoinHandle<()>)> {
+    let (orders, received) = mpsc::unbounded_channel();
+    let thread = std::thread::Builder::new().name(format!("data-{number}")).spawn(move || {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(4)
+            .build_local(LocalOptions::default());
+        match runtime {
+            Ok(runtime) => runtime.block_on(run(context, received, draining)),
+            Err(error) => tracing::error!(%error, "a data-plane thread has no event queue"),
+        }
+    })?;
+    Ok((orders, thread))
+}
+
+async fn run(
+    context: PlaneContext,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    draining: watch::Receiver<bool>,
+) {
+    let worker = Worker::new(&context, draining);
+    tokio::task::spawn_local(Rc::clone(&worker).flush_log());
+    tokio::task::spawn_local(Rc::clone(&worker).sweep_pool());
+    let mut doors: HashMap<Door, AbortHandle> = HashMap::new();
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Close(door) => {
+                if let Some(accepting) = doors.remove(&door) {
+                    accepting.abort();
+                }
+            }
+            Order::Open(door, socket) => {
+                let accepting = accept(Rc::clone(&worker), door.clone(), socket);
+                if let Some(earlier) = doors.insert(door, tokio::task::spawn_local(accepting).abort_handle())
+                {
+                    earlier.abort();
+                }
+            }
+        }
+    }
+    for accepting in doors.into_values() {
+        accepting.abort();
+    }
+    let within = worker.snapshot().limits.drain;
+    let begun = tokio::time::Instant::now();
+    while worker.open() > 0 && begun.elapsed() < within {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    if worker.open() > 0 {
+        tracing::warn!(connections = worker.open(), "connections cut at the end of the drain");
+    }
+}
+
+async fn accept(worker: Rc<Worker>, door: Door, socket: Socket) {
+    let accepted = match (door.clone(), socket) {
+        (Door::Inbound(listener), Socket::Tcp(socket)) => inbound::accept(worker, listener, socket).await,
+        (Door::OutboundTcp(remote), Socket::Tcp(socket)) => {
+            outbound::accept_tcp(worker, remote, socket).await
+        }
+        (Door::OutboundUnix(remote), Socket::Unix(socket)) => {
+            outbound::accept_unix(worker, remote, socket).await
+        }
+        (Door::Inbound(_) | Door::OutboundTcp(_), Socket::Unix(_))
+        | (Door::OutboundUnix(_), Socket::Tcp(_)) => Err(io::ErrorKind::InvalidInput.into()),
+    };
+    if let Err(error) = accepted {
+        tracing::error!(?door, %error, "a door cannot be opened");
+    }
+}
+
+/// Waits after a failed accept, so that a full descriptor table does not become a busy loop.
+pub(super) async fn back_off(error: &io::Error, failures: &mut u32) {
+    *failures = failures.saturating_add(1);
+    let wait = Duration::from_millis(5 << (*failures).min(8));
+    tracing::warn!(%error, ?wait, "cannot accept");
+    tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    Ok(socket.into())
+}
+
+fn bind_unix(path: &std::path::Path) -> io::Result<std::os::unix::net::UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

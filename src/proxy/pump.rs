@@ -1,0 +1,230 @@
+//! Moves one message body from a reader to a writer and frames it anew on the way.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::buffer::{Buffer, poll_read_with};
+use super::framing::{Decoder, Framing, InvalidBody, Piece};
+
+/// Up to this size body bytes are copied behind the head, so that both leave in one write.
+const JOIN: usize = 16 * 1024;
+
+/// A body on its way, with the head that goes before it.
+#[derive(Debug)]
+pub(super) struct Pump {
+    decoder: Decoder,
+    chunked: bool,
+    staged: Vec<u8>,
+    written: usize,
+    ended: bool,
+    moved: u64,
+}
+
+/// Whose fault it is that a body did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PumpError {
+    #[error("the sender's body is malformed")]
+    Body(#[source] InvalidBody),
+    #[error("the sender cannot be read from")]
+    Read(#[source] io::Error),
+    #[error("the receiver cannot be written to")]
+    Write(#[source] io::Error),
+}
+
+impl Pump {
+    /// A pump that writes `head` first, then the body that is read as `from` and written as `to`.
+    pub(super) fn new(head: Vec<u8>, from: Framing, to: Framing) -> Self {
+        let chunked = to == Framing::Chunked;
+        Self { decoder: Decoder::new(from), chunked, staged: head, written: 0, ended: false, moved: 0 }
+    }
+
+    /// Bytes of body that were moved so far.
+    pub(super) const fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Whether everything was written and flushed.
+    pub(super) fn is_done(&self) -> bool {
+        self.ended && self.written >= self.staged.len()
+    }
+
+    /// The memory of the head, to be used again. Where no body went with it, it still holds the head.
+    pub(super) fn into_scratch(self) -> Vec<u8> {
+        self.staged
+    }
+
+    /// Moves as much as can be moved now.
+    ///
+    /// # Errors
+    /// The first thing that went wrong, by side.
+    pub(super) fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        unread: &mut Buffer,
+        to: &mut W,
+    ) -> Poll<Result<(), PumpError>>
+    where
+        R: AsyncRead + Unpin + ?Sized,
+        W: AsyncWrite + Unpin + ?Sized,
+    {
+        loop {
+            if self.is_done() {
+                return Pin::new(&mut *to).poll_flush(cx).map_err(PumpError::Write);
+            }
+            self.stage(unread)?;
+            if self.written < self.staged.len() {
+                let rest = self.staged.get(self.written..).unwrap_or_default();
+                match Pin::new(&mut *to).poll_write(cx, rest) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(PumpError::Write(io::ErrorKind::WriteZero.into())));
+                    }
+                    Poll::Ready(Ok(count)) => self.written += count,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Write(error))),
+                    Poll::Pending => return Poll::Pending,
+                }
+                continue;
+            }
+            if self.ended {
+                continue;
+            }
+            match self.decoder.look(unread.unread()).map_err(PumpError::Body)? {
+                Piece::Data(count) => {
+                    // Only large pieces of unchunked bodies get here: they are written from where they lie.
+                    let data = unread.unread().get(..count).unwrap_or_default();
+                    match Pin::new(&mut *to).poll_write(cx, data) {
+                        Poll::Ready(Ok(0)) => {
+                            return Poll::Ready(Err(PumpError::Write(io::ErrorKind::WriteZero.into())));
+                        }
+                        Poll::Ready(Ok(count)) => self.take(unread, count)?,
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Write(error))),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+                Piece::End | Piece::Skip(_) => {}
+                Piece::NeedMore => {
+                    match poll_read_with(cx, Pin::new(&mut *from), |bytes| unread.extend(bytes)) {
+                        Poll::Ready(Ok(0)) => self.decoder.finish().map_err(PumpError::Body)?,
+                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Read(error))),
+                        Poll::Pending => {
+                            return match Pin::new(&mut *to).poll_flush(cx) {
+                                Poll::Ready(Err(error)) => Poll::Ready(Err(PumpError::Write(error))),
+                                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                            };
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Copies what is small, and all framing, behind the head.
+    fn stage(&mut self, unread: &mut Buffer) -> Result<(), PumpError> {
+        if self.written > 0 && self.written >= self.staged.len() {
+            self.staged.clear();
+            self.written = 0;
+        }
+        while !self.ended && self.staged.len() < JOIN {
+            match self.decoder.look(unread.unread()).map_err(PumpError::Body)? {
+                Piece::NeedMore => return Ok(()),
+                Piece::Skip(count) => self.skip(unread, count)?,
+                Piece::End => {
+                    if self.chunked {
+                        self.staged.extend_from_slice(b"0\r\n\r\n");
+                    }
+                    self.ended = true;
+                }
+                Piece::Data(count) => {
+                    if !self.chunked && self.staged.len() + count > JOIN {
+                        return Ok(());
+                    }
+                    let data = unread.unread().get(..count).unwrap_or_default();
+                    if self.chunked {
+                        self.staged.extend_from_slice(format!("{count:x}\r\n").as_bytes());
+                    }
+                    self.staged.extend_from_slice(data);
+                    if self.chunked {
+                        self.staged.extend_from_slice(b"\r\n");
+                    }
+                    self.take(unread, count)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, unread: &mut Buffer, count: usize) -> Result<(), PumpError> {
+        self.moved += u64::try_from(count).unwrap_or(u64::MAX);
+        self.skip(unread, count)
+    }
+
+    fn skip(&mut self, unread: &mut Buffer, count: usize) -> Result<(), PumpError> {
+        let taken = unread.unread().get(..count).unwrap_or_default();
+        self.decoder.advance(taken).map_err(PumpError::Body)?;
+        unread.consume(count);
+        Ok(())
+    }
+}
+
+impl From<PumpError> for Poll<Result<(), PumpError>> {
+    fn from(error: PumpError) -> Self {
+        Self::Ready(Err(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn pumped(head: &str, wire: &[u8], from: Framing, to: Framing) -> (Vec<u8>, u64) {
+        let (mut reader, mut out, mut unread) = (wire, Vec::new(), Buffer::default());
+        let mut pump = Pump::new(head.into(), from, to);
+        std::future::poll_fn(|cx| pump.poll(cx, &mut reader, &mut unread, &mut out)).await.unwrap();
+        (out, pump.moved())
+    }
+
+    #[tokio::test]
+    async fn a_body_is_framed_anew() {
+        let (out, moved) =
+            pumped("HEAD", b"5\r\nhello\r\n0\r\n\r\n", Framing::Chunked, Framing::Chunked).await;
+        assert_eq!((out.as_slice(), moved), (b"HEAD5\r\nhello\r\n0\r\n\r\n".as_slice(), 5));
+
+        let (out, _) = pumped("HEAD", b"hello", Framing::Length(5), Framing::Length(5)).await;
+        assert_eq!(out, b"HEADhello");
+
+        let (out, _) = pumped("HEAD", b"hello", Framing::Close, Framing::Chunked).await;
+        assert_eq!(out, b"HEAD5\r\nhello\r\n0\r\n\r\n");
+
+        let (out, _) = pumped("HEAD", b"", Framing::Length(0), Framing::Length(0)).await;
+        assert_eq!(out, b"HEAD");
+    }
+
+    #[tokio::test]
+    async fn a_large_body_arrives_whole() {
+        let body: Vec<u8> = (0..1_000_000_u32).map(|number| u8::try_from(number % 251).unwrap()).collect();
+
+        let (plain, moved) = pumped("H", &body, Framing::Length(1_000_000), Framing::Length(1_000_000)).await;
+        let (chunked, _) = pumped("", &body, Framing::Length(1_000_000), Framing::Chunked).await;
+
+        assert_eq!((&plain[1..], moved), (body.as_slice(), 1_000_000));
+        let mut unread = chunked.as_slice();
+        let (mut back, mut source, mut buffer) = (Vec::new(), &mut unread, Buffer::default());
+        let mut pump = Pump::new(Vec::new(), Framing::Chunked, Framing::Length(1_000_000));
+        std::future::poll_fn(|cx| pump.poll(cx, &mut source, &mut buffer, &mut back)).await.unwrap();
+        assert_eq!(back, body);
+    }
+
+    #[tokio::test]
+    async fn a_truncated_body_is_the_senders_fault() {
+        let (mut reader, mut out, mut unread) = (b"hel".as_slice(), Vec::new(), Buffer::default());
+        let mut pump = Pump::new(Vec::new(), Framing::Length(5), Framing::Length(5));
+
+        let result = std::future::poll_fn(|cx| pump.poll(cx, &mut reader, &mut unread, &mut out)).await;
+
+        assert!(matches!(result, Err(PumpError::Body(InvalidBody::Truncated))));
+    }
+}

@@ -1,0 +1,149 @@
+//! Answers that the agent gives itself: problem documents (RFC 9457) with a stable code, and nothing that helps an attacker.
+
+use std::fmt::Write as _;
+
+use super::request_id::RequestId;
+use super::response::{field, number_into};
+use crate::authz::No;
+use crate::credential::Refusal;
+use crate::registry::{Accepts, CredentialKind};
+
+/// An answer without a service.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) code: &'static str,
+    pub(super) sentence: &'static str,
+    /// What would have been accepted, for `WWW-Authenticate`.
+    pub(super) challenge: Challenge,
+}
+
+/// What a 401 asks for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Challenge {
+    /// An API key would do.
+    ApiKey,
+    /// Only a client certificate would do.
+    Certificate,
+    /// It is no 401.
+    #[default]
+    None,
+}
+
+impl Answer {
+    /// An answer that is no matter of authentication.
+    pub(super) const fn new(status: u16, code: &'static str, sentence: &'static str) -> Self {
+        Self { status, code, sentence, challenge: Challenge::None }
+    }
+
+    /// The gate's no, in a place that `levels` guard.
+    pub(super) fn from_no<'a>(no: &No<'_>, levels: impl IntoIterator<Item = Option<&'a Accepts>>) -> Self {
+        Self::new(no.status(), no.code(), no.sentence()).with_challenge(levels)
+    }
+
+    /// A refusal, in a place that `levels` guard.
+    pub(super) fn from_refusal<'a>(
+        refusal: Refusal,
+        levels: impl IntoIterator<Item = Option<&'a Accepts>>,
+    ) -> Self {
+        Self::new(refusal.status(), refusal.code(), refusal.sentence()).with_challenge(levels)
+    }
+
+    fn with_challenge<'a>(mut self, levels: impl IntoIterator<Item = Option<&'a Accepts>>) -> Self {
+        if self.status == 401 {
+            let takes_keys =
+                |accepts: &Accepts| accepts.iter().any(|kinds| kinds.contains(CredentialKind::ApiKey));
+            let everywhere = levels.into_iter().flatten().all(takes_keys);
+            self.challenge = if everywhere { Challenge::ApiKey } else { Challenge::Certificate };
+        }
+        self
+    }
+
+    /// The problem document.
+    pub(super) fn body(&self, request_id: &RequestId) -> String {
+        let mut body = String::with_capacity(256);
+        // Writing to a String cannot fail, and nothing in here comes from the caller but the id, which is harmless.
+        let written = writeln!(
+            body,
+            "{{\"type\":\"https://postern.invalid/problems/{code}\",\"title\":\"{sentence}\",\"status\":{status},\"code\":\"{code}\",\"request_id\":\"{id}\"}}",
+            code = self.code,
+            sentence = self.sentence,
+            status = self.status,
+            id = request_id.as_str(),
+        );
+        debug_assert!(written.is_ok());
+        body
+    }
+
+    /// The value of `WWW-Authenticate` (RFC 9110 §11.6.1: a 401 carries at least one challenge).
+    pub(super) fn challenge(&self) -> Option<&'static str> {
+        let failed = self.code != Refusal::MissingCredential.code();
+        match self.challenge {
+            Challenge::ApiKey if failed => Some("ApiKey realm=\"postern\", error=\"invalid_token\""),
+            Challenge::ApiKey => Refusal::challenge(CredentialKind::ApiKey),
+            Challenge::Certificate => Some("ClientCertificate realm=\"postern\""),
+            Challenge::None => None,
+        }
+    }
+
+    /// Writes the whole answer for an HTTP/1 caller.
+    pub(super) fn write_http1(
+        &self,
+        out: &mut Vec<u8>,
+        request_id: &RequestId,
+        to_head_request: bool,
+        keep_alive: bool,
+    ) {
+        let body = self.body(request_id);
+        out.extend_from_slice(b"HTTP/1.1 ");
+        number_into(out, u64::from(self.status));
+        out.push(b' ');
+        let reason =
+            http::StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
+        out.extend_from_slice(reason.unwrap_or_default().as_bytes());
+        out.extend_from_slice(b"\r\n");
+        field(out, "content-type", PROBLEM.as_bytes());
+        field(out, "cache-control", b"no-store");
+        field(out, "x-request-id", request_id.as_str().as_bytes());
+        if let Some(challenge) = self.challenge() {
+            field(out, "www-authenticate", challenge.as_bytes());
+        }
+        out.extend_from_slice(b"content-length: ");
+        number_into(out, u64::try_from(body.len()).unwrap_or(0));
+        out.extend_from_slice(b"\r\n");
+        if !keep_alive {
+            field(out, "connection", b"close");
+        }
+        out.extend_from_slice(b"\r\n");
+        if !to_head_request {
+            out.extend_from_slice(body.as_bytes());
+        }
+    }
+}
+
+/// > application/problem+json — RFC 9457 §3
+pub(super) const PROBLEM: &str = "application/problem+json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_problem_document_with_a_challenge() {
+        let answer = Answer::from_refusal(Refusal::MissingCredential, [None, None]);
+        let id = RequestId::from_caller(b"id-of-request").unwrap();
+        let mut out = Vec::new();
+
+        answer.write_http1(&mut out, &id, false, true);
+
+        let text = String::from_utf8(out).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{head}");
+        assert!(head.contains("www-authenticate: ApiKey realm=\"postern\"\r\n"), "{head}");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+        let document: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(document["code"], "missing-credential");
+        assert_eq!(document["status"], 401);
+        assert_eq!(document["request_id"], "id-of-request");
+    }
+}

@@ -1,0 +1,140 @@
+//! What the data plane is told to do: plain values, resolved and checked elsewhere.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
+use crate::identity::SpiffeId;
+use crate::registry::Accepts;
+
+/// A door for callers from outside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerSettings {
+    /// Its name.
+    pub id: ListenerId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What is spoken behind the TLS.
+    pub protocol: ListenerProtocol,
+    /// What callers must present here, if this level says anything.
+    pub accepts: Option<Accepts>,
+    /// Whose certificate is shown to callers.
+    pub workload: WorkloadId,
+    /// The oldest TLS version that is spoken.
+    pub oldest_tls: OldestTls,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ListenerProtocol {
+    /// HTTP/1.1 and HTTP/2, by ALPN.
+    Http,
+    /// Anything: the bytes go to this service as they are.
+    Tcp(ServiceId),
+}
+
+/// The oldest TLS version that a listener speaks.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OldestTls {
+    /// TLS 1.2 (RFC 5246), with forward secrecy and AEAD only.
+    V12,
+    /// TLS 1.3 (RFC 8446).
+    #[default]
+    V13,
+}
+
+/// A local upstream that is guarded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceSettings {
+    /// Its name, to which products refer.
+    pub id: ServiceId,
+    /// The hosts it answers for; none means all.
+    pub hosts: Vec<String>,
+    /// The path below which it lives; `/` for everything.
+    pub base_path: String,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// What callers must present here, if this level says anything.
+    pub accepts: Option<Accepts>,
+}
+
+/// Where a service listens.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Endpoint {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// The built-in service that shows what a guarded service sees.
+    Whoami,
+}
+
+/// Something outside that local workloads reach through the agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RemoteSettings {
+    /// Its name.
+    pub id: RemoteId,
+    /// Host and port to dial.
+    pub address: String,
+    /// What is spoken inside the TLS.
+    pub protocol: RemoteProtocol,
+    /// Who may answer; the host name proves nothing.
+    pub spiffe_ids: Arc<[SpiffeId]>,
+    /// The local port for workloads, on loopback only.
+    pub listen: Option<SocketAddr>,
+    /// The local Unix socket for workloads.
+    pub socket: Option<PathBuf>,
+}
+
+/// What a remote speaks inside the TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RemoteProtocol {
+    /// HTTP/1.1, over pooled connections.
+    Http,
+    /// Anything, one connection for each.
+    Tcp,
+}
+
+/// Bounds on what a peer may cost.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// From accept to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// From the first byte of a request head to its last.
+    pub head: Duration,
+    /// Between two requests, and without a byte in either direction of a raw connection.
+    pub idle: Duration,
+    /// To reach a service or a remote, TLS included.
+    pub connect: Duration,
+    /// Without progress while a request or an answer is under way.
+    pub stall: Duration,
+    /// For requests under way when the agent stops.
+    pub drain: Duration,
+    /// The largest request head, in bytes.
+    pub head_size: usize,
+    /// Streams of one HTTP/2 connection at a time.
+    pub h2_streams: u32,
+    /// Connections of one listener and thread at a time.
+    pub connections: usize,
+    /// Idle connections kept to each upstream, by thread.
+    pub pooled: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(5),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            connect: Duration::from_secs(5),
+            stall: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+            head_size: 32 * 1024,
+            h2_streams: 128,
+            connections: 20_000,
+            pooled: 64,
+        }
+    }
+}

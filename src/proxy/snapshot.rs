@@ -1,0 +1,156 @@
+//! All that a request is judged by, in one immutable value that is replaced whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::credential::Peppers;
+use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
+use crate::identity::SpiffeId;
+use crate::pki::Verifier;
+use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
+use crate::registry::Snapshot as Registry;
+
+/// The data plane's view of the world. Loaded once per request.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Developers, apps, products, credentials.
+    pub registry: Arc<Registry>,
+    /// What API keys are hashed under.
+    pub peppers: Arc<Peppers>,
+    /// Who is trusted.
+    pub verifier: Arc<Verifier>,
+    /// Which service answers for which host and path.
+    pub routes: Arc<Routes>,
+    /// The doors from outside.
+    pub listeners: BTreeMap<ListenerId, Arc<Listener>>,
+    /// The doors to outside.
+    pub remotes: BTreeMap<RemoteId, Arc<Remote>>,
+    /// Bounds.
+    pub limits: Arc<Limits>,
+    /// The header that carries API keys, in lower case.
+    pub api_key_header: Arc<str>,
+}
+
+/// Where every data-plane thread finds the snapshot in force.
+pub type Current = Arc<ArcSwap<Snapshot>>;
+
+/// A listener with the TLS that it speaks now.
+#[derive(Debug)]
+pub struct Listener {
+    /// As configured.
+    pub settings: ListenerSettings,
+    /// The identity that is shown.
+    pub own_id: SpiffeId,
+    /// Certificate, verifier and session store of this generation.
+    pub tls: Arc<rustls::ServerConfig>,
+}
+
+/// A remote with the certificates that workloads reach it by.
+#[derive(Debug)]
+pub struct Remote {
+    /// As configured.
+    pub settings: RemoteSettings,
+    /// By workload: its own certificate and whom it expects.
+    pub clients: BTreeMap<WorkloadId, Client>,
+}
+
+/// A workload's end of a remote.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The workload's identity.
+    pub own_id: SpiffeId,
+    /// Its certificate's generation, which pooled connections are tied to.
+    pub generation: u64,
+    /// When its certificate ends; no connection outlives it.
+    pub not_after: crate::clock::Timestamp,
+    /// Its certificate and the verifier of the remote's identity.
+    pub tls: Arc<rustls::ClientConfig>,
+}
+
+/// Which service answers for which host and path.
+#[derive(Debug, Default)]
+pub struct Routes {
+    /// Longest base path first.
+    services: Vec<Arc<ServiceSettings>>,
+}
+
+impl Routes {
+    /// Routes over `services`.
+    #[must_use]
+    pub fn new(services: impl IntoIterator<Item = ServiceSettings>) -> Self {
+        let mut services: Vec<_> = services.into_iter().map(Arc::new).collect();
+        services
+            .sort_by_key(|service| (std::cmp::Reverse(service.base_path.len()), service.hosts.is_empty()));
+        Self { services }
+    }
+
+    /// The service for `authority` (host and optional port) and the normalised `path`: the longest base path wins, and among
+    /// equals the one that names the host.
+    #[must_use]
+    pub fn find(&self, authority: &str, path: &str) -> Option<&Arc<ServiceSettings>> {
+        let host = host_of(authority);
+        self.services.iter().find(|service| {
+            let for_host =
+                service.hosts.is_empty() || service.hosts.iter().any(|name| name.eq_ignore_ascii_case(host));
+            for_host && is_below(path, &service.base_path)
+        })
+    }
+
+    /// The service called `id`.
+    #[must_use]
+    pub fn service(&self, id: &ServiceId) -> Option<&Arc<ServiceSettings>> {
+        self.services.iter().find(|service| service.id == *id)
+    }
+
+    /// All services.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<ServiceSettings>> {
+        self.services.iter()
+    }
+}
+
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// Whether `path` is `base` or lies below it, by whole segments.
+fn is_below(path: &str, base: &str) -> bool {
+    let base = base.trim_end_matches('/');
+    path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::settings::Endpoint;
+
+    fn service(id: &str, hosts: &[&str], base_path: &str) -> ServiceSettings {
+        ServiceSettings {
+            id: id.parse().unwrap(),
+            hosts: hosts.iter().map(ToString::to_string).collect(),
+            base_path: base_path.to_owned(),
+            endpoint: Endpoint::Whoami,
+            accepts: None,
+        }
+    }
+
+    #[test]
+    fn the_longest_base_path_wins_then_the_named_host() {
+        let routes = Routes::new([
+            service("all", &[], "/"),
+            service("orders", &[], "/orders"),
+            service("orders-eu", &["eu.example"], "/orders"),
+        ]);
+        let find = |host, path| routes.find(host, path).unwrap().id.to_string();
+
+        assert_eq!(find("x", "/"), "all");
+        assert_eq!(find("x", "/orders/7"), "orders");
+        assert_eq!(find("x", "/ordersx"), "all");
+        assert_eq!(find("EU.example:8443", "/orders"), "orders-eu");
+        assert_eq!(find("[::1]:8443", "/orders"), "orders");
+    }
+}

@@ -1,0 +1,210 @@
+//! Raw connections: who is it, may it, and then bytes both ways until somebody has had enough or the certificate ends.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
+
+use super::admission::{Admission, Verdict, Visitor};
+use super::buffer::{Buffer, poll_read_with};
+use super::deadline::{Deadline, Phase};
+use super::forward::{Route, dial, way};
+use super::settings::Limits;
+use super::worker::Worker;
+use crate::authz::{Ask, Door, check};
+use crate::credential::{Evidence, HeaderEvidence};
+use crate::id::ServiceId;
+use crate::telemetry::AccessEvent;
+
+/// Serves one raw connection from outside.
+pub(super) async fn serve(
+    worker: &Worker,
+    visitor: &Visitor,
+    service: &ServiceId,
+    mut stream: TlsStream<TcpStream>,
+    validity: Option<Instant>,
+) {
+    let (now, begun) = (worker.now(), Instant::now());
+    let id = worker.ids.next(now);
+    let snapshot = worker.snapshot();
+    let evidence = Evidence { certificate: visitor.subject.as_ref(), headers: HeaderEvidence::default() };
+    let settings = snapshot.routes.service(service);
+    let door = Door {
+        listener: visitor.listener.settings.accepts.as_ref(),
+        service: settings.and_then(|settings| settings.accepts.as_ref()),
+    };
+    let ask = Ask::Tcp { service };
+    let permit = check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, now);
+    let (verdict, moved) = match (permit, settings) {
+        (Ok(permit), Some(service)) => {
+            let verdict = Verdict::of_permit(&permit, service.id.as_str());
+            let route = Route::Service(Admission { permit, service });
+            match connect(worker, &route, &snapshot.limits).await {
+                Ok(mut upstream) => {
+                    let moved = pipe(worker, &mut stream, &mut upstream.io, validity, &snapshot.limits).await;
+                    (Verdict { code: moved.ended.unwrap_or(verdict.code), ..verdict }, moved)
+                }
+                Err(code) => (Verdict { code, ..verdict }, Moved::default()),
+            }
+        }
+        (Ok(_), None) => (Verdict::of_nobody("no-such-service"), Moved::default()),
+        (Err(no), _) => (Verdict::of_no(&no, service.as_str()), Moved::default()),
+    };
+    worker.requests.count(verdict.code);
+    worker.log(&AccessEvent {
+        at: now,
+        request_id: id.as_str(),
+        door: visitor.listener.settings.id.as_str(),
+        direction: "in",
+        peer: Some(visitor.peer),
+        protocol: "tcp",
+        method: "",
+        path: "",
+        status: 0,
+        code: verdict.code,
+        service: verdict.service,
+        app: verdict.app,
+        product: verdict.product,
+        credential: verdict.credential,
+        spiffe_id: visitor.spiffe_id(),
+        received: moved.up,
+        sent: moved.down,
+        duration: begun.elapsed(),
+    });
+}
+
+/// A fresh upstream connection for a raw one.
+///
+/// # Errors
+/// The code of what went wrong.
+pub(super) async fn connect(
+    worker: &Worker,
+    route: &Route<'_>,
+    limits: &Limits,
+) -> Result<super::upstream::Upstream, &'static str> {
+    let way = way(worker, route).ok_or("no-identity")?;
+    dial(worker, &way, limits).await.map_err(|_| "upstream-unavailable")
+}
+
+/// What a raw connection carried, and why it was ended if not by its own ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moved {
+    pub(super) up: u64,
+    pub(super) down: u64,
+    pub(super) ended: Option<&'static str>,
+}
+
+/// Carries bytes both ways until both sides are done, nothing moves for too long, the certificate ends, or the agent stops.
+pub(super) async fn pipe<A, B>(
+    worker: &Worker,
+    near: &mut A,
+    far: &mut B,
+    validity: Option<Instant>,
+    limits: &Limits,
+) -> Moved
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
+    let (mut up, mut down) = (OneWay::default(), OneWay::default());
+    let mut draining = worker.draining.clone();
+    let ended = {
+        let mut both = pin!(std::future::poll_fn(|cx| {
+            let before = up.moved + down.moved;
+            let there = up.poll(cx, near, far);
+            let back = down.poll(cx, far, near);
+            if up.moved + down.moved != before {
+                deadline.set(Phase::Idle, limits.idle);
+            }
+            match (there, back) {
+                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(None),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(None),
+                (Poll::Ready(Ok(())) | Poll::Pending, _) => Poll::Pending,
+            }
+        }));
+        tokio::select! {
+            biased;
+            ended = &mut both => ended,
+            phase = deadline.expired() => Some(match phase {
+                Phase::Validity => "certificate-expired",
+                Phase::Head | Phase::Idle | Phase::Transfer => "idle-timeout",
+            }),
+            () = drained(&mut draining, limits.drain) => Some("agent-stopped"),
+        }
+    };
+    // Both ends are told in good order; one that has hung up already does not mind.
+    let goodbye = async {
+        drop(tokio::io::AsyncWriteExt::shutdown(near).await);
+        drop(tokio::io::AsyncWriteExt::shutdown(far).await);
+    };
+    drop(tokio::time::timeout(Duration::from_secs(1), goodbye).await);
+    Moved { up: up.moved, down: down.moved, ended }
+}
+
+/// Ends a little before the drain does, so that a raw connection is closed and not cut.
+async fn drained(draining: &mut tokio::sync::watch::Receiver<bool>, within: Duration) {
+    // The sender lives as long as the plane; without it there is nothing left to drain.
+    if draining.wait_for(|draining| *draining).await.is_ok() {
+        tokio::time::sleep(within.saturating_sub(Duration::from_secs(1))).await;
+    }
+}
+
+/// One direction of a raw connection.
+#[derive(Debug, Default)]
+struct OneWay {
+    unread: Buffer,
+    ended: bool,
+    shut: bool,
+    moved: u64,
+}
+
+impl OneWay {
+    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            if self.shut {
+                return Poll::Ready(Ok(()));
+            }
+            while !self.unread.is_empty() {
+                match Pin::new(&mut *to).poll_write(cx, self.unread.unread()) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(count)) => {
+                        self.moved += u64::try_from(count).unwrap_or(0);
+                        self.unread.consume(count);
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            if self.ended {
+                match Pin::new(&mut *to).poll_shutdown(cx) {
+                    Poll::Ready(_) => self.shut = true,
+                    Poll::Pending => return Poll::Pending,
+                }
+                continue;
+            }
+            self.unread.shrink();
+            let unread = &mut self.unread;
+            match poll_read_with(cx, Pin::new(&mut *from), |bytes| unread.extend(bytes)) {
+                Poll::Ready(Ok(0)) => self.ended = true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    return match Pin::new(&mut *to).poll_flush(cx) {
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                    };
+                }
+            }
+        }
+    }
+}

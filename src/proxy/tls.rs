@@ -1,0 +1,299 @@
+//! TLS for both directions: our certificates shown, the peer's identity verified by SPIFFE rules alone.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::ServerSessionMemoryCache;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, ServerConfig,
+    SignatureScheme,
+};
+
+use crate::clock::{Clock, Timestamp};
+use crate::identity::SpiffeId;
+use crate::pki::{Usage, Verifier, VerifyError, X509Svid};
+use crate::proxy::settings::OldestTls;
+
+/// Why no TLS configuration can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The key does not fit the certificate, or is of an unknown kind.
+    #[error("certificate and key cannot be used")]
+    Identity(#[source] rustls::Error),
+    /// The ticket keys cannot be made.
+    #[error("session tickets cannot be set up")]
+    Tickets(#[source] rustls::Error),
+    /// The protocol versions and suites do not fit together.
+    #[error("protocol versions cannot be used")]
+    Versions(#[source] rustls::Error),
+}
+
+/// Sessions that a server remembers for clients without tickets (TLS 1.2).
+const SESSIONS: usize = 1024;
+
+/// The cryptography that is spoken: AES-128-GCM first, for its key schedule runs on SHA-256, which processors have circuits for.
+fn provider() -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| {
+        use rustls::CipherSuite::{
+            TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            TLS13_AES_128_GCM_SHA256,
+        };
+        let fast = [
+            TLS13_AES_128_GCM_SHA256,
+            TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        ];
+        !fast.contains(&suite.suite())
+    });
+    Arc::new(provider)
+}
+
+/// What a server says of itself and accepts, for as long as certificate and trust stay as they are.
+///
+/// Each configuration has a session store and ticket keys of its own: a session made under another policy, certificate or
+/// bundle is not resumed.
+///
+/// # Errors
+/// The identity cannot be used.
+pub fn server_config(
+    svid: &X509Svid,
+    verifier: Arc<Verifier>,
+    clock: Arc<dyn Clock>,
+    oldest: OldestTls,
+    protocols: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = provider();
+    let versions: &[&rustls::SupportedProtocolVersion] = match oldest {
+        OldestTls::V12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        OldestTls::V13 => &[&rustls::version::TLS13],
+    };
+    let identity = certified_key(svid, &provider)?;
+    let verifier = Arc::new(ClientVerifier { verifier, provider: provider.clone() });
+    let mut config = ServerConfig::builder_with_details(provider, Arc::new(TlsClock(clock)))
+        .with_protocol_versions(versions)
+        .map_err(TlsError::Versions)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    config.ignore_client_order = true;
+    config.max_early_data_size = 0;
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Tickets)?;
+    Ok(Arc::new(config))
+}
+
+/// What a workload shows to a remote, and whom it accepts there.
+///
+/// # Errors
+/// The identity cannot be used.
+pub fn client_config(
+    svid: &X509Svid,
+    verifier: Arc<Verifier>,
+    clock: Arc<dyn Clock>,
+    expected: Arc<[SpiffeId]>,
+    protocols: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = provider();
+    let identity = certified_key(svid, &provider)?;
+    let verifier = Arc::new(ServerVerifier { verifier, expected, provider: provider.clone() });
+    let mut config = ClientConfig::builder_with_details(provider, Arc::new(TlsClock(clock)))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Versions)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    // A resumed session would carry the verdict of an earlier day; each connection is verified afresh.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+fn certified_key(svid: &X509Svid, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.key.expose_secret().to_vec()));
+    CertifiedKey::from_der(svid.chain.clone(), key, provider).map_err(TlsError::Identity)
+}
+
+/// The agent's clock, as TLS asks for it. A clock that was never set stops verification instead of passing it.
+#[derive(Debug)]
+struct TlsClock(Arc<dyn Clock>);
+
+impl TimeProvider for TlsClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = self.0.now();
+        let seconds = u64::try_from(now.unix()).ok()?;
+        (now >= Timestamp::FLOOR).then(|| UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
+}
+
+fn timestamp(now: UnixTime) -> Timestamp {
+    Timestamp::from_unix(i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// The verdict in rustls' words, so that peers get the right alert; our own reason travels inside.
+fn tls_error(error: VerifyError) -> rustls::Error {
+    CertificateError::Other(OtherError(Arc::new(error))).into()
+}
+
+/// Our own reason inside a failed handshake, if that is what failed it.
+pub(super) fn verify_error(error: &rustls::Error) -> Option<&VerifyError> {
+    if let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = error {
+        inner.downcast_ref()
+    } else {
+        None
+    }
+}
+
+/// Asks every client for a certificate. None is fine (other evidence may follow); a bad one ends the handshake.
+struct ClientVerifier {
+    verifier: Arc<Verifier>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl fmt::Debug for ClientVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientVerifier")
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.verifier
+            .verify(&chain(end_entity, intermediates), Usage::Client, timestamp(now))
+            .map(|_| ClientCertVerified::assertion())
+            .map_err(tls_error)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Accepts a server by its SPIFFE ID; the host name that was dialled proves nothing.
+struct ServerVerifier {
+    verifier: Arc<Verifier>,
+    expected: Arc<[SpiffeId]>,
+    provider: Arc<CryptoProvider>,
+}
+
+/// The remote is somebody, but not who was expected.
+#[derive(Debug, thiserror::Error)]
+#[error("the remote is {found}, which is not among the expected identities")]
+struct UnexpectedIdentity {
+    found: SpiffeId,
+}
+
+impl fmt::Debug for ServerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerVerifier")
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let subject = self
+            .verifier
+            .verify(&chain(end_entity, intermediates), Usage::Server, timestamp(now))
+            .map_err(tls_error)?;
+        if self.expected.contains(&subject.spiffe_id) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let unexpected = UnexpectedIdentity { found: subject.spiffe_id };
+        Err(CertificateError::Other(OtherError(Arc::new(unexpected))).into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn chain<'a>(
+    end_entity: &'a CertificateDer<'_>,
+    intermediates: &'a [CertificateDer<'_>],
+) -> Vec<CertificateDer<'a>> {
+    let borrow = |der: &'a CertificateDer<'_>| CertificateDer::from(der.as_ref());
+    std::iter::once(end_entity).chain(intermediates).map(borrow).collect()
+}

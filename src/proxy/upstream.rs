@@ -1,0 +1,251 @@
+//! Connections to whatever answers: dialled, kept alive in a pool per thread, used again while they are fresh.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::buffer::Buffer;
+use super::settings::Endpoint;
+use super::snapshot::Client;
+use crate::id::{RemoteId, WorkloadId};
+
+/// How long an idle connection is kept: shorter than the five seconds after which common servers hang up would waste it,
+/// longer risks a race with their closing.
+const KEEP: Duration = Duration::from_secs(30);
+
+/// What a pooled connection may be used for.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) enum PoolKey {
+    /// Plaintext to a local service.
+    Local(Endpoint),
+    /// mTLS to a remote, under one workload's certificate of one generation.
+    Remote { remote: RemoteId, workload: WorkloadId, generation: u64 },
+}
+
+/// A connection with what was read from it and not used yet.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) io: UpstreamIo,
+    pub(super) unread: Buffer,
+    /// Whether it has served before, so that a failure may only mean that the other side hung up meanwhile.
+    pub(super) reused: bool,
+    since: Instant,
+}
+
+impl Upstream {
+    fn new(io: UpstreamIo) -> Self {
+        Self { io, unread: Buffer::default(), reused: false, since: Instant::now() }
+    }
+
+    /// Whether the other side has hung up, or said something unasked.
+    fn is_stale(&mut self) -> bool {
+        let mut byte = [0_u8; 1];
+        let mut page = ReadBuf::new(&mut byte);
+        let mut cx = Context::from_waker(Waker::noop());
+        self.since.elapsed() >= KEEP
+            || !self.unread.is_empty()
+            || Pin::new(&mut self.io).poll_read(&mut cx, &mut page).is_ready()
+    }
+}
+
+/// The streams that lead to something that answers.
+#[derive(Debug)]
+pub(super) enum UpstreamIo {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+macro_rules! each {
+    ($self:ident, $io:ident => $call:expr) => {
+        match $self.get_mut() {
+            UpstreamIo::Tcp($io) => $call,
+            UpstreamIo::Tls($io) => $call,
+            UpstreamIo::Unix($io) => $call,
+        }
+    };
+}
+
+impl AsyncRead for UpstreamIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for UpstreamIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}
+
+/// Why nothing answers.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    #[error("the address is malformed")]
+    Name,
+    #[error("no answer within the connect timeout")]
+    TimedOut,
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
+}
+
+/// A thread's idle connections.
+#[derive(Debug)]
+pub(super) struct Pool {
+    idle: RefCell<HashMap<PoolKey, Vec<Upstream>>>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub(super) fn new() -> Self {
+        Self { idle: RefCell::default() }
+    }
+
+    /// The connection that was used last, if one is still fresh.
+    pub(super) fn take(&self, key: &PoolKey) -> Option<Upstream> {
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.get_mut(key)?;
+        while let Some(mut upstream) = kept.pop() {
+            if !upstream.is_stale() {
+                return Some(upstream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request, up to `most` of its kind.
+    pub(super) fn give_back(&self, key: &PoolKey, mut upstream: Upstream, most: usize) {
+        upstream.reused = true;
+        upstream.since = Instant::now();
+        upstream.unread.shrink();
+        let mut idle = self.idle.borrow_mut();
+        if let Some(kept) = idle.get_mut(key) {
+            if kept.len() < most {
+                kept.push(upstream);
+            }
+        } else {
+            idle.insert(key.clone(), vec![upstream]);
+        }
+    }
+
+    /// Drops what has been idle for too long; called now and then.
+    pub(super) fn sweep(&self) {
+        self.idle.borrow_mut().retain(|_, kept| {
+            kept.retain(|upstream| upstream.since.elapsed() < KEEP);
+            !kept.is_empty()
+        });
+    }
+}
+
+/// Connects to a local service.
+///
+/// # Errors
+/// It cannot be reached in time.
+pub(super) async fn dial_local(endpoint: &Endpoint, within: Duration) -> Result<Upstream, DialError> {
+    let connect = async {
+        match endpoint {
+            Endpoint::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(UpstreamIo::Tcp(stream))
+            }
+            Endpoint::Unix(path) => UnixStream::connect(path).await.map(UpstreamIo::Unix),
+            Endpoint::Whoami => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    };
+    let io = timeout(within, connect).await.map_err(|_| DialError::TimedOut)?.map_err(DialError::Connect)?;
+    Ok(Upstream::new(io))
+}
+
+/// Connects to a remote by mTLS, under a workload's certificate.
+///
+/// # Errors
+/// It cannot be reached in time, or it is not who was expected.
+pub(super) async fn dial_remote(
+    address: &str,
+    client: &Client,
+    within: Duration,
+) -> Result<Upstream, DialError> {
+    let (host, _) = address.rsplit_once(':').ok_or(DialError::Name)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(host).map_err(|_| DialError::Name)?;
+    let connector = TlsConnector::from(Arc::clone(&client.tls));
+    let connect = async {
+        let stream = TcpStream::connect(address).await.map_err(DialError::Connect)?;
+        stream.set_nodelay(true).map_err(DialError::Connect)?;
+        connector.connect(name, stream).await.map_err(DialError::Tls)
+    };
+    let stream = timeout(within, connect).await.map_err(|_| DialError::TimedOut)??;
+    Ok(Upstream::new(UpstreamIo::Tls(Box::new(stream))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn pair() -> (Upstream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Upstream::new(UpstreamIo::Unix(ours)), theirs)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_other_side_closed_is_not_used_again() {
+        let pool = Pool::new();
+        let key = PoolKey::Local(Endpoint::Whoami);
+        let (open, _other_end) = pair().await;
+        let (closed, other_end) = pair().await;
+        pool.give_back(&key, open, 8);
+        pool.give_back(&key, closed, 8);
+        drop(other_end);
+        tokio::task::yield_now().await;
+
+        assert!(pool.take(&key).is_some_and(|upstream| upstream.reused));
+        assert!(pool.take(&key).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_pool_keeps_no_more_than_it_may() {
+        let pool = Pool::new();
+        let key = PoolKey::Local(Endpoint::Whoami);
+        let mut others = Vec::new();
+        for _ in 0..3 {
+            let (upstream, other) = pair().await;
+            others.push(other);
+            pool.give_back(&key, upstream, 2);
+        }
+
+        assert!(pool.take(&key).is_some());
+        assert!(pool.take(&key).is_some());
+        assert!(pool.take(&key).is_none());
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_an_error_not_a_hang() {
+        let gone = Endpoint::Unix("/nonexistent/socket".into());
+
+        let result = dial_local(&gone, Duration::from_secs(1)).await;
+
+        assert!(matches!(result, Err(DialError::Connect(_))));
+    }
+}

@@ -1,0 +1,118 @@
+//! What one data-plane thread owns: pools, counters, its end of the access log. Nothing in here is shared with another thread.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::plane::{Attestor, PlaneContext};
+use super::request_id::RequestIds;
+use super::snapshot::{Current, Snapshot};
+use super::upstream::Pool;
+use crate::clock::{Clock, Timestamp};
+use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics};
+
+/// Access-log lines wait no longer than this for company.
+const FLUSH_AFTER: Duration = Duration::from_millis(50);
+
+/// Idle upstream connections are looked at this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// One data-plane thread's belongings.
+#[derive(Debug)]
+pub(super) struct Worker {
+    current: Current,
+    clock: Arc<dyn Clock>,
+    pub(super) attestor: Arc<dyn Attestor>,
+    pub(super) pool: Pool,
+    pub(super) ids: RequestIds,
+    pub(super) requests: CodeCounter,
+    pub(super) outbound: CodeCounter,
+    pub(super) handshakes: CodeCounter,
+    pub(super) metrics: Arc<Metrics>,
+    access: AccessLog,
+    access_pending: Notify,
+    pub(super) draining: watch::Receiver<bool>,
+    open: Cell<usize>,
+}
+
+impl Worker {
+    /// A thread's belongings, made on that thread.
+    pub(super) fn new(context: &PlaneContext, draining: watch::Receiver<bool>) -> Rc<Self> {
+        Rc::new(Self {
+            current: Arc::clone(&context.current),
+            clock: Arc::clone(&context.clock),
+            attestor: Arc::clone(&context.attestor),
+            pool: Pool::new(),
+            ids: RequestIds::new(),
+            requests: context.metrics.requests(),
+            outbound: context.metrics.outbound(),
+            handshakes: context.metrics.handshakes(),
+            metrics: Arc::clone(&context.metrics),
+            access: AccessLog::new(context.access.clone()),
+            access_pending: Notify::new(),
+            draining,
+            open: Cell::new(0),
+        })
+    }
+
+    /// The snapshot in force now.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// The time of day.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Connections that are open on this thread.
+    pub(super) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Leaves `event` in the access log.
+    pub(super) fn log(&self, event: &AccessEvent<'_>) {
+        if self.access.record(event) {
+            self.access_pending.notify_one();
+        }
+    }
+
+    /// Flushes the access log shortly after something was written; runs as long as the thread does.
+    pub(super) async fn flush_log(self: Rc<Self>) {
+        loop {
+            self.access_pending.notified().await;
+            tokio::time::sleep(FLUSH_AFTER).await;
+            self.access.flush();
+        }
+    }
+
+    /// Drops stale upstream connections; runs as long as the thread does.
+    pub(super) async fn sweep_pool(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            self.pool.sweep();
+        }
+    }
+}
+
+/// Counts a connection for as long as it is held.
+#[derive(Debug)]
+pub(super) struct OpenConnection(Rc<Worker>);
+
+impl OpenConnection {
+    pub(super) fn on(worker: &Rc<Worker>) -> Self {
+        worker.open.set(worker.open.get() + 1);
+        worker.metrics.connections.inc();
+        Self(Rc::clone(worker))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        self.0.metrics.connections.dec();
+    }
+}
