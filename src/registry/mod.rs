@@ -5,12 +5,19 @@ mod path;
 mod rule;
 mod model;
 mod snapshot;
+mod shelf;
+mod read;
+mod parse;
 
 pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
 pub use model::{
     App, AppStatus, Credential, CredentialSecret, CredentialStatus, Developer, DeveloperStatus, Grant,
     GrantStatus, InvalidMethod, Method, Methods, Operation, Product, ServiceSelector, Target,
 };
+pub use parse::{Source, parse};
 pub use path::{AmbiguousPath, PolicyPath};
 pub use rule::{InvalidPathRule, PathRule};
 pub use snapshot::{Conflict, Definitions, Snapshot};
+
+#[cfg(test)]
+mod tests;

@@ -99,6 +99,7 @@ impl<'t> Page<'t> {
     fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
         problems.sort();
+        problems.dedup();
         problems
     }
 }

@@ -1,0 +1,254 @@
+//! Reading the parts of the registry's tables, each on its own.
+
+use std::str::FromStr;
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+
+use crate::clock::Timestamp;
+use crate::id::CredentialId;
+use crate::identity::{Attribute, CertificateRule};
+use crate::registry::{
+    Accepts, AppStatus, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus,
+    KindSet, Methods, Operation, ServiceSelector, Target,
+};
+use crate::suggest;
+use crate::toml_text::{Place, TableReader, Value};
+
+/// A credential whose app is not known yet.
+pub(super) struct CredentialDraft<'d> {
+    pub(super) place: Place<'d>,
+    pub(super) id: CredentialId,
+    /// `None` when it could not be read, which has been reported.
+    pub(super) secret: Option<CredentialSecret>,
+    pub(super) status: CredentialStatus,
+    pub(super) not_before: Option<Timestamp>,
+    pub(super) expires: Option<Timestamp>,
+}
+
+/// A name, and where it stands.
+pub(super) fn placed<'d, T>(value: &Value<'d>) -> Option<(Place<'d>, T)>
+where
+    T: FromStr,
+    T::Err: std::fmt::Display,
+{
+    Some((value.place(), value.parse()?))
+}
+
+pub(super) fn app_status(value: &Value<'_>) -> Option<AppStatus> {
+    value.word(&[("approved", AppStatus::Approved), ("revoked", AppStatus::Revoked)])
+}
+
+pub(super) fn developer_status(value: &Value<'_>) -> Option<DeveloperStatus> {
+    value.word(&[("active", DeveloperStatus::Active), ("inactive", DeveloperStatus::Inactive)])
+}
+
+pub(super) fn grant_status(value: &Value<'_>) -> Option<GrantStatus> {
+    value.word(&[
+        ("approved", GrantStatus::Approved),
+        ("pending", GrantStatus::Pending),
+        ("revoked", GrantStatus::Revoked),
+    ])
+}
+
+fn credential_status(value: &Value<'_>) -> Option<CredentialStatus> {
+    value.word(&[
+        ("approved", CredentialStatus::Approved),
+        ("pending", CredentialStatus::Pending),
+        ("revoked", CredentialStatus::Revoked),
+    ])
+}
+
+/// Alternatives, each a list of kinds: `[["mtls"], ["api_key"]]`.
+pub(super) fn accepts(value: &Value<'_>) -> Option<Accepts> {
+    let kind = |word: &Value<'_>| word.word(&CredentialKind::ALL.map(|kind| (kind.as_str(), kind)));
+    let alternatives =
+        value.list(|alternative| Some(alternative.list(kind)?.into_iter().collect::<KindSet>()))?;
+    Accepts::new(alternatives).map_err(|error| value.problem(error.to_string())).ok()
+}
+
+/// > scope-token = 1*( %x21 / %x23-5B / %x5D-7E ) — RFC 6749 §3.3
+pub(super) fn scopes(value: &Value<'_>) -> Option<Vec<String>> {
+    let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+    let scope = |text: &str| {
+        let valid = !text.is_empty() && text.bytes().all(allowed);
+        if valid {
+            Ok(text.to_owned())
+        } else {
+            Err("a scope has only visible ASCII characters but '\"' and '\\'")
+        }
+    };
+    value.list(|item| item.convert(scope))
+}
+
+/// An operation; `None` when it could not be read, which has been reported.
+pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
+    let service = table.required("service", selector);
+    let http = (table.has("methods"), table.has("path"));
+    let methods = table.optional("methods", methods);
+    let path = table.optional("path", Value::parse);
+    let accepts = match table.value("accepts") {
+        Some(value) => Some(accepts(&value)?),
+        None => None,
+    };
+    let target = match http {
+        (true, true) => methods.zip(path).map(|(methods, path)| Target::Http { methods, path }),
+        (false, false) => Some(Target::Tcp),
+        (true, false) => {
+            table.problem("`methods` without `path`; write path = \"/\" for every path");
+            None
+        }
+        (false, true) => {
+            table.problem("`path` without `methods`; write methods = [\"*\"] for every method");
+            None
+        }
+    };
+    table.finish();
+    Some(Operation { service: service?, target: target?, accepts })
+}
+
+fn selector(value: &Value<'_>) -> Option<ServiceSelector> {
+    match value.text()? {
+        "*" => Some(ServiceSelector::Any),
+        _ => value.parse().map(ServiceSelector::Named),
+    }
+}
+
+fn methods(value: &Value<'_>) -> Option<Methods> {
+    match value.array()?.as_slice() {
+        [only] if only.text() == Some("*") => Some(Methods::Any),
+        _ => value.list(Value::parse).map(Methods::Listed),
+    }
+}
+
+/// A certificate on file, called `default_id` unless it says otherwise.
+pub(super) fn certificate<'d>(
+    mut table: TableReader<'d>,
+    default_id: Option<&str>,
+) -> Option<CredentialDraft<'d>> {
+    let id = match table.value("id") {
+        Some(value) => placed(&value),
+        None => default_id.and_then(|id| {
+            let id = id
+                .parse()
+                .map_err(|_| table.problem("it needs an `id` of its own: the app's name is too long"));
+            Some((table.place(), id.ok()?))
+        }),
+    };
+    let given: Vec<&str> = RULES.into_iter().filter(|key| table.has(key)).collect();
+    let rules = [
+        table.optional("uri", |value| value.convert(CertificateRule::uri)),
+        table.optional("dns", |value| value.convert(CertificateRule::dns)),
+        table.optional("subject", subject),
+        table.optional("spki", |value| value.convert(digest)).map(CertificateRule::Spki),
+        table.optional("sha256", |value| value.convert(digest)).map(CertificateRule::Sha256),
+    ];
+    let secret = match given.as_slice() {
+        [_] => rules.into_iter().flatten().next().map(CredentialSecret::Certificate),
+        [] => {
+            table.problem(format!(
+                "it must say which certificates it stands for: one of {}",
+                RULES.join(", ")
+            ));
+            None
+        }
+        several => {
+            table.problem(format!(
+                "it must have exactly one of {}, not {}",
+                RULES.join(", "),
+                several.join(" and ")
+            ));
+            None
+        }
+    };
+    draft(table, id, secret)
+}
+
+/// An API key on file.
+pub(super) fn api_key(mut table: TableReader<'_>) -> Option<CredentialDraft<'_>> {
+    let id = table.required("id", |value| Some((value.place(), value.convert(key_id)?)));
+    let secret = table.required("hash", |value| value.convert(key_hash));
+    draft(table, id, secret)
+}
+
+fn draft<'d>(
+    mut table: TableReader<'d>,
+    id: Option<(Place<'d>, CredentialId)>,
+    secret: Option<CredentialSecret>,
+) -> Option<CredentialDraft<'d>> {
+    let status = table.optional("status", credential_status).unwrap_or(CredentialStatus::Approved);
+    let not_before = table.optional("not_before", |value| value.timestamp());
+    let expires = table.optional("expires", |value| value.timestamp());
+    if not_before.zip(expires).is_some_and(|(from, to)| from >= to) {
+        table.problem("`expires` does not lie after `not_before`");
+    }
+    table.finish();
+    let (place, id) = id?;
+    Some(CredentialDraft { place, id, secret, status, not_before, expires })
+}
+
+fn subject(value: &Value<'_>) -> Option<CertificateRule> {
+    let attributes = value.tables()?.into_iter().map(attribute).collect::<Option<Vec<_>>>()?;
+    if attributes.is_empty() {
+        value.problem("expected at least one attribute: an empty list matches nobody");
+        return None;
+    }
+    Some(CertificateRule::Subject(attributes))
+}
+
+fn attribute(mut table: TableReader<'_>) -> Option<Attribute> {
+    let oid = table.required("oid", |value| value.convert(oid));
+    let value = table.required("value", |value| value.convert(attribute_value));
+    table.finish();
+    Some(Attribute { oid: oid?, value: value? })
+}
+
+fn attribute_value(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("expected a value, found nothing") } else { Ok(text.to_owned()) }
+}
+
+/// A dotted object identifier, or one of the short names.
+fn oid(text: &str) -> Result<String, String> {
+    if let Some(oid) = Attribute::oid_of(text) {
+        return Ok(oid.to_owned());
+    }
+    let is_arc = |arc: &str| {
+        let digits = !arc.is_empty() && arc.bytes().all(|byte| byte.is_ascii_digit());
+        digits && (arc == "0" || !arc.starts_with('0'))
+    };
+    if text.contains('.') && text.split('.').all(is_arc) {
+        return Ok(text.to_owned());
+    }
+    let names: Vec<&str> = Attribute::short_names().collect();
+    let guess = suggest::did_you_mean(text, names.iter().copied());
+    Err(format!("expected a dotted object identifier or one of {}{guess}", names.join(", ")))
+}
+
+fn digest(text: &str) -> Result<[u8; 32], &'static str> {
+    let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or("expected 64 hexadecimal digits")
+}
+
+/// The public part of an API key: twelve letters and digits.
+fn key_id(text: &str) -> Result<CredentialId, &'static str> {
+    let valid = text.len() == KEY_ID_LENGTH && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let id = if valid { text.parse().ok() } else { None };
+    id.ok_or("expected the 12 letters and digits of a key's id")
+}
+
+/// `hmac-sha256:<pepper>:<64 hexadecimal digits>`. Nothing of it is ever repeated in a message.
+fn key_hash(text: &str) -> Result<CredentialSecret, &'static str> {
+    let read = || {
+        let (pepper, digits) = text.strip_prefix("hmac-sha256:")?.split_once(':')?;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let named = !pepper.is_empty() && pepper.len() <= LONGEST_PEPPER && pepper.bytes().all(allowed);
+        let hash = digest(digits).ok().filter(|_| named)?;
+        Some(CredentialSecret::ApiKey { hash, pepper: pepper.into() })
+    };
+    read().ok_or("expected hmac-sha256:<name of the pepper>:<64 hexadecimal digits>")
+}
+
+const KEY_ID_LENGTH: usize = 12;
+
+const LONGEST_PEPPER: usize = 32;
+
+const RULES: [&str; 5] = ["uri", "dns", "subject", "spki", "sha256"];

@@ -1,0 +1,420 @@
+//! What the registry's files may say, and what is answered when they say something else.
+
+use std::path::PathBuf;
+
+use crate::clock::Timestamp;
+use crate::identity::{Match, Subject};
+use crate::registry::{
+    AppStatus, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus, Methods,
+    PolicyPath, Snapshot, Source, Target, parse,
+};
+
+fn sources(texts: &[(&str, &str)]) -> Vec<Source> {
+    texts.iter().map(|(path, text)| Source { path: PathBuf::from(path), text: (*text).to_owned() }).collect()
+}
+
+fn read(text: &str) -> Snapshot {
+    parse(&sources(&[("a.toml", text)])).unwrap()
+}
+
+/// The problems of one file, without its name.
+fn problems(text: &str) -> Vec<String> {
+    let found = parse(&sources(&[("a.toml", text)])).unwrap_err();
+    found.iter().map(|problem| problem.to_string().replacen("a.toml:", "", 1)).collect()
+}
+
+/// The problems of an app with some more lines.
+fn app_problems(lines: &str) -> Vec<String> {
+    problems(&format!("{DEVELOPER}[[app]]\nid = 'ledger'\ndeveloper = 'team'\n{lines}\n"))
+}
+
+/// The problems of an operation with these lines.
+fn operation_problems(lines: &str) -> Vec<String> {
+    problems(&format!("[[product]]\nid = 'orders'\n[[product.operation]]\n{lines}\n"))
+}
+
+fn subject(id: &str) -> Subject {
+    Subject {
+        spiffe_id: id.parse().unwrap(),
+        dns: Vec::new(),
+        attributes: Vec::new(),
+        distinguished_name: String::new(),
+        serial: String::new(),
+        issuer: String::new(),
+        not_before: Timestamp::FLOOR,
+        not_after: Timestamp::FLOOR,
+        sha256: [0; 32],
+        spki_sha256: [0; 32],
+    }
+}
+
+/// Two lines.
+const DEVELOPER: &str = "[[developer]]\nid = 'team'\n";
+
+const HASH: &str = "hmac-sha256:p1:5f8ce2aa5f8ce2aa5f8ce2aa5f8ce2aa5f8ce2aa5f8ce2aa5f8ce2aa5f8ce2aa";
+
+const COMPLETE: &str = r#"
+[[developer]]
+id = "payments-team"
+
+[[app]]
+id = "ledger"
+developer = "payments-team"
+accepts = [["mtls"], ["api_key", "mtls"]]
+  [[app.certificate]]
+  id = "ledger-svid"
+  uri = "spiffe://postern.test/ledger"
+  not_before = 2026-01-01T00:00:00Z
+  expires = "2027-01-01T00:00:00Z"
+  [[app.certificate]]
+  subject = [{ oid = "CN", value = "ledger" }, { oid = "2.5.4.10", value = "Acme" }]
+  status = "pending"
+  [[app.api_key]]
+  id = "0000000000A1"
+  hash = "hmac-sha256:p1:5f8ce2aa5f8ce2aa5f8ce2aa5f8ce2aa5f8ce2aa5f8ce2aa5f8ce2aa5f8ce2aa"
+  [[app.grant]]
+  product = "orders-read"
+  status = "pending"
+  expires = 2027-01-01T00:00:00Z
+
+[[product]]
+id = "orders-read"
+scopes = ["orders:read"]
+  [[product.operation]]
+  service = "orders"
+  methods = ["GET", "HEAD"]
+  path = "/orders/**"
+  accepts = [["mtls"]]
+  [[product.operation]]
+  service = "*"
+"#;
+
+#[test]
+fn a_complete_registry_is_read_in_full() {
+    let snapshot = read(COMPLETE);
+
+    let app = snapshot.app("ledger").unwrap();
+    assert_eq!((app.status, app.developer.status), (AppStatus::Approved, DeveloperStatus::Active));
+    assert_eq!(app.accepts.as_ref().map(ToString::to_string).as_deref(), Some("mtls or mtls+api_key"));
+    let [grant] = app.grants.as_slice() else { panic!("one grant") };
+    assert_eq!((grant.product.id.as_str(), grant.status), ("orders-read", GrantStatus::Pending));
+    assert_eq!(grant.expires.map(|at| at.to_string()).as_deref(), Some("2027-01-01T00:00:00Z"));
+
+    let key = snapshot.api_key("0000000000A1").unwrap();
+    assert_eq!((key.kind(), key.app.id.as_str()), (CredentialKind::ApiKey, "ledger"));
+    assert!(
+        matches!(&key.secret, CredentialSecret::ApiKey { hash, pepper } if hash[0] == 0x5f && &**pepper == "p1")
+    );
+
+    let Match::Found(svid) = snapshot.certificate(&subject("spiffe://postern.test/ledger")) else { panic!() };
+    assert_eq!((svid.id.as_str(), svid.not_before), ("ledger-svid", Some(Timestamp::FLOOR)));
+    assert_eq!(snapshot.credential("ledger-cert-2").map(|one| one.status), Some(CredentialStatus::Pending));
+
+    let operations = &snapshot.product("orders-read").unwrap().operations;
+    assert!(operations[0].target.covers_request("GET", &PolicyPath::parse("/orders/1").unwrap()));
+    assert!(operations[0].accepts.is_some());
+    assert_eq!(operations[1].target, Target::Tcp);
+}
+
+#[test]
+fn no_files_make_an_empty_registry() {
+    let snapshot = parse(&[]).unwrap();
+
+    assert_eq!((snapshot.apps().len(), snapshot.credentials().len()), (0, 0));
+}
+
+#[test]
+fn an_empty_list_means_nothing_and_a_star_means_everything() {
+    let methods = |list: &str| {
+        let text =
+            format!("[[product]]\nid='p'\n[[product.operation]]\nservice='s'\npath='/'\nmethods={list}\n");
+        let target = read(&text).product("p").unwrap().operations[0].target.clone();
+        match target {
+            Target::Http { methods, .. } => methods,
+            Target::Tcp => panic!("no http"),
+        }
+    };
+
+    assert_eq!(methods("[]"), Methods::Listed(Vec::new()));
+    assert_eq!(methods("['*']"), Methods::Any);
+}
+
+#[test]
+fn files_may_refer_to_one_another_in_any_order() {
+    let files = sources(&[
+        ("1.toml", "[[app]]\nid='a'\ndeveloper='team'\n[[app.grant]]\nproduct='p'\n"),
+        ("2.toml", DEVELOPER),
+        ("3.toml", "[[product]]\nid='p'\n"),
+    ]);
+
+    assert!(parse(&files).is_ok());
+}
+
+#[test]
+fn the_version_follows_names_and_texts_but_not_the_directory() {
+    let version = |texts: &[(&str, &str)]| parse(&sources(texts)).unwrap().version().to_owned();
+    let base = version(&[("/etc/a.toml", ""), ("/etc/b.toml", DEVELOPER)]);
+
+    assert_eq!(base.len(), 12);
+    assert_eq!(version(&[("/opt/b.toml", DEVELOPER), ("/opt/a.toml", "")]), base);
+    assert_ne!(version(&[("/etc/a.toml", "#"), ("/etc/b.toml", DEVELOPER)]), base);
+    assert_ne!(version(&[("/etc/c.toml", ""), ("/etc/b.toml", DEVELOPER)]), base);
+    assert_ne!(version(&[("/etc/b.toml", DEVELOPER)]), base);
+}
+
+#[test]
+fn unknown_keys_are_named_at_every_level() {
+    assert_eq!(problems("[[ap]]\n"), ["1:3: ap: unknown key, did you mean `app`?"]);
+    assert_eq!(
+        problems(&format!("{DEVELOPER}stauts = 'active'\n")),
+        ["3:1: developer.team.stauts: unknown key, did you mean `status`?"]
+    );
+    assert_eq!(
+        app_problems("[[app.grant]]\nprodct = 'x'"),
+        [
+            "6:1: app.ledger.grant[1].product: the key is missing",
+            "7:1: app.ledger.grant[1].prodct: unknown key, did you mean `product`?",
+        ]
+    );
+    assert_eq!(
+        operation_problems("service = 's'\nmethod = ['GET']\npath = '/'"),
+        [
+            "3:1: product.orders.operation[1]: `path` without `methods`; write methods = [\"*\"] for every method",
+            "5:1: product.orders.operation[1].method: unknown key, did you mean `methods`?",
+        ]
+    );
+}
+
+#[test]
+fn a_reference_that_leads_nowhere_is_answered_with_the_nearest_name() {
+    let text =
+        format!("{DEVELOPER}[[app]]\nid = 'ledger'\ndeveloper = 'taem'\n[[app.grant]]\nproduct = 'zebra'\n");
+
+    assert_eq!(
+        problems(&text),
+        [
+            "5:13: app.ledger.developer: there is no developer `taem`, did you mean `team`?",
+            "7:11: app.ledger.grant[1].product: there is no product `zebra`",
+        ]
+    );
+}
+
+#[test]
+fn a_second_definition_points_to_the_first() {
+    let key = format!("[[app.api_key]]\nid = '0000000000A1'\nhash = '{HASH}'\n");
+    let files = sources(&[
+        (
+            "1.toml",
+            &format!("{DEVELOPER}[[app]]\nid = 'a'\ndeveloper = 'team'\n{key}[[product]]\nid = 'p'\n"),
+        ),
+        (
+            "2.toml",
+            &format!("{DEVELOPER}[[app]]\nid = 'a'\ndeveloper = 'team'\n{key}[[product]]\nid = 'p'\n"),
+        ),
+    ]);
+
+    let found: Vec<String> = parse(&files).unwrap_err().iter().map(ToString::to_string).collect();
+
+    assert_eq!(
+        found,
+        [
+            "2.toml:2:6: developer.team.id: there is a developer `team` already, at 1.toml:2",
+            "2.toml:4:6: app.a.id: there is an app `a` already, at 1.toml:4",
+            "2.toml:7:6: app.a.api_key.0000000000A1.id: there is a credential `0000000000A1` already, at 1.toml:7",
+            "2.toml:10:6: product.p.id: there is a product `p` already, at 1.toml:10",
+        ]
+    );
+}
+
+#[test]
+fn a_second_grant_of_one_product_is_refused() {
+    let text = format!(
+        "{DEVELOPER}[[product]]\nid = 'p'\n[[app]]\nid = 'a'\ndeveloper = 'team'\n\
+         grant = [{{ product = 'p' }}, {{ product = 'p', status = 'revoked' }}]\n"
+    );
+
+    assert_eq!(
+        problems(&text),
+        ["8:41: app.a.grant[2].product: the app has a grant to it already, at a.toml:8"]
+    );
+}
+
+#[test]
+fn one_certificate_cannot_stand_for_two_credentials() {
+    let rule = "uri = 'spiffe://td/**'";
+
+    assert_eq!(
+        app_problems(&format!("[[app.certificate]]\n{rule}\n[[app.certificate]]\nid = 'again'\n{rule}")),
+        [
+            "9:6: app.ledger.certificate.again.id: the credential `ledger-cert-1` at a.toml:6 stands for the same certificates"
+        ]
+    );
+}
+
+#[test]
+fn a_certificate_has_exactly_one_rule() {
+    assert_eq!(
+        app_problems("[[app.certificate]]\nstatus = 'approved'"),
+        [
+            "6:1: app.ledger.certificate[1]: it must say which certificates it stands for: one of uri, dns, subject, spki, sha256"
+        ]
+    );
+    assert_eq!(
+        app_problems("[[app.certificate]]\nuri = 'spiffe://td/a'\ndns = 'a'"),
+        [
+            "6:1: app.ledger.certificate[1]: it must have exactly one of uri, dns, subject, spki, sha256, not uri and dns"
+        ]
+    );
+}
+
+#[test]
+fn a_rule_that_is_none_says_why() {
+    let rule = |line: &str| {
+        let found = app_problems(&format!("[[app.certificate]]\n{line}"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.concat().split_once("certificate[1].").unwrap().1.to_owned()
+    };
+
+    assert_eq!(rule("uri = 'spiffe://td/a//b'"), "uri: a path has no empty segment");
+    assert_eq!(rule("uri = 'spiffe://td/*'"), "uri: '*' stands only in '/**', at the end");
+    assert_eq!(rule("dns = '*.a'"), "dns: a DNS name has only letters, digits, '.', '-' and '_'");
+    assert_eq!(rule("sha256 = 'abc'"), "sha256: expected 64 hexadecimal digits");
+    assert_eq!(rule("spki = 1"), "spki: expected a string, found an integer");
+    assert_eq!(
+        rule("subject = []"),
+        "subject: expected at least one attribute: an empty list matches nobody"
+    );
+    assert_eq!(rule("subject = [{ oid = 'CN' }]"), "subject[1].value: the key is missing");
+    assert_eq!(
+        rule("subject = [{ oid = 'CN', value = '' }]"),
+        "subject[1].value: expected a value, found nothing"
+    );
+    assert_eq!(
+        rule("subject = [{ oid = 'cn', value = 'x' }]"),
+        "subject[1].oid: expected a dotted object identifier or one of C, CN, DC, L, O, OU, ST, STREET, UID, did you mean `CN`?"
+    );
+    assert_eq!(
+        rule("subject = [{ oid = '2..5', value = 'x' }]"),
+        "subject[1].oid: expected a dotted object identifier or one of C, CN, DC, L, O, OU, ST, STREET, UID"
+    );
+}
+
+#[test]
+fn the_hash_of_a_key_is_in_no_message() {
+    for hash in ["hmac-sha256:p1:5ecre7", "5ecre7", "hmac-sha1:p1:5ecre7", "hmac-sha256:p 1:5ecre7"] {
+        let found = app_problems(&format!("[[app.api_key]]\nid = '0000000000A1'\nhash = '{hash}'"));
+
+        assert_eq!(
+            found,
+            [
+                "8:8: app.ledger.api_key.0000000000A1.hash: expected hmac-sha256:<name of the pepper>:<64 hexadecimal digits>"
+            ]
+        );
+    }
+    let broken = app_problems("[[app.api_key]]\nid = '0000000000A1'\nhash = 'hmac-sha256:p1:5ecre7");
+    assert!(!broken.concat().contains("5ecre7"), "{broken:?}");
+}
+
+#[test]
+fn the_id_of_a_key_has_twelve_letters_and_digits() {
+    for id in ["A1", "0000000000A1x", "0000000000-1", "00000000000é"] {
+        let found = app_problems(&format!("[[app.api_key]]\nid = '{id}'\nhash = '{HASH}'")).concat();
+
+        assert!(found.ends_with(".id: expected the 12 letters and digits of a key's id"), "{found}");
+    }
+}
+
+#[test]
+fn words_times_and_kinds_are_checked() {
+    assert_eq!(
+        app_problems("status = 'aproved'"),
+        ["6:10: app.ledger.status: expected `approved` or `revoked`, did you mean `approved`?"]
+    );
+    assert_eq!(
+        app_problems("accepts = []"),
+        [
+            "6:11: app.ledger.accepts: expected at least one alternative, each with at least one kind of credential"
+        ]
+    );
+    assert_eq!(
+        app_problems("accepts = [['mtls'], []]"),
+        [
+            "6:11: app.ledger.accepts: expected at least one alternative, each with at least one kind of credential"
+        ]
+    );
+    assert_eq!(
+        app_problems("accepts = ['mtls', ['apikey']]"),
+        [
+            "6:12: app.ledger.accepts[1]: expected an array, found a string",
+            "6:21: app.ledger.accepts[2][1]: expected `mtls` or `api_key`, did you mean `api_key`?",
+        ]
+    );
+    let times = "[[app.certificate]]\ndns = 'a'\nnot_before = 2026-02-01T00:00:00Z\nexpires = ";
+    assert_eq!(
+        app_problems(&format!("{times}2026-02-01T00:00:00Z")),
+        ["6:1: app.ledger.certificate[1]: `expires` does not lie after `not_before`"]
+    );
+    assert_eq!(
+        app_problems(&format!("{times}2027-02-01")),
+        ["9:11: app.ledger.certificate[1].expires: expected an RFC 3339 time such as 2026-01-01T00:00:00Z"]
+    );
+}
+
+#[test]
+fn an_operation_is_about_requests_or_about_connections() {
+    assert_eq!(
+        operation_problems("methods = ['GET']\nservice = '*'"),
+        ["3:1: product.orders.operation[1]: `methods` without `path`; write path = \"/\" for every path"]
+    );
+    assert_eq!(
+        operation_problems("methods = ['*', 'get']\npath = '/a/**/b'"),
+        [
+            "3:1: product.orders.operation[1].service: the key is missing",
+            "4:12: product.orders.operation[1].methods[1]: expected a method in upper-case letters such as GET, or '*' alone in the list",
+            "4:17: product.orders.operation[1].methods[2]: expected a method in upper-case letters such as GET, or '*' alone in the list",
+            "5:8: product.orders.operation[1].path: '**' stands alone as the last segment; write '/orders/**'",
+        ]
+    );
+    assert_eq!(
+        problems("[[product]]\nid = 'p'\nscopes = ['a b']\n"),
+        ["3:11: product.p.scopes[1]: a scope has only visible ASCII characters but '\"' and '\\'"]
+    );
+}
+
+#[test]
+fn a_broken_file_is_named_without_blaming_those_that_refer_to_it() {
+    let files = sources(&[
+        ("1.toml", "[[app]]\nid = 'a'\ndeveloper = 'team'\nstatus = 'off'\n"),
+        ("2.toml", "[[developer]]\nid = 'team\n"),
+    ]);
+
+    let found: Vec<String> = parse(&files).unwrap_err().iter().map(ToString::to_string).collect();
+
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(found[0], "1.toml:4:10: app.a.status: expected `approved` or `revoked`");
+    assert!(found[1].starts_with("2.toml:2:11: "), "{found:?}");
+}
+
+#[test]
+fn wrong_types_are_named_wherever_they_stand() {
+    assert_eq!(
+        problems("app = 1\n[product]\n[[developer]]\nid = 7\n"),
+        [
+            "1:7: app: expected an array, found an integer",
+            "2:1: product: expected an array of tables, headed [[…]], found a table",
+            "4:6: developer[1].id: expected a string, found an integer",
+        ]
+    );
+}
+
+#[test]
+fn a_long_app_name_asks_for_names_of_its_certificates() {
+    let id = "a".repeat(60);
+    let text =
+        format!("{DEVELOPER}[[app]]\nid = '{id}'\ndeveloper = 'team'\n[[app.certificate]]\ndns = 'a'\n");
+
+    assert_eq!(
+        problems(&text),
+        [format!("6:1: app.{id}.certificate[1]: it needs an `id` of its own: the app's name is too long")]
+    );
+}
