@@ -24,3 +24,6 @@ pub use verifier::{InvalidRoot, MAX_BYTES, MAX_CERTIFICATES, Usage, Verifier, Ve
 
 #[cfg(test)]
 pub(crate) use random::SeededRng;
+
+#[cfg(test)]
+mod tests;
