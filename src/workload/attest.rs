@@ -116,8 +116,8 @@ pub enum AttestError {
 
 /// Who connected this Unix socket.
 ///
-/// It takes less than a microsecond at [`Depth::Ids`] and some tens of them at [`Depth::Process`]. Any handle on the socket
-/// will do, a tokio `UnixStream` among others.
+/// It takes less than a microsecond at [`Depth::Ids`] and some tens of them at [`Depth::Process`]. Any handle on the
+/// socket will do, a tokio `UnixStream` among others.
 pub fn attest_unix(socket: &impl AsFd, depth: Depth) -> Result<Caller, AttestError> {
     let credentials = getsockopt(socket, sockopt::PeerCredentials)
         .map_err(|errno| AttestError::Credentials(errno.into()))?;

@@ -120,9 +120,9 @@ impl Process {
 
 /// Every process that holds the socket `inode`, in ascending order of their numbers.
 ///
-/// This walks over every open file on the host: it blocks, and takes some four milliseconds for each thousand of them. Processes that
-/// the agent may not look into are passed over; so is one that lets go of the socket while it is being read, as a child
-/// on its way from `fork` to `exec` does.
+/// This walks over every open file on the host: it blocks, and takes some four milliseconds for each thousand of them.
+/// Processes that the agent may not look into are passed over; so is one that lets go of the socket while it is being
+/// read, as a child on its way from `fork` to `exec` does.
 pub(super) fn holders(inode: u32) -> Result<Vec<(u32, Description)>, ProcessError> {
     let link = OsString::from(format!("socket:[{inode}]"));
     let mut budget = MAX_DESCRIPTORS;
