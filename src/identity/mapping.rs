@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use crate::identity::{Attribute, CertificateRule, Subject};
+use crate::identity::{Attribute, CertificateRule, SpiffeId, Subject};
 
 /// Certificate rules, each with what it stands for, indexed so that finding one does not get slower with their number.
 #[derive(Clone, Debug)]
@@ -11,8 +11,7 @@ pub struct Mapping<T> {
     dns: HashMap<String, T>,
     sha256: HashMap<[u8; 32], T>,
     spki: HashMap<[u8; 32], T>,
-    /// By the text of a SPIFFE ID.
-    uri: HashMap<String, T>,
+    uri: HashMap<SpiffeId, T>,
     /// By the text of a SPIFFE ID cut off before a slash: `spiffe://td/ns` for the rule `spiffe://td/ns/**`.
     uri_prefix: HashMap<String, T>,
     /// By one of the rule's attributes, so that only rules with that attribute are looked at.
@@ -81,7 +80,7 @@ impl<T: Clone + Eq> Mapping<T> {
                     self.subject.entry(index).or_default().push((rule, value));
                 }
             }
-            CertificateRule::Uri(id) => drop(self.uri.insert(id.as_str().to_owned(), value)),
+            CertificateRule::Uri(id) => drop(self.uri.insert(id, value)),
             CertificateRule::UriPrefix { domain, segments } => {
                 let text = segments.iter().fold(domain.id_text(), |text, segment| text + "/" + segment);
                 self.uri_prefix.insert(text, value);
@@ -96,7 +95,7 @@ impl<T: Clone + Eq> Mapping<T> {
             .sha256
             .get(&subject.sha256)
             .or_else(|| self.spki.get(&subject.spki_sha256))
-            .or_else(|| self.uri.get(subject.spiffe_id.as_str()))
+            .or_else(|| self.uri.get(&subject.spiffe_id))
             .or_else(|| self.longest_prefix(subject.spiffe_id.as_str()));
         if let Some(value) = exact {
             return Match::Found(value);

@@ -339,8 +339,7 @@ mod tests {
 
         /// The pattern matcher agrees with trying everything.
         #[test]
-        fn patterns_agree_with_trying_everything(pattern in "[ab]{0,2}(\\*[ab]{0,2}){1,3}", text in "[ab]{1,6}") {
-            prop_assume!(!pattern.contains("**"));
+        fn patterns_agree_with_trying_everything(pattern in "[ab]{0,2}\\*([ab]{1,2}\\*){0,2}[ab]{0,2}", text in "[ab]{1,6}") {
             fn exhaustive(pattern: &[u8], text: &[u8]) -> bool {
                 match (pattern, text) {
                     ([], []) => true,

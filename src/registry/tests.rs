@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use proptest::prelude::*;
+
 use crate::clock::Timestamp;
 use crate::identity::{Match, Subject};
 use crate::registry::{
@@ -417,4 +419,20 @@ fn a_long_app_name_asks_for_names_of_its_certificates() {
         problems(&text),
         [format!("6:1: app.{id}.certificate[1]: it needs an `id` of its own: the app's name is too long")]
     );
+}
+
+proptest! {
+    /// An editor that dies, a disk that is full, a finger that slips: never a panic.
+    #[test]
+    fn a_damaged_file_is_read_or_refused(start in 0..COMPLETE.len(), length in 0..40_usize, filling in "[\\[\\]{}=\"'a.,#\n-]{0,3}") {
+        let end = (start + length).min(COMPLETE.len());
+        let damaged = format!("{}{filling}{}", &COMPLETE[..start], &COMPLETE[end..]);
+
+        drop(parse(&sources(&[("a.toml", &damaged)])));
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused(text in any::<String>()) {
+        drop(parse(&sources(&[("a.toml", &text)])));
+    }
 }
