@@ -115,11 +115,6 @@ impl Renewal {
         if now >= self.next_attempt || self.clock_was_set_back(now) { Step::Renew } else { Step::Wait }
     }
 
-    /// Asks for a new attempt at once, whatever the window says.
-    pub const fn handle_request(&mut self, now: Timestamp) {
-        self.next_attempt = now;
-    }
-
     /// Notes that replacing it failed, and when to try again: at first after a second, then twice as long each time, but
     /// never so long that fewer than eight attempts are left before the certificate expires.
     pub fn handle_failure(&mut self, now: Timestamp, rng: &mut dyn Rng) {
@@ -137,12 +132,6 @@ impl Renewal {
     #[must_use]
     pub fn is_overdue(&self, now: Timestamp) -> bool {
         now >= self.due + self.life.span(GRACE)
-    }
-
-    /// When [`Self::is_overdue`] becomes true.
-    #[must_use]
-    pub fn overdue_at(&self) -> Timestamp {
-        self.due + self.life.span(GRACE)
     }
 
     /// The clock was set back so far that the certificate is not valid yet, or that a pause would outlast every pause.
@@ -273,7 +262,6 @@ mod tests {
         assert!(!renewal.is_overdue(renewal.due()));
         assert!(!renewal.is_overdue(renewal.due() + Duration::from_secs(359)));
         assert!(renewal.is_overdue(renewal.due() + Duration::from_secs(360)));
-        assert!(renewal.is_overdue(renewal.overdue_at()));
     }
 
     #[test]
@@ -288,14 +276,5 @@ mod tests {
         renewal.handle_failure(now, &mut SeededRng(1));
         assert_eq!(renewal.handle_timeout(now), Step::Wait, "a failed attempt gets its pause");
         assert_eq!(renewal.handle_timeout(renewal.poll_timeout()), Step::Renew);
-    }
-
-    #[test]
-    fn a_request_is_due_at_once() {
-        let mut renewal = Renewal::of_authority(life(HOUR));
-
-        renewal.handle_request(life(HOUR).issued_at);
-
-        assert_eq!(renewal.handle_timeout(life(HOUR).issued_at), Step::Renew);
     }
 }

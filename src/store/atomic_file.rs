@@ -30,7 +30,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AtomicError> 
 }
 
 /// Asked before every step that changes the disk; a test answers with an error to stop the world there.
-pub(super) type Gate<'a> = dyn Fn(&'static str) -> io::Result<()> + Send + Sync + 'a;
+pub(crate) type Gate<'a> = dyn Fn(&'static str) -> io::Result<()> + Send + Sync + 'a;
 
 /// [`replace`], asking `gate` before every step.
 pub(super) fn replace_in_steps(

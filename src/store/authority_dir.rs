@@ -22,6 +22,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,7 @@ use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
 use crate::pki::{Authority, AuthorityError, Hierarchy, HierarchyError, Level, Retired, Slots};
+use crate::secret::Secret;
 use crate::store::atomic_file::{self, AtomicError, Gate};
 use crate::store::pem::{self, PemError};
 
@@ -154,7 +156,8 @@ impl AuthorityDir {
         Self::open_with(state, Box::new(|_| Ok(())))
     }
 
-    pub(super) fn open_with(state: &Path, gate: Box<Gate<'static>>) -> Result<Self, StoreError> {
+    /// [`Self::open`], asking `gate` before every step that changes the disk; for tests.
+    pub(crate) fn open_with(state: &Path, gate: Box<Gate<'static>>) -> Result<Self, StoreError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -170,13 +173,10 @@ impl AuthorityDir {
             .mode(0o600)
             .open(&path)
             .map_err(io_error("open the lock", &path))?;
-        match lock.try_lock() {
-            Ok(()) => (),
-            Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::Locked { holder: holder_of(&lock), path });
-            }
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
-        }
+        take(&lock).map_err(|error| match error {
+            TryLockError::WouldBlock => StoreError::Locked { holder: holder_of(&lock), path: path.clone() },
+            TryLockError::Error(source) => io_error("lock", &path)(source),
+        })?;
         sign_lock(&lock).map_err(io_error("write the lock", &path))?;
         Ok(Self { state: state.to_owned(), _lock: lock, gate })
     }
@@ -243,14 +243,12 @@ impl AuthorityDir {
         let key = pem::key_to_pem(&authority.key().to_pkcs8_der());
         let holds = |directory: &Path| {
             fs::read(directory.join(CERTIFICATE)).is_ok_and(|found| found == certificate.as_bytes())
-                && fs::read(directory.join(KEY)).is_ok_and(|found| found == key.expose_secret())
+                && fs::read(directory.join(KEY)).is_ok_and(|found| Secret::new(found) == key)
         };
         if holds(&settled) {
             return Ok(());
         }
-        for stale in [&settled, &staged] {
-            self.remove(stale)?;
-        }
+        self.remove(&staged)?;
         self.make_directory(&staged)?;
         atomic_file::create_in_steps(&staged.join(KEY), key.expose_secret(), 0o600, &*self.gate)?;
         atomic_file::create_in_steps(&staged.join(CERTIFICATE), certificate.as_bytes(), 0o644, &*self.gate)?;
@@ -258,7 +256,8 @@ impl AuthorityDir {
             atomic_file::sync_directory(directory, &*self.gate)
                 .map_err(io_error("force to the disk", directory))?;
         }
-        Ok(())
+        // Only now: what has the final name and other content is damaged, or was never committed.
+        self.remove(&settled)
     }
 
     /// Gives a staged authority that was committed its final name.
@@ -393,6 +392,8 @@ const BUNDLE: &str = "bundle.pem";
 const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
 const LOCK: &str = "lock";
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
 const MANIFEST: &str = "authorities.toml";
 const STAGED: &str = ".staged-";
 
@@ -529,7 +530,7 @@ fn read_authority(directory: &Path, created: Timestamp) -> Result<Authority, Sto
         return Err(StoreError::Pem { path: certificate_path, source });
     };
     let key_path = directory.join(KEY);
-    let key_bytes = crate::secret::Secret::new(read_file(&key_path)?);
+    let key_bytes = Secret::new(read_file(&key_path)?);
     let mode = fs::metadata(&key_path).map_err(io_error("read", &key_path))?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(StoreError::Permissive { path: key_path, mode });
@@ -572,6 +573,18 @@ fn is_temporary(name: &str) -> bool {
 fn io_error(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { step, path, source }
+}
+
+/// Locks, waiting a moment for a holder that is just going away: an agent that is being restarted, or its child between
+/// fork and exec, which shares the lock for that long.
+fn take(lock: &File) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            outcome => return outcome,
+        }
+    }
+    lock.try_lock()
 }
 
 /// Who holds the lock, for the error of whoever does not get it.

@@ -1,1 +1,514 @@
+//! The CA on disk: killed at every step, damaged in every way, read by OpenSSL.
 
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::pki::{AuthorityPlan, Hierarchy, KeyAlgorithm, Level, Profile, issue};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn now() -> Timestamp {
+    "2026-11-22T05:21:00Z".parse().unwrap()
+}
+
+fn plan(ttl: Duration) -> AuthorityPlan {
+    AuthorityPlan { algorithm: KeyAlgorithm::EcdsaP256, ttl, backdate: Duration::from_secs(300) }
+}
+
+fn new_ca() -> Hierarchy {
+    Hierarchy::create("postern.test".parse().unwrap(), &plan(HOUR * 8760), &plan(HOUR * 168), now()).unwrap()
+}
+
+fn rotated(hierarchy: &Hierarchy) -> Hierarchy {
+    let prepared = hierarchy.prepare_issuing(&plan(HOUR * 168), now()).unwrap();
+    let id = prepared.issuing().prepared.as_ref().unwrap().id().clone();
+    prepared.activate(Level::Issuing, &id, now() + HOUR, now()).unwrap()
+}
+
+/// All that tells one state from another.
+fn summary(hierarchy: &Hierarchy) -> String {
+    let list: Vec<String> = hierarchy
+        .iter()
+        .map(|(slot, authority)| format!("{slot} {} {}", authority.id(), authority.life().not_after))
+        .collect();
+    let until: Vec<String> =
+        hierarchy.issuing().retired.iter().map(|retired| retired.until.to_string()).collect();
+    format!("{} {} {list:?} {until:?}", hierarchy.domain(), hierarchy.sequence())
+}
+
+fn load(state: &Path) -> Result<Option<String>, StoreError> {
+    let stored = AuthorityDir::open(state).unwrap().load()?;
+    Ok(stored.map(|stored| summary(&stored.hierarchy)))
+}
+
+fn commit(state: &Path, hierarchy: &Hierarchy) {
+    let committed = AuthorityDir::open(state).unwrap().commit(hierarchy).unwrap();
+    assert!(committed.untidy.is_empty(), "{committed:?}");
+}
+
+/// A state directory with a committed CA.
+fn with_ca() -> (tempfile::TempDir, Hierarchy) {
+    let state = tempfile::tempdir().unwrap();
+    let hierarchy = new_ca();
+    commit(state.path(), &hierarchy);
+    (state, hierarchy)
+}
+
+/// From the step `last` on nothing changes on the disk any more, as if the process had been killed before it.
+fn killed_before(last: usize) -> (Box<atomic_file::Gate<'static>>, Arc<AtomicUsize>) {
+    let steps = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&steps);
+    let gate = move |_| {
+        if counted.fetch_add(1, Ordering::Relaxed) < last { Ok(()) } else { Err(io::Error::other("killed")) }
+    };
+    (Box::new(gate), steps)
+}
+
+fn kill_at_every_step(before: Option<&Hierarchy>, after: &Hierarchy) -> usize {
+    let old = before.map(summary);
+    let new = Some(summary(after));
+    let mut seen_new = false;
+    for last in 0.. {
+        let state = tempfile::tempdir().unwrap();
+        if let Some(before) = before {
+            commit(state.path(), before);
+        }
+        let (gate, steps) = killed_before(last);
+        let outcome = AuthorityDir::open_with(state.path(), gate).unwrap().commit(after);
+        let finished = steps.load(Ordering::Relaxed) <= last;
+
+        let found = load(state.path()).unwrap();
+        assert!(found == old || found == new, "killed before step {last}: {found:?}");
+        assert!(!seen_new || found == new, "step {last} took back what an earlier one had committed");
+        seen_new = found == new;
+        assert!(outcome.is_err() || seen_new, "committed at step {last}, but the old state is there");
+        assert_eq!(load(state.path()).unwrap(), found, "the second start finds the same");
+
+        // Whatever was left lying about, the next commit works and clears it up.
+        commit(state.path(), after);
+        assert_eq!(load(state.path()).unwrap(), new);
+        assert_eq!(names(&state.path().join("authorities")), listed(after), "killed before step {last}");
+        assert_eq!(names(state.path()), ["authorities", "authorities.toml", "bundle.pem", "lock"]);
+        if finished {
+            return last;
+        }
+    }
+    unreachable!()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn listed(hierarchy: &Hierarchy) -> Vec<String> {
+    let mut names: Vec<String> = hierarchy.iter().map(|(_, authority)| authority.id().to_string()).collect();
+    names.sort();
+    names
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn the_first_commit_survives_a_kill_at_every_step() {
+    assert!(kill_at_every_step(None, &new_ca()) > 30);
+}
+
+#[test]
+fn preparing_survives_a_kill_at_every_step() {
+    let before = new_ca();
+    let after = before.prepare_issuing(&plan(HOUR * 168), now()).unwrap();
+
+    assert!(kill_at_every_step(Some(&before), &after) > 15);
+}
+
+#[test]
+fn activating_survives_a_kill_at_every_step() {
+    let before = new_ca().prepare_issuing(&plan(HOUR * 168), now()).unwrap();
+    let id = before.issuing().prepared.as_ref().unwrap().id().clone();
+    let after = before.activate(Level::Issuing, &id, now() + HOUR, now()).unwrap();
+
+    assert!(kill_at_every_step(Some(&before), &after) > 5);
+}
+
+#[test]
+fn a_new_root_survives_a_kill_at_every_step() {
+    let before = new_ca();
+    let domain = before.domain().clone();
+    let root = crate::pki::Authority::make_root(&domain, &plan(HOUR * 8760), now()).unwrap();
+    let after = before.prepare(root).unwrap();
+
+    assert!(kill_at_every_step(Some(&before), &after) > 20);
+}
+
+#[test]
+fn dropping_survives_a_kill_at_every_step() {
+    let before = rotated(&new_ca());
+    let after = before.drop_drained(now() + HOUR * 2).unwrap();
+
+    assert!(kill_at_every_step(Some(&before), &after) > 5);
+}
+
+#[test]
+fn a_start_that_finishes_an_interrupted_commit_survives_a_kill_at_every_step() {
+    let hierarchy = new_ca();
+    let committed = (0..).find(|last| {
+        let state = tempfile::tempdir().unwrap();
+        let (gate, _) = killed_before(*last);
+        AuthorityDir::open_with(state.path(), gate).unwrap().commit(&hierarchy).is_ok()
+    });
+
+    for last in 0.. {
+        let state = tempfile::tempdir().unwrap();
+        let (gate, _) = killed_before(committed.unwrap());
+        let untidy = AuthorityDir::open_with(state.path(), gate).unwrap().commit(&hierarchy).unwrap().untidy;
+        assert!(!untidy.is_empty());
+
+        let (gate, steps) = killed_before(last);
+        drop(AuthorityDir::open_with(state.path(), gate).unwrap().load());
+
+        assert_eq!(load(state.path()).unwrap(), Some(summary(&hierarchy)), "killed before step {last}");
+        assert_eq!(names(&state.path().join("authorities")), listed(&hierarchy));
+        if steps.load(Ordering::Relaxed) <= last {
+            assert!(last > 5);
+            return;
+        }
+    }
+}
+
+#[test]
+fn what_was_committed_is_loaded_again() {
+    let state = tempfile::tempdir().unwrap();
+    let hierarchy = rotated(&rotated(&new_ca())).prepare_issuing(&plan(HOUR * 168), now()).unwrap();
+
+    commit(state.path(), &hierarchy);
+
+    assert_eq!(load(state.path()).unwrap(), Some(summary(&hierarchy)));
+}
+
+#[test]
+fn keys_are_for_the_agent_alone() {
+    let (state, hierarchy) = with_ca();
+    let authorities = state.path().join("authorities");
+
+    assert_eq!(mode(&authorities), 0o700);
+    for id in listed(&hierarchy) {
+        assert_eq!(mode(&authorities.join(&id)), 0o700);
+        assert_eq!(mode(&authorities.join(&id).join("key.pem")), 0o600);
+    }
+    assert_eq!(mode(&state.path().join("bundle.pem")), 0o644);
+    assert_eq!(mode(&state.path().join("authorities.toml")), 0o600);
+}
+
+#[test]
+fn a_fresh_state_directory_is_private() {
+    let parent = tempfile::tempdir().unwrap();
+    let state = parent.path().join("var/postern");
+
+    assert!(AuthorityDir::open(&state).unwrap().load().unwrap().is_none());
+
+    assert_eq!(mode(&state), 0o700);
+}
+
+#[test]
+fn other_things_in_the_state_directory_are_no_ca() {
+    let state = tempfile::tempdir().unwrap();
+    fs::create_dir(state.path().join("run")).unwrap();
+    for name in ["README.md", "peppers.toml", "lock"] {
+        atomic_file::replace(&state.path().join(name), b"text", 0o600).unwrap();
+    }
+
+    assert_eq!(load(state.path()).unwrap(), None);
+}
+
+#[test]
+fn two_agents_cannot_share_a_state_directory() {
+    let state = tempfile::tempdir().unwrap();
+    let first = AuthorityDir::open(state.path()).unwrap();
+
+    let error = AuthorityDir::open(state.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { .. }));
+    assert!(error.to_string().contains(&format!("(process {})", std::process::id())), "{error}");
+    assert!(error.to_string().contains(&state.path().join("lock").display().to_string()), "{error}");
+
+    drop(first);
+    drop(AuthorityDir::open(state.path()).unwrap());
+}
+
+#[test]
+fn a_lost_manifest_never_leads_to_a_new_ca() {
+    let (state, _) = with_ca();
+    fs::remove_file(state.path().join("authorities.toml")).unwrap();
+
+    let error = load(state.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Lost { .. }));
+    assert!(error.to_string().contains("authorities.toml is missing, yet there are authorities/"), "{error}");
+    assert!(error.to_string().contains("restore it from a backup"), "{error}");
+
+    fs::remove_dir_all(state.path().join("authorities")).unwrap();
+    let error = load(state.path()).unwrap_err();
+    assert!(error.to_string().contains("yet there are bundle.pem"), "{error}");
+
+    fs::remove_file(state.path().join("bundle.pem")).unwrap();
+    assert_eq!(load(state.path()).unwrap(), None, "everything was moved away: a first start");
+}
+
+#[test]
+fn a_manifest_that_leads_nowhere_is_not_a_first_start() {
+    let state = tempfile::tempdir().unwrap();
+    symlink("/nonexistent/authorities.toml", state.path().join("authorities.toml")).unwrap();
+
+    assert!(matches!(load(state.path()), Err(StoreError::Io { step: "read", .. })));
+}
+
+/// Damages a committed CA and tells what the agent says of it.
+fn says_after(damage: impl FnOnce(&Path, &Path)) -> String {
+    let (state, hierarchy) = with_ca();
+    let active = state.path().join("authorities").join(hierarchy.issuing().active.id().as_str());
+    damage(state.path(), &active);
+
+    let error = load(state.path()).unwrap_err();
+
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    assert!(text.contains(&state.path().display().to_string()), "it says where: {text}");
+    let manifest = fs::read(state.path().join("authorities.toml")).unwrap_or_default();
+    drop(load(state.path()));
+    assert_eq!(
+        fs::read(state.path().join("authorities.toml")).unwrap_or_default(),
+        manifest,
+        "nothing is touched"
+    );
+    text
+}
+
+fn overwrite(path: &Path, bytes: &[u8]) {
+    atomic_file::replace(path, bytes, 0o600).unwrap();
+}
+
+#[test]
+fn damage_is_named_and_never_repaired_by_a_new_ca() {
+    let text = says_after(|_, active| fs::remove_dir_all(active).unwrap());
+    assert!(text.contains("is missing, but authorities.toml names it"), "{text}");
+
+    for file in ["key.pem", "certificate.pem"] {
+        let text = says_after(|_, active| fs::remove_file(active.join(file)).unwrap());
+        assert!(text.contains(&format!("{file} is missing")), "{text}");
+        let text = says_after(|_, active| overwrite(&active.join(file), b""));
+        assert!(text.contains(&format!("{file} is damaged")) && text.contains("found none"), "{text}");
+        let text = says_after(|_, active| {
+            let whole = fs::read(active.join(file)).unwrap();
+            overwrite(&active.join(file), &whole[..whole.len() / 2]);
+        });
+        assert!(text.contains(&format!("{file} is damaged")), "{text}");
+    }
+
+    let text = says_after(|state, _| overwrite(&state.join("authorities.toml"), b""));
+    assert!(text.contains("authorities.toml is damaged: missing field `version`"), "{text}");
+    let text = says_after(|state, _| overwrite(&state.join("authorities.toml"), b"\xff"));
+    assert!(text.contains("it is not UTF-8"), "{text}");
+}
+
+fn says_after_edit(from: &str, to: &str) -> String {
+    says_after(|state, _| {
+        let path = state.join("authorities.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        overwrite(&path, text.replacen(from, to, 1).as_bytes());
+    })
+}
+
+#[test]
+fn a_manifest_is_read_strictly() {
+    assert!(says_after_edit("version = 1", "version = 2").contains("it has version 2, this agent knows 1"));
+    assert!(says_after_edit("version = 1", "version = 1\nvolume = 1").contains("unknown field `volume`"));
+    assert!(
+        says_after_edit("slot = \"active\"", "slot = \"prepared\"").contains("it names no active authority")
+    );
+    assert!(
+        says_after_edit("slot = \"active\"", "slot = \"retired\"").contains("`until` belongs to retired")
+    );
+    assert!(says_after_edit("slot = \"active\"", "slot = \"idle\"").contains("unknown variant `idle`"));
+    assert!(says_after_edit("created = \"2026", "created = \"20x6").contains("the created \"20x6"));
+    assert!(says_after_edit("postern.test", "Postern.Test").contains("\"Postern.Test\" is no trust domain"));
+    assert!(says_after_edit("id = \"", "id = \"../../etc/").contains("is malformed"));
+}
+
+#[test]
+fn a_key_that_does_not_belong_to_its_certificate_is_refused() {
+    let text = says_after(|state, active| {
+        let other = crate::pki::KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap();
+        let key = pem::key_to_pem(&other.to_pkcs8_der());
+        assert!(state.is_dir());
+        overwrite(&active.join("key.pem"), key.expose_secret());
+    });
+
+    assert!(text.contains("the key does not belong to the certificate"), "{text}");
+}
+
+#[test]
+fn authorities_that_changed_places_are_noticed() {
+    let (state, hierarchy) = with_ca();
+    let of = |id: &crate::id::AuthorityId| state.path().join("authorities").join(id.as_str());
+    let (root, issuing) = (of(hierarchy.roots().active.id()), of(hierarchy.issuing().active.id()));
+    fs::rename(&root, state.path().join("aside")).unwrap();
+    fs::rename(&issuing, &root).unwrap();
+    fs::rename(state.path().join("aside"), &issuing).unwrap();
+
+    assert!(matches!(load(state.path()), Err(StoreError::Manifest { .. })));
+}
+
+#[test]
+fn an_issuing_authority_of_another_ca_is_refused() {
+    let (state, hierarchy) = with_ca();
+    let other = new_ca();
+    commit(state.path(), &other);
+    let manifest = state.path().join("authorities.toml");
+    let foreign = fs::read_to_string(&manifest).unwrap();
+    let root = |hierarchy: &Hierarchy| hierarchy.roots().active.id().to_string();
+    commit(state.path(), &hierarchy);
+    let directory = AuthorityDir::open(state.path()).unwrap();
+    drop(directory.commit(&other).unwrap());
+    drop(directory);
+    // The other CA's issuing authority under this CA's root.
+    let (aside, _) = with_ca();
+    commit(aside.path(), &hierarchy);
+    let authorities = state.path().join("authorities");
+    fs::rename(aside.path().join("authorities").join(root(&hierarchy)), authorities.join(root(&hierarchy)))
+        .unwrap();
+    overwrite(&manifest, foreign.replace(&root(&other), &root(&hierarchy)).as_bytes());
+
+    let error = load(state.path()).unwrap_err();
+
+    assert!(matches!(error, StoreError::Hierarchy { .. }), "{error}");
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    for mode in [0o640, 0o604, 0o644, 0o660] {
+        let text = says_after(|_, active| {
+            fs::set_permissions(active.join("key.pem"), Permissions::from_mode(mode)).unwrap();
+        });
+        assert!(text.contains(&format!("key.pem has mode {mode:04o}")), "{text}");
+    }
+}
+
+#[test]
+fn a_stray_directory_is_reported_and_removed_by_the_next_commit() {
+    let (state, hierarchy) = with_ca();
+    let stray = state.path().join("authorities/0123456789abcdef");
+    fs::create_dir(&stray).unwrap();
+
+    let directory = AuthorityDir::open(state.path()).unwrap();
+    let stored = directory.load().unwrap().unwrap();
+    assert_eq!(stored.orphans, ["0123456789abcdef"]);
+    assert!(stray.exists());
+
+    assert!(directory.commit(&rotated(&hierarchy)).unwrap().untidy.is_empty());
+    assert!(!stray.exists());
+}
+
+#[test]
+fn a_commit_heals_what_was_damaged_while_the_agent_ran() {
+    let (state, hierarchy) = with_ca();
+    let key = state.path().join("authorities").join(hierarchy.issuing().active.id().as_str()).join("key.pem");
+    overwrite(&key, b"");
+
+    commit(state.path(), &hierarchy);
+
+    assert_eq!(load(state.path()).unwrap(), Some(summary(&hierarchy)));
+}
+
+#[test]
+fn a_lost_bundle_is_written_again() {
+    let (state, _) = with_ca();
+    let path = state.path().join("bundle.pem");
+    let bundle = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+
+    load(state.path()).unwrap();
+
+    assert_eq!(fs::read(&path).unwrap(), bundle);
+}
+
+// A second opinion.
+
+fn openssl(arguments: &[&str], directory: &Path) -> Option<String> {
+    let output = match Command::new("openssl").args(arguments).current_dir(directory).output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => panic!("{error}"),
+    };
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(output.status.success(), "openssl {arguments:?}: {text}");
+    Some(text)
+}
+
+#[test]
+fn openssl_believes_what_is_issued_and_reads_the_keys() {
+    for algorithm in [KeyAlgorithm::EcdsaP256, KeyAlgorithm::EcdsaP384, KeyAlgorithm::Ed25519] {
+        let state = tempfile::tempdir().unwrap();
+        let plan = |ttl| AuthorityPlan { algorithm, ..plan(ttl) };
+        let domain = "postern.test".parse().unwrap();
+        let hierarchy = Hierarchy::create(domain, &plan(HOUR * 8760), &plan(HOUR * 168), now()).unwrap();
+        commit(state.path(), &hierarchy);
+        let profile = Profile {
+            spiffe_id: "spiffe://postern.test/orders".parse().unwrap(),
+            dns: vec!["orders.postern.test".to_owned()],
+            ttl: HOUR,
+            backdate: Duration::from_secs(300),
+            algorithm,
+        };
+        let svid = issue(&hierarchy.issuing().active, &profile, now()).unwrap();
+        let path = |name| state.path().join(name);
+        overwrite(&path("leaf.pem"), pem::certificate_to_pem(&svid.chain[0]).as_bytes());
+        overwrite(&path("issuing.pem"), pem::certificate_to_pem(&svid.chain[1]).as_bytes());
+        overwrite(&path("key.pem"), pem::key_to_pem(&svid.key).expose_secret());
+        let at = now().unix().to_string();
+
+        for purpose in ["sslclient", "sslserver"] {
+            let verdict = openssl(
+                &[
+                    "verify",
+                    "-x509_strict",
+                    "-attime",
+                    &at,
+                    "-purpose",
+                    purpose,
+                    "-CAfile",
+                    "bundle.pem",
+                    "-untrusted",
+                    "issuing.pem",
+                    "leaf.pem",
+                ],
+                state.path(),
+            );
+            let Some(verdict) = verdict else { return };
+            assert!(verdict.contains("leaf.pem: OK"), "{verdict}");
+        }
+        let key = openssl(&["pkey", "-in", "key.pem", "-pubout"], state.path()).unwrap();
+        let certificate = openssl(&["x509", "-in", "leaf.pem", "-noout", "-pubkey"], state.path()).unwrap();
+        assert_eq!(key, certificate);
+        let root = format!("authorities/{}/certificate.pem", hierarchy.roots().active.id());
+        openssl(&["verify", "-x509_strict", "-attime", &at, "-CAfile", "bundle.pem", &root], state.path())
+            .unwrap();
+    }
+}
