@@ -3,6 +3,8 @@
 pub mod clock;
 pub mod secret;
 pub mod id;
+pub mod suggest;
+pub mod toml_text;
 pub mod identity;
 pub mod registry;
 pub mod pki;
@@ -13,3 +15,4 @@ pub mod telemetry;
 pub mod issuance;
 pub mod proxy;
 pub mod workload;
+pub mod config;

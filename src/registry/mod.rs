@@ -16,6 +16,7 @@ pub use model::{
 };
 pub use parse::{Source, parse};
 pub use path::{AmbiguousPath, PolicyPath};
+pub use read::accepts;
 pub use rule::{InvalidPathRule, PathRule};
 pub use snapshot::{Conflict, Definitions, Snapshot};
 

@@ -59,7 +59,7 @@ fn credential_status(value: &Value<'_>) -> Option<CredentialStatus> {
 }
 
 /// Alternatives, each a list of kinds: `[["mtls"], ["api_key"]]`.
-pub(super) fn accepts(value: &Value<'_>) -> Option<Accepts> {
+pub fn accepts(value: &Value<'_>) -> Option<Accepts> {
     let kind = |word: &Value<'_>| word.word(&CredentialKind::ALL.map(|kind| (kind.as_str(), kind)));
     let alternatives =
         value.list(|alternative| Some(alternative.list(kind)?.into_iter().collect::<KindSet>()))?;

@@ -1,0 +1,12 @@
+//! The agent's own configuration: read whole with every mistake at once, compared with the one in force, watched.
+
+mod settings;
+mod section;
+mod file;
+mod plan;
+mod watch;
+
+pub use file::{ConfigError, load, parse};
+pub use plan::{Change, NeedsRestart, all_doors, plan};
+pub use settings::{Config, ForeignBundle, WorkloadConfig};
+pub use watch::{Watched, watch};

@@ -1,0 +1,98 @@
+//! What must be done to go from one configuration to another, or why it cannot be done without a restart.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::proxy::Door;
+
+use super::settings::Config;
+
+/// One step from the old configuration to the new.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// A door that is not wanted any more, or moves elsewhere.
+    Close(Door),
+    /// What the CA issues, or for whom.
+    Issuance,
+    /// A door on TCP that is new, or has moved.
+    OpenTcp(Door, SocketAddr),
+    /// A door on a Unix socket that is new, or has moved.
+    OpenUnix(Door, PathBuf),
+    /// Which files are delivered, and to whom.
+    Workloads,
+}
+
+/// A key that is read at start only.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0} cannot change while the agent runs: restart it")]
+pub struct NeedsRestart(pub &'static str);
+
+/// The steps from `old` to `new`. What each request is judged by needs no step: it is published with the next snapshot.
+///
+/// # Errors
+/// Every key whose change needs a restart.
+pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>> {
+    let fixed = [
+        ("trust_domain", old.issuance.domain == new.issuance.domain),
+        ("state_dir", old.state_dir == new.state_dir),
+        ("runtime_dir", old.runtime_dir == new.runtime_dir),
+        ("threads", old.threads == new.threads),
+        ("log", old.log == new.log),
+        ("admin", old.admin_socket == new.admin_socket),
+        ("metrics", old.metrics == new.metrics),
+        ("quickstart", old.quickstart == new.quickstart),
+    ];
+    let stuck: Vec<NeedsRestart> =
+        fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| NeedsRestart(key)).collect();
+    if !stuck.is_empty() {
+        return Err(stuck);
+    }
+    let mut changes = Vec::new();
+    if old.issuance != new.issuance {
+        changes.push(Change::Issuance);
+    }
+    if old.workloads != new.workloads {
+        changes.push(Change::Workloads);
+    }
+    let (before, after) = (doors(old), doors(new));
+    let gone = before.iter().filter(|door| !after.contains(door));
+    changes.extend(gone.map(|(door, _)| Change::Close(door.clone())));
+    let added = after.into_iter().filter(|door| !before.contains(door));
+    changes.extend(added.map(|(door, place)| match place {
+        Place::Tcp(address) => Change::OpenTcp(door, address),
+        Place::Unix(path) => Change::OpenUnix(door, path),
+    }));
+    Ok(changes)
+}
+
+#[derive(Eq, PartialEq)]
+enum Place {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// All doors with their places.
+fn doors(config: &Config) -> Vec<(Door, Place)> {
+    let listeners = config
+        .listeners
+        .iter()
+        .map(|listener| (Door::Inbound(listener.id.clone()), Place::Tcp(listener.address)));
+    let remotes = config.remotes.iter().flat_map(|remote| {
+        let tcp = remote.listen.map(|address| (Door::OutboundTcp(remote.id.clone()), Place::Tcp(address)));
+        let unix =
+            remote.socket.clone().map(|path| (Door::OutboundUnix(remote.id.clone()), Place::Unix(path)));
+        tcp.into_iter().chain(unix)
+    });
+    listeners.chain(remotes).collect()
+}
+
+/// The steps that open every door of `config`.
+pub fn all_doors(config: &Config) -> Vec<Change> {
+    doors(config)
+        .into_iter()
+        .map(|(door, place)| match place {
+            Place::Tcp(address) => Change::OpenTcp(door, address),
+            Place::Unix(path) => Change::OpenUnix(door, path),
+        })
+        .collect()
+}

@@ -1,0 +1,485 @@
+//! Reading the parts of the configuration file, each on its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
+use crate::identity::{SpiffeId, TrustDomain};
+use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile};
+use crate::proxy::{
+    Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
+    ServiceSettings,
+};
+use crate::registry::accepts;
+use crate::telemetry::{LogFormat, Settings as LogSettings};
+use crate::toml_text::{Place, TableReader, Value};
+use crate::workload::{FileMode, Reload, Selectors, Settings as Delivery};
+
+use super::settings::{ForeignBundle, WorkloadConfig};
+
+/// Something with a name, and where it stands.
+pub(super) struct Placed<'d, T> {
+    pub(super) place: Place<'d>,
+    pub(super) item: T,
+}
+
+/// `path` as the file means it: relative to the folder that the file stands in.
+pub(super) fn path(base: &Path, value: &Value<'_>) -> Option<PathBuf> {
+    let text = value.text()?;
+    if text.is_empty() {
+        value.problem("expected a path, found nothing");
+        return None;
+    }
+    Some(normal(&base.join(text)))
+}
+
+/// `path` without `.` and `..`, by its text alone.
+fn normal(path: &Path) -> PathBuf {
+    use std::path::Component;
+
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir if normal.file_name().is_some_and(|name| name != "..") => {
+                normal.pop();
+            }
+            Component::ParentDir | Component::Normal(_) | Component::Prefix(_) | Component::RootDir => {
+                normal.push(component);
+            }
+        }
+    }
+    if normal.as_os_str().is_empty() { PathBuf::from(".") } else { normal }
+}
+
+pub(super) fn key_algorithm(value: &Value<'_>) -> Option<KeyAlgorithm> {
+    value.word(&[
+        ("ed25519", KeyAlgorithm::Ed25519),
+        ("p256", KeyAlgorithm::EcdsaP256),
+        ("p384", KeyAlgorithm::EcdsaP384),
+    ])
+}
+
+pub(super) fn log(table: Option<TableReader<'_>>) -> LogSettings {
+    let mut settings = LogSettings { filter: "info".to_owned(), format: LogFormat::Text, access: true };
+    let Some(mut table) = table else { return settings };
+    if let Some(filter) = table.optional("level", Value::text) {
+        settings.filter = filter.to_owned();
+    }
+    let formats = [("json", LogFormat::Json), ("text", LogFormat::Text)];
+    if let Some(format) = table.optional("format", |value| value.word(&formats)) {
+        settings.format = format;
+    }
+    if let Some(access) = table.optional("access", Value::boolean) {
+        settings.access = access;
+    }
+    table.finish();
+    settings
+}
+
+/// The `[authority]` section: what the local CA is.
+pub(super) struct AuthoritySection {
+    pub(super) root_ttl: Duration,
+    pub(super) issuing_ttl: Duration,
+    pub(super) algorithm: KeyAlgorithm,
+    pub(super) backdate: Duration,
+}
+
+pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
+    let lifetimes = Lifetimes::default();
+    let mut section = AuthoritySection {
+        root_ttl: lifetimes.root,
+        issuing_ttl: lifetimes.issuing,
+        algorithm: KeyAlgorithm::EcdsaP256,
+        backdate: DEFAULT_BACKDATE,
+    };
+    let Some(mut table) = table else { return section };
+    // The one mode there is; it is written down so that a file says what it means.
+    table.optional("mode", |value| value.word(&[("standalone", ())]));
+    if let Some(ttl) = table.optional("root_ttl", Value::duration) {
+        section.root_ttl = ttl;
+    }
+    if let Some(ttl) = table.optional("issuing_ttl", Value::duration) {
+        section.issuing_ttl = ttl;
+    }
+    if let Some(algorithm) = table.optional("key", key_algorithm) {
+        section.algorithm = algorithm;
+    }
+    if let Some(backdate) = table.optional("backdate", Value::duration) {
+        section.backdate = backdate;
+    }
+    table.finish();
+    section
+}
+
+/// The `[leaf]` section: what every certificate is, unless its workload says otherwise.
+#[derive(Clone, Copy)]
+pub(super) struct LeafSection {
+    pub(super) ttl: Duration,
+    pub(super) algorithm: KeyAlgorithm,
+    pub(super) backdate: Duration,
+}
+
+pub(super) fn leaf(table: Option<TableReader<'_>>) -> LeafSection {
+    let mut section = LeafSection {
+        ttl: Lifetimes::default().leaf,
+        algorithm: KeyAlgorithm::EcdsaP256,
+        backdate: DEFAULT_BACKDATE,
+    };
+    let Some(mut table) = table else { return section };
+    if let Some(ttl) = table.optional("ttl", Value::duration) {
+        section.ttl = ttl;
+    }
+    if let Some(algorithm) = table.optional("key", key_algorithm) {
+        section.algorithm = algorithm;
+    }
+    if let Some(backdate) = table.optional("backdate", Value::duration) {
+        section.backdate = backdate;
+    }
+    table.finish();
+    section
+}
+
+/// Reads `spiffe_id`, `dns`, `ttl` and `key`; what is absent comes from `leaf`, and an absent id is `/<name>`.
+fn profile(
+    table: &mut TableReader<'_>,
+    domain: Option<&TrustDomain>,
+    name: &str,
+    leaf: LeafSection,
+) -> Option<Profile> {
+    let id: Option<SpiffeId> = if table.has("spiffe_id") {
+        table.optional("spiffe_id", |value| {
+            let id: SpiffeId = value.parse()?;
+            if domain.is_some_and(|domain| id.trust_domain() != *domain) {
+                value.problem(format!("the identity must be of the trust domain {}", domain?));
+                return None;
+            }
+            Some(id)
+        })
+    } else {
+        domain.and_then(|domain| format!("spiffe://{domain}/{name}").parse().ok())
+    };
+    let dns = table.optional("dns", |value| value.list(dns_name)).unwrap_or_default();
+    let ttl = table.optional("ttl", Value::duration).unwrap_or(leaf.ttl);
+    let algorithm = table.optional("key", key_algorithm).unwrap_or(leaf.algorithm);
+    Some(Profile { spiffe_id: id?, dns, ttl, backdate: leaf.backdate, algorithm })
+}
+
+fn dns_name(value: &Value<'_>) -> Option<String> {
+    let plain = |text: &str| {
+        let label = |label: &str| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        };
+        if text.len() <= 253 && text.split('.').all(label) {
+            Ok(text.to_owned())
+        } else {
+            Err("expected a DNS name in lower case")
+        }
+    };
+    value.convert(plain)
+}
+
+/// The `[agent]` section: the agent's own identity.
+pub(super) fn agent(
+    table: Option<TableReader<'_>>,
+    domain: Option<&TrustDomain>,
+    leaf: LeafSection,
+) -> Option<Profile> {
+    match table {
+        Some(mut table) => {
+            let profile = profile(&mut table, domain, "agent", leaf);
+            table.finish();
+            profile
+        }
+        None => {
+            let spiffe_id = format!("spiffe://{}/agent", domain?).parse().ok()?;
+            Some(Profile {
+                spiffe_id,
+                dns: Vec::new(),
+                ttl: leaf.ttl,
+                backdate: leaf.backdate,
+                algorithm: leaf.algorithm,
+            })
+        }
+    }
+}
+
+/// One `[[workload]]`.
+pub(super) fn workload<'d>(
+    mut table: TableReader<'d>,
+    base: &Path,
+    domain: Option<&TrustDomain>,
+    leaf: LeafSection,
+) -> Option<Placed<'d, (WorkloadId, Profile, WorkloadConfig)>> {
+    let place = table.place();
+    let id: Option<WorkloadId> = table.required("id", Value::parse);
+    let name = id.as_ref().map_or("workload", WorkloadId::as_str).to_owned();
+    let profile = profile(&mut table, domain, &name, leaf);
+    let selectors = table.table("match").map(selectors).unwrap_or_default();
+    let files = table.table("files").and_then(|table| delivery(table, base));
+    table.finish();
+    Some(Placed { place, item: (id?, profile?, WorkloadConfig { selectors, files }) })
+}
+
+fn selectors(mut table: TableReader<'_>) -> Selectors {
+    let uid = table.optional("uid", |value| value.integer(0..=u32::MAX));
+    let user = table.optional("user", |value| value.convert(user_id));
+    let gid = table.optional("gid", |value| value.integer(0..=u32::MAX));
+    let group = table.optional("group", |value| value.convert(group_id));
+    if uid.is_some() && user.is_some() || gid.is_some() && group.is_some() {
+        table.problem("give either the number or the name of a user or group, not both");
+    }
+    let executable = table.optional("executable", |value| {
+        let absolute = |text: &str| {
+            let path = PathBuf::from(text);
+            if path.is_absolute() { Ok(path) } else { Err("expected an absolute path") }
+        };
+        value.convert(absolute)
+    });
+    let unit = table.optional("unit", Value::text).map(str::to_owned);
+    let cgroup = table.optional("cgroup", Value::text).map(str::to_owned);
+    let selectors = Selectors { uid: uid.or(user), gid: gid.or(group), executable, unit, cgroup };
+    if selectors == Selectors::default() {
+        table.problem("expected at least one of uid, user, gid, group, executable, unit, cgroup");
+    }
+    table.finish();
+    selectors
+}
+
+fn user_id(name: &str) -> Result<u32, String> {
+    match nix::unistd::User::from_name(name) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err(format!("there is no user called {name:?} on this host")),
+        Err(error) => Err(format!("the user {name:?} cannot be looked up: {error}")),
+    }
+}
+
+fn group_id(name: &str) -> Result<u32, String> {
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(format!("there is no group called {name:?} on this host")),
+        Err(error) => Err(format!("the group {name:?} cannot be looked up: {error}")),
+    }
+}
+
+fn delivery(mut table: TableReader<'_>, base: &Path) -> Option<Delivery> {
+    let directory = table.required("directory", |value| path(base, value));
+    let owner =
+        table.optional("owner", |value| value.convert(|name| name.parse().or_else(|_| user_id(name))));
+    let group =
+        table.optional("group", |value| value.convert(|name| name.parse().or_else(|_| group_id(name))));
+    let mode = table.optional("mode", |value| {
+        let octal = |text: &str| {
+            let bits = u32::from_str_radix(text, 8)
+                .map_err(|_| "expected octal digits such as \"0640\"".to_owned())?;
+            FileMode::new(bits).map_err(|error| error.to_string())
+        };
+        value.convert(octal)
+    });
+    let command = table.optional("reload", |value| {
+        let mut words = value.list(|word| word.text().map(str::to_owned))?.into_iter();
+        let Some(program) = words.next() else {
+            value.problem("expected a program and its arguments");
+            return None;
+        };
+        Some(Reload::Command { program: program.into(), arguments: words.map(Into::into).collect() })
+    });
+    let unit = table.optional("reload_unit", Value::text).map(|unit| Reload::Unit(unit.to_owned()));
+    if command.is_some() && unit.is_some() {
+        table.problem("give either reload or reload_unit, not both");
+    }
+    table.finish();
+    Some(Delivery {
+        directory: directory?,
+        owner,
+        group,
+        mode: mode.unwrap_or(FileMode::OWNER),
+        reload: command.or(unit),
+    })
+}
+
+/// One `[[trust]]`.
+pub(super) fn trust<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Placed<'d, ForeignBundle>> {
+    let place = table.place();
+    let domain = table.required("domain", Value::parse);
+    let path = table.required("bundle", |value| path(base, value));
+    table.finish();
+    Some(Placed { place, item: ForeignBundle { domain: domain?, path: path? } })
+}
+
+/// One `[[listener]]`.
+pub(super) fn listener<'d>(
+    mut table: TableReader<'d>,
+    own: &WorkloadId,
+) -> Option<Placed<'d, ListenerSettings>> {
+    let place = table.place();
+    let id: Option<ListenerId> = table.required("id", Value::parse);
+    let address: Option<SocketAddr> = table.required("address", Value::parse);
+    let protocol = table.optional("protocol", |value| value.word(&[("http", false), ("tcp", true)]));
+    let service: Option<ServiceId> = table.optional("service", Value::parse);
+    let protocol = match (protocol.unwrap_or(false), service) {
+        (true, Some(service)) => Some(ListenerProtocol::Tcp(service)),
+        (true, None) => {
+            table.problem("a tcp listener needs the service that it leads to");
+            None
+        }
+        (false, None) => Some(ListenerProtocol::Http),
+        (false, Some(_)) => {
+            table.problem("an http listener finds its services by host and path; `service` is for tcp");
+            None
+        }
+    };
+    let accepts = table.optional("accepts", accepts);
+    let workload = table.optional("workload", Value::parse).unwrap_or_else(|| own.clone());
+    let versions = [("1.2", OldestTls::V12), ("1.3", OldestTls::V13)];
+    let oldest_tls = table.optional("oldest_tls", |value| value.word(&versions)).unwrap_or_default();
+    table.finish();
+    let item =
+        ListenerSettings { id: id?, address: address?, protocol: protocol?, accepts, workload, oldest_tls };
+    Some(Placed { place, item })
+}
+
+/// One `[[service]]`.
+pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Placed<'d, ServiceSettings>> {
+    let place = table.place();
+    let id: Option<ServiceId> = table.required("id", Value::parse);
+    let hosts = table.optional("hosts", |value| value.list(dns_name)).unwrap_or_default();
+    let base_path = table.optional("base_path", |value| value.convert(base_path));
+    let endpoint = table.required("endpoint", |value| value.convert(|text| endpoint(base, text)));
+    let accepts = table.optional("accepts", accepts);
+    table.finish();
+    let base_path = base_path.unwrap_or_else(|| "/".to_owned());
+    Some(Placed { place, item: ServiceSettings { id: id?, hosts, base_path, endpoint: endpoint?, accepts } })
+}
+
+fn base_path(text: &str) -> Result<String, String> {
+    match crate::registry::PolicyPath::parse(text) {
+        Ok(path) if path.as_str() == text => Ok(text.to_owned()),
+        Ok(path) => Err(format!("write the path in its plain form {:?}", path.as_str())),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn endpoint(base: &Path, text: &str) -> Result<Endpoint, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.is_empty() {
+            Err("expected a path behind `unix:`".into())
+        } else {
+            Ok(Endpoint::Unix(normal(&base.join(path))))
+        };
+    }
+    if let Some(name) = text.strip_prefix("builtin:") {
+        return if name == "whoami" {
+            Ok(Endpoint::Whoami)
+        } else {
+            Err("the one built-in service is `builtin:whoami`".into())
+        };
+    }
+    let expected =
+        "expected an address such as \"127.0.0.1:8080\", \"unix:/run/app.sock\" or \"builtin:whoami\"";
+    let address: SocketAddr = text.parse().map_err(|_| expected.to_owned())?;
+    if address.ip().to_canonical().is_loopback() {
+        Ok(Endpoint::Tcp(address))
+    } else {
+        Err("a guarded service is local: the address must be a loopback address".into())
+    }
+}
+
+/// One `[[remote]]`.
+pub(super) fn remote<'d>(
+    mut table: TableReader<'d>,
+    runtime_dir: &Path,
+) -> Option<Placed<'d, RemoteSettings>> {
+    let place = table.place();
+    let id: Option<RemoteId> = table.required("id", Value::parse);
+    let address = table.required("address", |value| value.convert(host_and_port));
+    let protocols = [("http", RemoteProtocol::Http), ("tcp", RemoteProtocol::Tcp)];
+    let protocol = table.optional("protocol", |value| value.word(&protocols)).unwrap_or(RemoteProtocol::Http);
+    let spiffe_ids: Option<Vec<SpiffeId>> = table.required("spiffe_ids", |value| {
+        let ids: Vec<SpiffeId> = value.list(Value::parse)?;
+        if ids.is_empty() {
+            value.problem("an empty list means nobody: name the identities that may answer");
+        }
+        Some(ids)
+    });
+    let listen = table.optional("listen", |value| {
+        let address: SocketAddr = value.parse()?;
+        if !address.ip().to_canonical().is_loopback() {
+            value.problem(
+                "local workloads are told apart on loopback only: the address must be a loopback address",
+            );
+        }
+        Some(address)
+    });
+    let socket = table.optional("socket", |value| path(runtime_dir, value));
+    if listen.is_none() && socket.is_none() {
+        table.problem("a remote needs a way in for local workloads: `listen`, `socket`, or both");
+    }
+    table.finish();
+    let spiffe_ids = spiffe_ids?.into();
+    Some(Placed {
+        place,
+        item: RemoteSettings { id: id?, address: address?, protocol, spiffe_ids, listen, socket },
+    })
+}
+
+fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let expected = "expected a host and a port such as \"billing.example:8443\"";
+    let (host, port) = text.rsplit_once(':').ok_or(expected)?;
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'[' | b']' | b':');
+    let port_fits = port.parse::<u16>().is_ok_and(|port| port > 0);
+    if !host.is_empty() && host.bytes().all(plain) && port_fits { Ok(text.to_owned()) } else { Err(expected) }
+}
+
+/// The `[limits]` section.
+pub(super) fn limits(table: Option<TableReader<'_>>) -> Limits {
+    let mut limits = Limits::default();
+    let Some(mut table) = table else { return limits };
+    let spans = [
+        ("handshake", &mut limits.handshake),
+        ("head", &mut limits.head),
+        ("idle", &mut limits.idle),
+        ("connect", &mut limits.connect),
+        ("stall", &mut limits.stall),
+        ("drain", &mut limits.drain),
+    ];
+    for (key, limit) in spans {
+        if let Some(span) = table.optional(key, positive) {
+            *limit = span;
+        }
+    }
+    if let Some(size) = table.optional("head_size", |value| {
+        let size: usize = value.byte_size()?;
+        if !(1024..=1024 * 1024).contains(&size) {
+            value.problem("expected a size between 1KiB and 1MiB");
+        }
+        Some(size)
+    }) {
+        limits.head_size = size;
+    }
+    if let Some(streams) = table.optional("h2_streams", |value| value.integer(1..=10_000)) {
+        limits.h2_streams = streams;
+    }
+    if let Some(connections) = table.optional("connections", |value| value.integer(1..=1_000_000)) {
+        limits.connections = connections;
+    }
+    if let Some(pooled) = table.optional("pooled", |value| value.integer(0..=10_000)) {
+        limits.pooled = pooled;
+    }
+    table.finish();
+    limits
+}
+
+fn positive(value: &Value<'_>) -> Option<Duration> {
+    let span = value.duration()?;
+    if span.is_zero() {
+        value.problem("a limit of zero would let nobody through");
+    }
+    Some(span)
+}

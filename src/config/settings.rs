@@ -1,0 +1,70 @@
+//! Everything that the agent is told, resolved: paths are whole, names are checked, defaults are filled in.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::id::WorkloadId;
+use crate::identity::TrustDomain;
+use crate::proxy::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
+use crate::{issuance, telemetry, workload};
+
+/// One agent's configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// Authorities, peppers, the lock.
+    pub state_dir: PathBuf,
+    /// Sockets.
+    pub runtime_dir: PathBuf,
+    /// Where developers, apps and products are written down.
+    pub registry_dirs: Vec<PathBuf>,
+    /// Data-plane threads; none means one for each core.
+    pub threads: Option<usize>,
+    /// Whether sample credentials are made and curl lines printed.
+    pub quickstart: bool,
+    /// The operator log and the access log.
+    pub log: telemetry::Settings,
+    /// The local CA and whom it gives an identity.
+    pub issuance: issuance::Settings,
+    /// The identity that the agent itself has.
+    pub own_workload: WorkloadId,
+    /// Local processes: how they are told apart, and where their files go.
+    pub workloads: BTreeMap<WorkloadId, WorkloadConfig>,
+    /// Other trust domains, and further roots of our own.
+    pub trust: Vec<ForeignBundle>,
+    /// Where operators ask.
+    pub admin_socket: PathBuf,
+    /// Where metrics and health are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    /// The header that carries API keys, in lower case.
+    pub api_key_header: Arc<str>,
+    /// Doors from outside.
+    pub listeners: Vec<ListenerSettings>,
+    /// What is guarded.
+    pub services: Vec<ServiceSettings>,
+    /// Doors to outside.
+    pub remotes: Vec<RemoteSettings>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// What is particular to one workload beyond its identity.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct WorkloadConfig {
+    /// How the kernel's word about a caller is matched; none means that no caller is this workload.
+    pub selectors: workload::Selectors,
+    /// Where its certificate goes as files, if anywhere.
+    pub files: Option<workload::Settings>,
+}
+
+/// Roots that are read from a file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ForeignBundle {
+    /// The trust domain that they speak for, and no other.
+    pub domain: TrustDomain,
+    /// A PEM file.
+    pub path: PathBuf,
+}
