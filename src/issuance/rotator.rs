@@ -76,6 +76,14 @@ impl Settings {
 /// Why the CA could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuanceError {
+    /// A certificate is wanted for somebody of another trust domain.
+    #[error("{spiffe_id} is not of the trust domain {domain}, whose CA this is")]
+    Foreign {
+        /// For whom.
+        spiffe_id: SpiffeId,
+        /// Whose CA this is.
+        domain: TrustDomain,
+    },
     /// A workload of another trust domain.
     #[error(
         "the workload {workload} has the identity {spiffe_id}, which is not of the trust domain {domain}"
@@ -100,6 +108,9 @@ pub enum IssuanceError {
         #[source]
         source: IssueError,
     },
+    /// A leaf cannot be issued.
+    #[error("cannot issue the certificate")]
+    IssueOnce(#[source] IssueError),
     /// Lifetimes that do not hold together.
     #[error("the lifetimes do not fit{}", workload.as_ref().map(|workload| format!(" (workload {workload})")).unwrap_or_default())]
     Lifetimes {
@@ -161,6 +172,13 @@ pub enum Command {
         workload: WorkloadId,
         /// The new identity.
         reply: Reply<Arc<X509Svid>>,
+    },
+    /// Issue a certificate that is handed out once: nobody's identity changes and nothing is renewed.
+    IssueOnce {
+        /// What it is to say.
+        profile: Box<Profile>,
+        /// The certificate.
+        reply: Reply<X509Svid>,
     },
     /// Make the next issuing authority, but do not use it yet.
     PrepareIssuing {
@@ -319,6 +337,7 @@ impl Rotator {
                 answer(reply, outcome);
             }
             Command::IssueNow { workload, reply } => answer(reply, self.issue_now(&workload, now)),
+            Command::IssueOnce { profile, reply } => answer(reply, self.issue_once(&profile, now)),
             Command::PrepareIssuing { reply } => {
                 let outcome = self.prepare(now);
                 self.publish(now);
@@ -400,6 +419,23 @@ impl Rotator {
         }
         let svid = self.renew(workload, &profile, self.generation.saturating_add(1), now)?;
         self.publish_generation(now);
+        Ok(svid)
+    }
+
+    fn issue_once(&self, profile: &Profile, now: Timestamp) -> Result<X509Svid, IssuanceError> {
+        let Settings { domain, issuing_ttl: issuing, root_ttl: root, .. } = &self.settings;
+        if profile.spiffe_id.trust_domain() != *domain {
+            return Err(IssuanceError::Foreign {
+                spiffe_id: profile.spiffe_id.clone(),
+                domain: domain.clone(),
+            });
+        }
+        Lifetimes { leaf: profile.ttl, issuing: *issuing, root: *root }
+            .check()
+            .map_err(|source| IssuanceError::Lifetimes { workload: None, source })?;
+        let authority = &self.hierarchy.issuing().active;
+        let svid = issue(authority, profile, now).map_err(IssuanceError::IssueOnce)?;
+        tracing::info!(spiffe_id = %svid.spiffe_id, serial = svid.serial, "certificate handed out");
         Ok(svid)
     }
 
