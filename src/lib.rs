@@ -15,4 +15,5 @@ pub mod telemetry;
 pub mod issuance;
 pub mod proxy;
 pub mod workload;
+pub mod admin;
 pub mod config;

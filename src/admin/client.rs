@@ -1,0 +1,254 @@
+//! Asks a running agent over its admin socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::answer::Problem;
+use super::question::{Explanation, Question};
+use super::view::{IssuedCertificate, Named, Order, Reloaded, Status, WorkloadStatus};
+use crate::id::{AuthorityId, WorkloadId};
+
+/// Why the agent gave no answer, or not the wanted one.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The connection broke.
+    #[error("the agent at {} broke off", socket.display())]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// How.
+        #[source]
+        source: hyper::Error,
+    },
+    /// It could not be reached.
+    #[error("cannot reach the agent at {}", socket.display())]
+    Io {
+        /// The socket.
+        socket: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The answer makes no sense to this program.
+    #[error("the agent at {} speaks another language: {reason}", socket.display())]
+    Malformed {
+        /// The socket.
+        socket: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The socket is closed to this user.
+    #[error("no permission for {}: become root, or join the group that owns it", .0.display())]
+    NoPermission(PathBuf),
+    /// Nobody listens there.
+    #[error("no agent is running: nobody listens on {}", .0.display())]
+    NotRunning(PathBuf),
+    /// The agent says that this user may not.
+    #[error("the agent refused: {0}")]
+    Refused(String),
+    /// The agent did not do it, and says why.
+    #[error("{detail}")]
+    Unwilling {
+        /// The stable code: `conflict`, `failed`, `invalid`, `unknown`.
+        code: String,
+        /// For people.
+        detail: String,
+    },
+    /// It took too long.
+    #[error("the agent at {} did not answer in {} s", .0.display(), PATIENCE.as_secs())]
+    TooSlow(PathBuf),
+}
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The longest answer that is read, in bytes.
+const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
+
+/// The way to one agent.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the agent that listens on `socket`.
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// Everything about the agent.
+    ///
+    /// # Errors
+    /// As for all calls: there is no agent, it cannot be reached, or it says no.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// How a caller would fare.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn explain(&self, question: &Question) -> Result<Explanation, ClientError> {
+        self.post("/v1/explain", Some(question)).await
+    }
+
+    /// Has configuration and registry read again.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn reload(&self) -> Result<Reloaded, ClientError> {
+        self.post("/v1/reload", None::<&()>).await
+    }
+
+    /// Has the issuing authority replaced.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn rotate_issuing(&self) -> Result<AuthorityId, ClientError> {
+        self.change("rotate", None).await
+    }
+
+    /// Has the next issuing authority made.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn prepare_issuing(&self) -> Result<AuthorityId, ClientError> {
+        self.change("prepare", None).await
+    }
+
+    /// Has the prepared issuing authority sign from now on: this one, or the only one there is.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn activate_issuing(&self, id: Option<AuthorityId>) -> Result<AuthorityId, ClientError> {
+        self.change("activate", id).await
+    }
+
+    /// Has the prepared issuing authority thrown away: this one, or the only one there is.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn discard_issuing(&self, id: Option<AuthorityId>) -> Result<AuthorityId, ClientError> {
+        self.change("discard", id).await
+    }
+
+    /// Has a workload's identity issued anew.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn renew(&self, workload: &WorkloadId) -> Result<WorkloadStatus, ClientError> {
+        self.post(&format!("/v1/workloads/{workload}/renew"), None::<&()>).await
+    }
+
+    /// Has a certificate handed out.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn issue(&self, order: &Order) -> Result<IssuedCertificate, ClientError> {
+        self.post("/v1/certificates", Some(order)).await
+    }
+
+    /// The roots of the agent's trust domain, as PEM.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn bundle_pem(&self) -> Result<String, ClientError> {
+        let body = self.exchange(Method::GET, "/v1/bundle", Bytes::new()).await?;
+        String::from_utf8(body.into()).map_err(|_| self.malformed("the bundle is no text"))
+    }
+
+    async fn change(&self, verb: &str, id: Option<AuthorityId>) -> Result<AuthorityId, ClientError> {
+        let named = id.map(|id| Named { id });
+        let answer: Named = self.post(&format!("/v1/authorities/issuing/{verb}"), named.as_ref()).await?;
+        Ok(answer.id)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let body = self.exchange(Method::GET, path, Bytes::new()).await?;
+        serde_json::from_slice(&body).map_err(|error| self.malformed(&error.to_string()))
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ClientError> {
+        let body = body.map(serde_json::to_vec).transpose();
+        let body = body.map_err(|error| self.malformed(&error.to_string()))?.unwrap_or_default();
+        let answer = self.exchange(Method::POST, path, Bytes::from(body)).await?;
+        serde_json::from_slice(&answer).map_err(|error| self.malformed(&error.to_string()))
+    }
+
+    /// The body of a good answer.
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        let exchange = self.exchange_without_end(method, path, body);
+        let outcome = tokio::time::timeout(PATIENCE, exchange).await;
+        let (status, body) = outcome.map_err(|_| ClientError::TooSlow(self.socket.clone()))??;
+        if status.is_success() {
+            return Ok(body);
+        }
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) if status == StatusCode::FORBIDDEN => Err(ClientError::Refused(problem.detail)),
+            Ok(Problem { code, detail, .. }) => Err(ClientError::Unwilling { code, detail }),
+            Err(_) => Err(self.malformed(&format!("status {status}"))),
+        }
+    }
+
+    async fn exchange_without_end(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
+        let broken = |source| ClientError::Broken { socket: self.socket.clone(), source };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::HOST, "postern")
+            .body(Full::new(body))
+            .map_err(|error| self.malformed(&error.to_string()))?;
+        let answer = async {
+            let response = sender.send_request(request).await.map_err(broken)?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+            let body = body.map_err(|error| self.malformed(&error.to_string()))?;
+            Ok((status, body.to_bytes()))
+        };
+        let mut answer = std::pin::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => answer,
+            // The connection may end before the answer has been taken from it.
+            _ = connection => answer.await,
+        }
+    }
+
+    fn unreachable(&self, source: io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        let kind = source.kind();
+        if matches!(kind, io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) {
+            ClientError::NotRunning(socket)
+        } else if kind == io::ErrorKind::PermissionDenied {
+            ClientError::NoPermission(socket)
+        } else {
+            ClientError::Io { socket, source }
+        }
+    }
+
+    fn malformed(&self, reason: &str) -> ClientError {
+        ClientError::Malformed { socket: self.socket.clone(), reason: reason.to_owned() }
+    }
+}

@@ -1,0 +1,85 @@
+//! Asks the owner of the local CA, and waits for what it says.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::admin::{IssuedCertificate, Order, StewardError};
+use crate::id::{AuthorityId, WorkloadId};
+use crate::issuance::{Command, Feed, Reply, Settings};
+
+/// The CA as the front door sees it, whether it belongs to a running agent or only to this one command.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    commands: mpsc::Sender<Command>,
+    feed: Feed,
+}
+
+impl Desk {
+    /// A desk whose orders go to `commands` and whose results come by `feed`.
+    #[must_use]
+    pub const fn new(commands: mpsc::Sender<Command>, feed: Feed) -> Self {
+        Self { commands, feed }
+    }
+
+    /// What is issued.
+    #[must_use]
+    pub const fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// Prepares (unless that was done) and activates the next issuing authority.
+    ///
+    /// # Errors
+    /// It could not be made or stored.
+    pub async fn rotate_issuing(&self) -> Result<AuthorityId, StewardError> {
+        self.ask(|reply| Command::RotateIssuing { reply }).await
+    }
+
+    /// Makes the next issuing authority.
+    ///
+    /// # Errors
+    /// There is one already, or it could not be made or stored.
+    pub async fn prepare_issuing(&self) -> Result<AuthorityId, StewardError> {
+        self.ask(|reply| Command::PrepareIssuing { reply }).await
+    }
+
+    /// Lets a prepared issuing authority sign.
+    ///
+    /// # Errors
+    /// It is not the prepared one, or the change could not be stored.
+    pub async fn activate_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
+        self.ask(|reply| Command::ActivateIssuing { id, reply }).await
+    }
+
+    /// Throws a prepared issuing authority away.
+    ///
+    /// # Errors
+    /// It is not the prepared one, or the change could not be stored.
+    pub async fn discard_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
+        self.ask(|reply| Command::DiscardIssuing { id, reply }).await
+    }
+
+    /// Issues a workload's identity anew.
+    ///
+    /// # Errors
+    /// There is no such workload, or it could not be issued.
+    pub async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {
+        self.ask(|reply| Command::IssueNow { workload, reply }).await.map(drop)
+    }
+
+    /// Hands out a certificate by what `settings` say.
+    ///
+    /// # Errors
+    /// The order makes no sense, or it could not be issued.
+    pub async fn issue(&self, order: &Order, settings: &Settings) -> Result<IssuedCertificate, StewardError> {
+        let profile = Box::new(order.profile(settings)?);
+        let svid = self.ask(|reply| Command::IssueOnce { profile, reply }).await?;
+        Ok(IssuedCertificate::of(&svid, &self.feed.borrow().bundle))
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StewardError> {
+        let (reply, answer) = oneshot::channel();
+        let stopping = || StewardError::Failed("the agent is stopping".to_owned());
+        self.commands.send(command(reply)).await.map_err(|_| stopping())?;
+        Ok(answer.await.map_err(|_| stopping())??)
+    }
+}

@@ -1,0 +1,25 @@
+//! The front door for operators: how the agent stands, and what it can be asked to do, over a local socket.
+
+mod secret_text;
+mod steward;
+mod view;
+mod question;
+mod desk;
+mod answer;
+mod connections;
+mod server;
+mod health;
+mod client;
+
+pub use client::{Client, ClientError};
+pub use desk::Desk;
+pub use health::serve as serve_health;
+pub use question::{Explanation, Operation, Presented, Question, StepOutcome, TrailStep};
+pub use secret_text::SecretText;
+pub use server::{BindError, bind, serve};
+pub use steward::{Steward, StewardError};
+pub use view::{
+    AuthorityStatus, ConfigStatus, DeliveryStatus, Failure, IssuedCertificate, ListenerStatus, Named, Order,
+    Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus, ServiceStatus, Status, WorkloadStatus,
+    authorities, bundle_pem, workloads,
+};

@@ -1,0 +1,102 @@
+//! What would the agent say to this caller, and why: the question and the answer of `explain`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin::SecretText;
+use crate::clock::Timestamp;
+use crate::id::{AppId, CredentialId, DeveloperId, ListenerId, ProductId, ServiceId};
+
+/// A request or connection that nobody made, to be judged as if it came in now.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Question {
+    /// By which door; the only one if nothing is said.
+    pub listener: Option<ListenerId>,
+    /// What is asked for.
+    pub operation: Operation,
+    /// The client certificate that is presented.
+    pub certificate: Option<Presented>,
+    /// The API key that is presented.
+    pub api_key: Option<SecretText>,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// One HTTP request.
+    Http {
+        /// The method.
+        method: String,
+        /// The `Host`.
+        host: String,
+        /// The path as sent, with its query.
+        path: String,
+    },
+    /// One raw connection.
+    Tcp {
+        /// The service at its other end; the listener's if nothing is said.
+        service: Option<ServiceId>,
+    },
+}
+
+/// A client certificate.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presented {
+    /// This chain, leaf first, as PEM; it is verified as in a handshake.
+    ChainPem(String),
+    /// Some valid certificate that says no more than this SPIFFE ID.
+    SpiffeId(String),
+}
+
+/// The answer, and how it came about.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Explanation {
+    /// Whether the caller would be let in.
+    pub allowed: bool,
+    /// The HTTP status that it would get, if it got as far as HTTP and was refused.
+    pub status: Option<u16>,
+    /// `allowed`, or the stable code of the refusal.
+    pub code: String,
+    /// The same for people.
+    pub sentence: String,
+    /// When it was asked.
+    pub at: Timestamp,
+    /// Which state of the registry was asked.
+    pub registry: String,
+    /// What was looked at, in order.
+    pub steps: Vec<TrailStep>,
+    /// Who calls, as far as that was found out.
+    pub app: Option<AppId>,
+    /// Who owns the app.
+    pub developer: Option<DeveloperId>,
+    /// By which product it is allowed.
+    pub product: Option<ProductId>,
+    /// What would answer.
+    pub service: Option<ServiceId>,
+    /// The strongest credential that was proven.
+    pub credential: Option<CredentialId>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TrailStep {
+    /// Which, in a word or two.
+    pub name: String,
+    /// How it went.
+    pub outcome: StepOutcome,
+    /// What was found, in a sentence; never a secret.
+    pub detail: String,
+}
+
+/// How a step went.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepOutcome {
+    /// It decided against the caller.
+    Failed,
+    /// An earlier step had decided already.
+    NotReached,
+    /// Nothing stood in the way.
+    Passed,
+}

@@ -1,0 +1,299 @@
+//! The admin API over a Unix socket: whoever may connect may read, and only root and the agent's own user may change anything.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::UnixListener;
+use tokio::net::unix::UCred;
+
+use super::answer::{self, Answer};
+use super::connections::{self, Bounds};
+use super::steward::{Steward, StewardError};
+use super::view::{Named, Order};
+use crate::id::{AuthorityId, WorkloadId};
+
+/// Why the socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The system refused something.
+    #[error("cannot {step} {}", path.display())]
+    Io {
+        /// What was attempted, as a verb phrase that the path completes.
+        step: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody answers there.
+    #[error("another agent listens on {}", .0.display())]
+    InUse(PathBuf),
+    /// A file that is no socket.
+    #[error("{} exists and is no socket: move it away, or configure another path", .0.display())]
+    NoSocket(PathBuf),
+}
+
+/// Opens the socket at `path` for its owner and group (0660), in the place of one that an earlier agent left behind.
+///
+/// It never stands there under wider permissions, and nobody finds it before it answers.
+///
+/// # Errors
+/// Somebody else uses the path, or the system refuses.
+pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
+    expect_free(path)?;
+    let mut name = std::ffi::OsString::from(path);
+    name.push(format!(".{}", std::process::id()));
+    let staged = PathBuf::from(name);
+    let fail = |step| {
+        let path = path.to_owned();
+        move |source| BindError::Io { step, path, source }
+    };
+    drop(fs::remove_file(&staged));
+    let opened = open(&staged).and_then(|socket| fs::rename(&staged, path).map(|()| socket));
+    let socket =
+        opened.inspect_err(|_| drop(fs::remove_file(&staged))).map_err(fail("listen on the admin socket"))?;
+    UnixListener::from_std(socket.into()).map_err(fail("listen on the admin socket"))
+}
+
+fn open(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+const BACKLOG: i32 = 128;
+
+fn expect_free(path: &Path) -> Result<(), BindError> {
+    let io_error = |step, source| BindError::Io { step, path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_error("look at", error)),
+        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NoSocket(path.to_owned())),
+        Ok(_) => (),
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(BindError::InUse(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => Err(io_error("look at", error)),
+    }
+}
+
+/// Serves on `listener` until `shutdown`.
+pub async fn serve<S: Steward>(listener: UnixListener, steward: Arc<S>, shutdown: impl Future<Output = ()>) {
+    let own_uid = rustix::process::geteuid().as_raw();
+    let begin = |stream: &tokio::net::UnixStream| {
+        let caller = Caller::of(stream.peer_cred(), own_uid);
+        let steward = Arc::clone(&steward);
+        move |request: Request<Incoming>| {
+            let steward = Arc::clone(&steward);
+            async move { answer_to(request, caller, &*steward).await }
+        }
+    };
+    connections::serve(listener, BOUNDS, begin, shutdown).await;
+}
+
+const BOUNDS: Bounds =
+    Bounds { connections: 32, head: Duration::from_secs(5), exchange: Duration::from_secs(60) };
+
+/// The longest request body, in bytes: a certificate chain and a key fit in easily.
+const BODY_SIZE: usize = 64 * 1024;
+
+const PEM: &str = "application/x-pem-file";
+
+/// Who asks, by the kernel's word.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Caller {
+    uid: Option<u32>,
+    pid: Option<i32>,
+    rights: Rights,
+}
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Rights {
+    Change,
+    Read,
+}
+
+impl Caller {
+    fn of(credentials: io::Result<UCred>, own_uid: u32) -> Self {
+        let credentials = credentials.ok();
+        let uid = credentials.map(|credentials| credentials.uid());
+        let pid = credentials.and_then(|credentials| credentials.pid());
+        Self { uid, pid, rights: rights(uid, own_uid) }
+    }
+}
+
+/// Who connects got past the socket's permissions and may read; whom the kernel does not name may no more than that.
+fn rights(uid: Option<u32>, own_uid: u32) -> Rights {
+    match uid {
+        Some(uid) if uid == 0 || uid == own_uid => Rights::Change,
+        Some(_) | None => Rights::Read,
+    }
+}
+
+async fn answer_to(request: Request<Incoming>, caller: Caller, steward: &impl Steward) -> Answer {
+    let path = request.uri().path().to_owned();
+    let Some((call, method)) = Call::parse(&path) else { return answer::not_found(&path) };
+    if request.method() != method {
+        return answer::wrong_method(if method == Method::GET { "GET" } else { "POST" }, request.method());
+    }
+    if call.changes_something() {
+        if caller.rights == Rights::Read {
+            tracing::warn!(uid = caller.uid, pid = caller.pid, path, "change refused");
+            let detail = "only root and the agent's own user may change anything";
+            return answer::problem(StatusCode::FORBIDDEN, "not-permitted", detail);
+        }
+        tracing::info!(uid = caller.uid, pid = caller.pid, path, "change asked for");
+    }
+    let body = match Limited::new(request.into_body(), BODY_SIZE).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => {
+            return answer::problem(StatusCode::BAD_REQUEST, "bad-body", &error.to_string());
+        }
+    };
+    call.carry_out(&body, steward).await.unwrap_or_else(|error| answer::refusal(&error))
+}
+
+/// What can be asked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Call {
+    ActivateIssuing,
+    Bundle,
+    DiscardIssuing,
+    Explain,
+    Issue,
+    PrepareIssuing,
+    Reload,
+    Renew(WorkloadId),
+    RotateIssuing,
+    Status,
+}
+
+impl Call {
+    fn parse(path: &str) -> Option<(Self, Method)> {
+        let call = match path.strip_prefix("/v1/")? {
+            "authorities/issuing/activate" => Self::ActivateIssuing,
+            "authorities/issuing/discard" => Self::DiscardIssuing,
+            "authorities/issuing/prepare" => Self::PrepareIssuing,
+            "authorities/issuing/rotate" => Self::RotateIssuing,
+            "bundle" => return Some((Self::Bundle, Method::GET)),
+            "certificates" => Self::Issue,
+            "explain" => Self::Explain,
+            "reload" => Self::Reload,
+            "status" => return Some((Self::Status, Method::GET)),
+            other => {
+                let workload = other.strip_prefix("workloads/")?.strip_suffix("/renew")?;
+                Self::Renew(workload.parse().ok()?)
+            }
+        };
+        Some((call, Method::POST))
+    }
+
+    const fn changes_something(&self) -> bool {
+        !matches!(self, Self::Bundle | Self::Explain | Self::Status)
+    }
+
+    async fn carry_out(self, body: &[u8], steward: &impl Steward) -> Result<Answer, StewardError> {
+        Ok(match self {
+            Self::ActivateIssuing => {
+                let id = prepared(body, steward)?;
+                steward.activate_issuing(id.clone()).await?;
+                ok(&Named { id })
+            }
+            Self::Bundle => answer::text(StatusCode::OK, PEM, steward.bundle_pem()),
+            Self::DiscardIssuing => {
+                let id = prepared(body, steward)?;
+                steward.discard_issuing(id.clone()).await?;
+                ok(&Named { id })
+            }
+            Self::Explain => ok(&steward.explain(read(body)?)?),
+            Self::Issue => ok(&steward.issue(read::<Order>(body)?).await?),
+            Self::PrepareIssuing => ok(&Named { id: steward.prepare_issuing().await? }),
+            Self::Reload => ok(&steward.reload().await?),
+            Self::Renew(workload) => {
+                steward.renew(workload.clone()).await?;
+                let status = steward.status();
+                let renewed = status.workloads.into_iter().find(|status| status.id == workload);
+                ok(&renewed
+                    .ok_or_else(|| StewardError::Unknown(format!("there is no workload {workload}")))?)
+            }
+            Self::RotateIssuing => ok(&Named { id: steward.rotate_issuing().await? }),
+            Self::Status => ok(&steward.status()),
+        })
+    }
+}
+
+fn ok<T: Serialize>(value: &T) -> Answer {
+    answer::json(StatusCode::OK, value)
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, StewardError> {
+    // The message must not quote the body, which may hold a key.
+    serde_json::from_slice(body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        StewardError::Invalid(format!("the request's body is malformed at line {line}, column {column}"))
+    })
+}
+
+/// The authority that the body names; without a body the prepared one.
+fn prepared(body: &[u8], steward: &impl Steward) -> Result<AuthorityId, StewardError> {
+    if !body.is_empty() {
+        return read::<Named>(body).map(|named| named.id);
+    }
+    let authorities = steward.status().authorities.into_iter();
+    let mut prepared = authorities.filter(|one| one.level == "issuing" && one.slot == "prepared");
+    let found = prepared.next().map(|one| one.id);
+    found.ok_or_else(|| StewardError::Conflict("no issuing authority is prepared".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_and_the_agents_own_user_may_change_anything() {
+        assert_eq!(rights(Some(0), 991), Rights::Change);
+        assert_eq!(rights(Some(991), 991), Rights::Change);
+        assert_eq!(rights(Some(1000), 991), Rights::Read);
+        assert_eq!(rights(None, 991), Rights::Read);
+    }
+
+    #[test]
+    fn every_call_has_one_path_and_one_method() {
+        let renew = Call::Renew("billing".parse().unwrap());
+
+        assert_eq!(Call::parse("/v1/status"), Some((Call::Status, Method::GET)));
+        assert_eq!(Call::parse("/v1/workloads/billing/renew"), Some((renew.clone(), Method::POST)));
+        assert!(
+            renew.changes_something() && Call::Issue.changes_something() && Call::Reload.changes_something()
+        );
+        assert!(!Call::Explain.changes_something());
+        for path in
+            ["/", "/v1/", "/v2/status", "/v1/status/", "/v1/workloads/../renew", "/v1/workloads//renew"]
+        {
+            assert_eq!(Call::parse(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_body_is_not_quoted() {
+        let error = read::<Order>(br#"{"pstn_sk_secret": 1}"#).unwrap_err();
+
+        assert_eq!(error.to_string(), "the request's body is malformed at line 1, column 17");
+    }
+}

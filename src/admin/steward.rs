@@ -1,0 +1,103 @@
+//! What the front door asks of the agent that stands behind it.
+
+use std::error::Error;
+
+use crate::admin::{Explanation, IssuedCertificate, Order, Question, Readiness, Reloaded, Status};
+use crate::id::{AuthorityId, WorkloadId};
+use crate::issuance::IssuanceError;
+
+/// Answers for the agent. What takes time gives a future; the rest answers from what is in memory.
+pub trait Steward: Send + Sync + 'static {
+    /// Everything about the agent.
+    fn status(&self) -> Status;
+
+    /// Whether it can do its work.
+    fn readiness(&self) -> Readiness;
+
+    /// What was counted, in the text format of OpenMetrics.
+    fn metrics(&self) -> String;
+
+    /// The roots of this host's trust domain, as PEM.
+    fn bundle_pem(&self) -> String;
+
+    /// How a caller would fare.
+    ///
+    /// # Errors
+    /// The question makes no sense here: an unknown listener, a malformed certificate.
+    fn explain(&self, question: Question) -> Result<Explanation, StewardError>;
+
+    /// Reads configuration and registry again.
+    fn reload(&self) -> impl Future<Output = Result<Reloaded, StewardError>> + Send;
+
+    /// Prepares (unless that was done) and activates the next issuing authority, and issues everything anew under it.
+    fn rotate_issuing(&self) -> impl Future<Output = Result<AuthorityId, StewardError>> + Send;
+
+    /// Makes the next issuing authority.
+    fn prepare_issuing(&self) -> impl Future<Output = Result<AuthorityId, StewardError>> + Send;
+
+    /// Lets a prepared issuing authority sign.
+    fn activate_issuing(&self, id: AuthorityId) -> impl Future<Output = Result<(), StewardError>> + Send;
+
+    /// Throws a prepared issuing authority away.
+    fn discard_issuing(&self, id: AuthorityId) -> impl Future<Output = Result<(), StewardError>> + Send;
+
+    /// Issues a workload's identity anew.
+    fn renew(&self, workload: WorkloadId) -> impl Future<Output = Result<(), StewardError>> + Send;
+
+    /// Hands out a certificate with its key.
+    fn issue(&self, order: Order) -> impl Future<Output = Result<IssuedCertificate, StewardError>> + Send;
+}
+
+/// Why the agent did not do what it was asked, in words for the operator.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum StewardError {
+    /// It does not fit how things stand now.
+    #[error("{0}")]
+    Conflict(String),
+    /// It was tried and failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// What it is about is not there.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+impl StewardError {
+    /// A failure with all its causes.
+    #[must_use]
+    pub fn failed(error: &(dyn Error + 'static)) -> Self {
+        Self::Failed(chain(error))
+    }
+}
+
+impl From<IssuanceError> for StewardError {
+    fn from(error: IssuanceError) -> Self {
+        let text = chain(&error);
+        match error {
+            IssuanceError::Hierarchy(_) => Self::Conflict(text),
+            IssuanceError::Foreign { .. }
+            | IssuanceError::ForeignWorkload { .. }
+            | IssuanceError::Lifetimes { .. } => Self::Invalid(text),
+            IssuanceError::UnknownWorkload(_) => Self::Unknown(text),
+            IssuanceError::Issue { .. }
+            | IssuanceError::IssueOnce(_)
+            | IssuanceError::OtherDomain { .. }
+            | IssuanceError::Store(_) => Self::Failed(text),
+        }
+    }
+}
+
+/// An error with all its causes on one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}

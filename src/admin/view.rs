@@ -1,0 +1,374 @@
+//! How the agent stands, as plain data: what `GET /v1/status` answers and the command line prints.
+//!
+//! Readers skip what they do not know, so an older command line understands a newer agent.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin::{SecretText, StewardError};
+use crate::clock::Timestamp;
+use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
+use crate::issuance::{AuthorityView, HierarchyView, Issued, RenewalView, Settings};
+use crate::pki::{DEFAULT_BACKDATE, Level, Lifetimes, Profile, TrustBundle, X509Svid};
+use crate::store::pem;
+
+/// Everything about a running agent.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Status {
+    /// The version that runs.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since when.
+    pub started_at: Timestamp,
+    /// Whose identities it issues.
+    pub trust_domain: String,
+    /// Whether it can do its work.
+    pub ready: Readiness,
+    /// What is not as it should be but keeps nobody from being served, one sentence each.
+    pub degraded: Vec<String>,
+    /// The configuration in force.
+    pub config: ConfigStatus,
+    /// The registry in force.
+    pub registry: RegistryStatus,
+    /// Grows with each change of the roots.
+    pub bundle_sequence: u64,
+    /// The local CA's authorities, roots first.
+    pub authorities: Vec<AuthorityStatus>,
+    /// How the replacement of the active issuing authority stands.
+    pub rotation: RenewalStatus,
+    /// Who holds an identity.
+    pub workloads: Vec<WorkloadStatus>,
+    /// The doors from outside.
+    pub listeners: Vec<ListenerStatus>,
+    /// What is guarded.
+    pub services: Vec<ServiceStatus>,
+    /// The doors to outside.
+    pub remotes: Vec<RemoteStatus>,
+}
+
+/// Whether the agent can serve a valid certificate now and nothing is overdue.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Readiness {
+    /// Whether it can.
+    pub ready: bool,
+    /// Why not, one sentence each.
+    pub reasons: Vec<String>,
+}
+
+impl Readiness {
+    /// Ready, unless there is a reason not to be.
+    #[must_use]
+    pub const fn unless(reasons: Vec<String>) -> Self {
+        Self { ready: reasons.is_empty(), reasons }
+    }
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ConfigStatus {
+    /// The file.
+    pub path: PathBuf,
+    /// When what is in force was read.
+    pub loaded_at: Timestamp,
+    /// Why what is on disk now is not in force, one problem a line.
+    pub last_error: Option<String>,
+}
+
+/// The registry in force.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RegistryStatus {
+    /// Tells one state of the files from another.
+    pub version: String,
+    /// How many apps.
+    pub apps: usize,
+    /// How many developers.
+    pub developers: usize,
+    /// How many products.
+    pub products: usize,
+    /// How many credentials.
+    pub credentials: usize,
+    /// When what is in force was read.
+    pub loaded_at: Timestamp,
+    /// Whether what is in force is what is on disk.
+    pub current: bool,
+    /// Why what is on disk is not in force, one problem a line.
+    pub last_error: Option<String>,
+}
+
+/// One authority of the local CA.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AuthorityStatus {
+    /// `root` or `issuing`.
+    pub level: String,
+    /// `prepared`, `active` or `retired`.
+    pub slot: String,
+    /// Its name.
+    pub id: AuthorityId,
+    /// The kind of its key.
+    pub algorithm: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it is valid.
+    pub not_before: Timestamp,
+    /// Until when it is valid.
+    pub not_after: Timestamp,
+    /// If it is retired: when the last certificate that it signed has expired.
+    pub drained_at: Option<Timestamp>,
+}
+
+/// How the renewal of one certificate stands.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RenewalStatus {
+    /// When it is due.
+    pub next_rotation_at: Timestamp,
+    /// When it succeeded last.
+    pub last_success: Timestamp,
+    /// When and why it failed since then.
+    pub last_failure: Option<Failure>,
+    /// Whether it should have succeeded a while ago.
+    pub overdue: bool,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Failure {
+    /// When.
+    pub at: Timestamp,
+    /// Why, on one line.
+    pub reason: String,
+}
+
+/// One workload and its identity.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct WorkloadStatus {
+    /// Its name.
+    pub id: WorkloadId,
+    /// Who it is.
+    pub spiffe_id: String,
+    /// The certificate's serial number in lower-case hexadecimal.
+    pub serial: String,
+    /// Who signed it.
+    pub authority: AuthorityId,
+    /// Until when it is valid.
+    pub not_after: Timestamp,
+    /// How its renewal stands.
+    #[serde(flatten)]
+    pub renewal: RenewalStatus,
+    /// How far its files are, if it gets any.
+    pub delivery: Option<DeliveryStatus>,
+}
+
+/// How far the files of one workload are.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DeliveryStatus {
+    /// Where they go.
+    pub directory: PathBuf,
+    /// Whether the reader has taken them.
+    pub acknowledged: bool,
+    /// Why not, after the last attempt.
+    pub last_error: Option<String>,
+    /// When this was found.
+    pub since: Timestamp,
+}
+
+/// A door from outside.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub id: ListenerId,
+    /// Where it listens.
+    pub address: String,
+    /// `http` or `tcp`.
+    pub protocol: String,
+    /// Whose certificate is shown.
+    pub workload: WorkloadId,
+    /// What callers must present, if this level says anything: `mtls, api_key`.
+    pub accepts: Option<String>,
+}
+
+/// A local upstream that is guarded.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub id: ServiceId,
+    /// Where it listens.
+    pub endpoint: String,
+    /// The path below which it lives.
+    pub base_path: String,
+    /// The hosts it answers for; none means all.
+    pub hosts: Vec<String>,
+    /// What callers must present, if this level says anything.
+    pub accepts: Option<String>,
+}
+
+/// A door to outside.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RemoteStatus {
+    /// Its name.
+    pub id: RemoteId,
+    /// Host and port that are dialled.
+    pub address: String,
+    /// `http` or `tcp`.
+    pub protocol: String,
+    /// The local port.
+    pub listen: Option<String>,
+    /// The local Unix socket.
+    pub socket: Option<PathBuf>,
+    /// Who may answer.
+    pub spiffe_ids: Vec<String>,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reloaded {
+    /// What changed, one sentence each; nothing if all was as before.
+    pub changes: Vec<String>,
+}
+
+/// An authority's name by itself: the answer to a change, or what a change is about.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Named {
+    /// Its name.
+    pub id: AuthorityId,
+}
+
+/// A certificate that somebody wants to have in hand.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// For somebody of this host's trust domain.
+    Profile {
+        /// Who.
+        spiffe_id: String,
+        /// DNS names besides.
+        dns: Vec<String>,
+        /// How long it is to live; an hour if nothing is said, or less where an hour does not fit.
+        ttl_seconds: Option<u64>,
+    },
+    /// For a configured workload, by its profile. What the workload itself holds stays as it is.
+    Workload(WorkloadId),
+}
+
+impl Order {
+    /// What the certificate is to say, on a host with these `settings`.
+    ///
+    /// # Errors
+    /// There is no such workload, or the text is no SPIFFE ID.
+    pub fn profile(&self, settings: &Settings) -> Result<Profile, StewardError> {
+        match self {
+            Self::Workload(id) => {
+                let profile = settings.workloads.get(id).cloned();
+                profile.ok_or_else(|| StewardError::Unknown(format!("there is no workload {id}")))
+            }
+            Self::Profile { spiffe_id, dns, ttl_seconds } => Ok(Profile {
+                spiffe_id: spiffe_id.parse().map_err(|error| {
+                    StewardError::Invalid(format!("{spiffe_id:?} is no SPIFFE ID: {error}"))
+                })?,
+                dns: dns.clone(),
+                ttl: ttl_seconds.map_or_else(|| usual_ttl(settings), Duration::from_secs),
+                backdate: DEFAULT_BACKDATE,
+                algorithm: settings.algorithm,
+            }),
+        }
+    }
+}
+
+fn usual_ttl(settings: &Settings) -> Duration {
+    Lifetimes::default().leaf.min(settings.issuing_ttl / 3)
+}
+
+/// A certificate with its key, handed out once and not kept.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct IssuedCertificate {
+    /// Who the holder is.
+    pub spiffe_id: String,
+    /// Its serial number in lower-case hexadecimal.
+    pub serial: String,
+    /// Who signed it.
+    pub authority: AuthorityId,
+    /// Until when it is valid.
+    pub not_after: Timestamp,
+    /// The leaf and the issuing authority, as PEM.
+    pub chain_pem: String,
+    /// The private key, as PEM.
+    pub key_pem: SecretText,
+    /// The roots, as PEM.
+    pub bundle_pem: String,
+}
+
+impl IssuedCertificate {
+    /// `svid` as text, with the roots to trust.
+    #[must_use]
+    pub fn of(svid: &X509Svid, bundle: &TrustBundle) -> Self {
+        Self {
+            spiffe_id: svid.spiffe_id.to_string(),
+            serial: svid.serial.clone(),
+            authority: svid.authority.clone(),
+            not_after: svid.not_after,
+            chain_pem: svid.chain.iter().map(pem::certificate_to_pem).collect(),
+            key_pem: SecretText::new(pem::key_to_pem(&svid.key)),
+            bundle_pem: bundle_pem(bundle),
+        }
+    }
+}
+
+/// The roots as PEM, for others to trust.
+#[must_use]
+pub fn bundle_pem(bundle: &TrustBundle) -> String {
+    bundle.roots.iter().map(pem::certificate_to_pem).collect()
+}
+
+/// The authorities as the status shows them, roots first.
+#[must_use]
+pub fn authorities(hierarchy: &HierarchyView) -> Vec<AuthorityStatus> {
+    hierarchy.roots.iter().chain(&hierarchy.issuing).map(AuthorityStatus::from).collect()
+}
+
+/// The workloads as the status shows them, by name and without their files.
+#[must_use]
+pub fn workloads(issued: &Issued) -> Vec<WorkloadStatus> {
+    let both = issued.svids.iter().filter_map(|(id, svid)| Some((id, svid, issued.renewals.get(id)?)));
+    both.map(|(id, svid, renewal)| WorkloadStatus {
+        id: id.clone(),
+        spiffe_id: svid.spiffe_id.to_string(),
+        serial: svid.serial.clone(),
+        authority: svid.authority.clone(),
+        not_after: svid.not_after,
+        renewal: renewal.into(),
+        delivery: None,
+    })
+    .collect()
+}
+
+impl From<&AuthorityView> for AuthorityStatus {
+    fn from(view: &AuthorityView) -> Self {
+        Self {
+            level: match view.level {
+                Level::Issuing => "issuing".to_owned(),
+                Level::Root => "root".to_owned(),
+            },
+            slot: view.slot.to_string(),
+            id: view.id.clone(),
+            algorithm: view.algorithm.to_string(),
+            created_at: view.created,
+            not_before: view.not_before,
+            not_after: view.not_after,
+            drained_at: view.drained_at,
+        }
+    }
+}
+
+impl From<&RenewalView> for RenewalStatus {
+    fn from(view: &RenewalView) -> Self {
+        let failure = |(at, reason): &(Timestamp, String)| Failure { at: *at, reason: reason.clone() };
+        Self {
+            next_rotation_at: view.next_rotation_at,
+            last_success: view.last_success,
+            last_failure: view.last_failure.as_ref().map(failure),
+            overdue: view.overdue,
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Operators ask over a Unix socket, orchestrators over plain HTTP, and both get an answer whatever they send.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use postern::admin::{
+    AuthorityStatus, Client, ClientError, ConfigStatus, Explanation, IssuedCertificate, Operation, Order,
+    Question, Readiness, RegistryStatus, Reloaded, RenewalStatus, SecretText, Status, Steward, StewardError,
+    WorkloadStatus, bind, serve, serve_health,
+};
+use postern::clock::Timestamp;
+use postern::id::{AuthorityId, WorkloadId};
+use postern::secret::Secret;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+/// An agent that writes down what it is asked.
+#[derive(Default)]
+struct Scribe {
+    asked: Mutex<Vec<String>>,
+    prepared: Mutex<bool>,
+    reasons: Mutex<Vec<String>>,
+}
+
+impl Scribe {
+    fn note(&self, what: impl Into<String>) {
+        self.asked.lock().unwrap().push(what.into());
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn renewal() -> RenewalStatus {
+    let at = Timestamp::FLOOR;
+    RenewalStatus { next_rotation_at: at, last_success: at, last_failure: None, overdue: false }
+}
+
+fn authority(slot: &str) -> AuthorityStatus {
+    AuthorityStatus {
+        level: "issuing".into(),
+        slot: slot.into(),
+        id: format!("{slot}-one").parse().unwrap(),
+        algorithm: "p256".into(),
+        created_at: Timestamp::FLOOR,
+        not_before: Timestamp::FLOOR,
+        not_after: Timestamp::FLOOR,
+        drained_at: None,
+    }
+}
+
+impl Steward for Scribe {
+    fn status(&self) -> Status {
+        let at = Timestamp::FLOOR;
+        let slots: &[&str] =
+            if *self.prepared.lock().unwrap() { &["active", "prepared"] } else { &["active"] };
+        Status {
+            version: "0.0.0".into(),
+            pid: 7,
+            started_at: at,
+            trust_domain: "postern.test".into(),
+            ready: self.readiness(),
+            degraded: Vec::new(),
+            config: ConfigStatus { path: PathBuf::from("postern.toml"), loaded_at: at, last_error: None },
+            registry: RegistryStatus {
+                version: "0123456789ab".into(),
+                apps: 1,
+                developers: 1,
+                products: 1,
+                credentials: 1,
+                loaded_at: at,
+                current: true,
+                last_error: None,
+            },
+            bundle_sequence: 1,
+            authorities: slots.iter().map(|slot| authority(slot)).collect(),
+            rotation: renewal(),
+            workloads: vec![WorkloadStatus {
+                id: "billing".parse().unwrap(),
+                spiffe_id: "spiffe://postern.test/billing".into(),
+                serial: "0a".into(),
+                authority: "active-one".parse().unwrap(),
+                not_after: at,
+                renewal: renewal(),
+                delivery: None,
+            }],
+            listeners: Vec::new(),
+            services: Vec::new(),
+            remotes: Vec::new(),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness::unless(self.reasons.lock().unwrap().clone())
+    }
+
+    fn metrics(&self) -> String {
+        "postern_requests_total 1\n# EOF\n".into()
+    }
+
+    fn bundle_pem(&self) -> String {
+        "-----BEGIN CERTIFICATE-----\n".into()
+    }
+
+    fn explain(&self, question: Question) -> Result<Explanation, StewardError> {
+        let key = question.api_key.map(|key| key.secret().expose_secret().to_vec()).unwrap_or_default();
+        self.note(format!("explain {}", String::from_utf8(key).unwrap()));
+        Err(StewardError::Unknown("there is no listener x".into()))
+    }
+
+    async fn reload(&self) -> Result<Reloaded, StewardError> {
+        self.note("reload");
+        Ok(Reloaded { changes: vec!["the registry is new".into()] })
+    }
+
+    async fn rotate_issuing(&self) -> Result<AuthorityId, StewardError> {
+        self.note("rotate");
+        Ok("next".parse().unwrap())
+    }
+
+    async fn prepare_issuing(&self) -> Result<AuthorityId, StewardError> {
+        *self.prepared.lock().unwrap() = true;
+        Ok("prepared-one".parse().unwrap())
+    }
+
+    async fn activate_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
+        self.note(format!("activate {id}"));
+        Ok(())
+    }
+
+    async fn discard_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
+        self.note(format!("discard {id}"));
+        Ok(())
+    }
+
+    async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {
+        self.note(format!("renew {workload}"));
+        Ok(())
+    }
+
+    async fn issue(&self, order: Order) -> Result<IssuedCertificate, StewardError> {
+        self.note(format!("{order:?}"));
+        Err(StewardError::Invalid("not of this trust domain".into()))
+    }
+}
+
+/// A served agent; dropped with its runtime.
+struct World {
+    directory: TempDir,
+    scribe: Arc<Scribe>,
+    client: Client,
+}
+
+impl World {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("admin.sock");
+        let scribe = Arc::new(Scribe::default());
+        let listener = bind(&socket).unwrap();
+        tokio::spawn(serve(listener, Arc::clone(&scribe), std::future::pending()));
+        Self { client: Client::new(&socket), directory, scribe }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("admin.sock")
+    }
+
+    async fn raw(&self, request: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).await.unwrap();
+        // The agent may hang up on a request that is too long before it has read all of it.
+        drop(stream.write_all(request.as_bytes()).await);
+        let mut answer = Vec::new();
+        while stream.read_buf(&mut answer).await.is_ok_and(|count| count > 0) {}
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+async fn health(scribe: &Arc<Scribe>, request: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve_health(listener, Arc::clone(scribe), std::future::pending()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("{request} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    server.abort();
+    answer
+}
+
+#[tokio::test]
+async fn the_socket_is_for_owner_and_group_and_replaces_a_dead_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+
+    let listener = bind(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o660);
+    assert!(bind(&path).unwrap_err().to_string().starts_with("another agent listens on "));
+    drop(listener);
+    drop(bind(&path).unwrap());
+
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_socket_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("precious");
+    std::fs::File::create(&path).unwrap();
+
+    assert!(bind(&path).unwrap_err().to_string().contains("is no socket"));
+    assert!(path.exists());
+}
+
+#[tokio::test]
+async fn what_the_agent_says_arrives() {
+    let world = World::start();
+
+    assert_eq!(world.client.status().await.unwrap(), world.scribe.status());
+    assert_eq!(world.client.reload().await.unwrap().changes, ["the registry is new"]);
+    assert_eq!(world.client.rotate_issuing().await.unwrap().as_str(), "next");
+    assert_eq!(world.client.renew(&"billing".parse().unwrap()).await.unwrap().serial, "0a");
+    assert!(world.client.bundle_pem().await.unwrap().starts_with("-----BEGIN"));
+    assert_eq!(world.scribe.asked(), ["reload", "rotate", "renew billing"]);
+}
+
+#[tokio::test]
+async fn the_prepared_authority_need_not_be_named() {
+    let world = World::start();
+
+    let error = world.client.activate_issuing(None).await.unwrap_err();
+    assert_eq!(error.to_string(), "no issuing authority is prepared");
+    world.client.prepare_issuing().await.unwrap();
+    world.client.activate_issuing(None).await.unwrap();
+    world.client.discard_issuing(Some("other".parse().unwrap())).await.unwrap();
+
+    assert_eq!(world.scribe.asked(), ["activate prepared-one", "discard other"]);
+}
+
+#[tokio::test]
+async fn a_no_says_why() {
+    let world = World::start();
+    let question = Question {
+        listener: Some("x".parse().unwrap()),
+        operation: Operation::Tcp { service: None },
+        certificate: None,
+        api_key: Some(SecretText::new(Secret::new(b"a key".to_vec()))),
+    };
+
+    let error = world.client.explain(&question).await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no listener x");
+    assert_eq!(world.scribe.asked(), ["explain a key"]);
+    let order =
+        Order::Profile { spiffe_id: "spiffe://other/x".into(), dns: Vec::new(), ttl_seconds: Some(60) };
+    let error = world.client.issue(&order).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unwilling { code, .. } if code == "invalid"));
+}
+
+#[tokio::test]
+async fn without_an_agent_the_client_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+
+    assert!(matches!(Client::new(&path).status().await.unwrap_err(), ClientError::NotRunning(_)));
+    drop(bind(&path).unwrap());
+    assert!(matches!(Client::new(&path).status().await.unwrap_err(), ClientError::NotRunning(_)));
+}
+
+#[tokio::test]
+async fn nonsense_is_answered_and_changes_nothing() {
+    let world = World::start();
+    let oversized = "x".repeat(70_000);
+    let requests = [
+        ("GET /v1/nothing HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(), "404"),
+        ("GET /v1/reload HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(), "405"),
+        ("DELETE /v1/status HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(), "405"),
+        ("POST /v1/explain HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}".to_owned(), "422"),
+        (format!("POST /v1/explain HTTP/1.1\r\nhost: x\r\ncontent-length: 70000\r\n\r\n{oversized}"), "400"),
+        ("\x16\x03\x01 hello\r\n\r\n".to_owned(), "400"),
+        (format!("GET /{oversized} HTTP/1.1\r\nhost: x\r\n\r\n"), "431"),
+    ];
+
+    for (request, status) in requests {
+        let answer = world.raw(&request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{:.40}: {answer}", request);
+    }
+    assert_eq!(world.scribe.asked(), [""; 0]);
+}
+
+#[tokio::test]
+async fn health_is_told_in_plain_http() {
+    let scribe = Arc::new(Scribe::default());
+
+    assert!(health(&scribe, "GET /live").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(health(&scribe, "GET /ready").await.ends_with("\r\n\r\nready\n"));
+    let metrics = health(&scribe, "GET /metrics").await;
+    assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"));
+    assert!(metrics.ends_with("# EOF\n"));
+    assert!(health(&scribe, "HEAD /live").await.ends_with("\r\n\r\n"));
+    assert!(health(&scribe, "POST /live").await.starts_with("HTTP/1.1 405 "));
+    assert!(health(&scribe, "GET /").await.starts_with("HTTP/1.1 404 "));
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_ready_says_why() {
+    let scribe = Arc::new(Scribe::default());
+    scribe.reasons.lock().unwrap().push("the identity of billing is overdue".into());
+
+    let answer = health(&scribe, "GET /ready").await;
+
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nnot ready\nthe identity of billing is overdue\n"), "{answer}");
+}
