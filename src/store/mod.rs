@@ -2,6 +2,8 @@
 
 pub mod atomic_file;
 pub mod pem;
+pub mod registry_dir;
+pub mod pepper_file;
 mod authority_dir;
 
 pub use authority_dir::{AuthorityDir, Committed, StoreError, StoredHierarchy};
