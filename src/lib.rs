@@ -17,3 +17,4 @@ pub mod proxy;
 pub mod workload;
 pub mod admin;
 pub mod config;
+pub mod agent;

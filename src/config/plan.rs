@@ -22,6 +22,18 @@ pub enum Change {
     Workloads,
 }
 
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Close(door) => write!(f, "{door} is closed"),
+            Self::Issuance => f.write_str("what is issued, and for whom, follows the new settings"),
+            Self::OpenTcp(door, address) => write!(f, "{door} is open on {address}"),
+            Self::OpenUnix(door, path) => write!(f, "{door} is open at {}", path.display()),
+            Self::Workloads => f.write_str("files and callers of workloads follow the new settings"),
+        }
+    }
+}
+
 /// A key that is read at start only.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0} cannot change while the agent runs: restart it")]

@@ -34,6 +34,17 @@ pub enum Level {
     Root,
 }
 
+impl Level {
+    /// As labels and files write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Issuing => "issuing",
+            Self::Root => "root",
+        }
+    }
+}
+
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -24,8 +24,10 @@ mod http2;
 mod tcp;
 mod inbound;
 mod outbound;
+mod rehearse;
 
 pub use plane::{Attestor, Door, NotAttested, Opening, Plane, PlaneContext, PlaneError, Socket};
+pub use rehearse::{Outcome, Part, rehearse};
 pub use settings::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
     ServiceSettings,

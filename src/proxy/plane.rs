@@ -76,6 +76,16 @@ pub enum Door {
     OutboundUnix(RemoteId),
 }
 
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inbound(listener) => write!(f, "the listener {listener}"),
+            Self::OutboundTcp(remote) => write!(f, "the local port of {remote}"),
+            Self::OutboundUnix(remote) => write!(f, "the local socket of {remote}"),
+        }
+    }
+}
+
 /// A bound, listening socket.
 #[derive(Debug)]
 pub enum Socket {

@@ -15,8 +15,10 @@ use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Route, dial, way};
 use super::settings::Limits;
+use super::snapshot::Snapshot;
 use super::worker::Worker;
 use crate::authz::{Ask, Door, check};
+use crate::clock::Timestamp;
 use crate::credential::{Evidence, HeaderEvidence};
 use crate::id::ServiceId;
 use crate::telemetry::AccessEvent;
@@ -32,28 +34,15 @@ pub(super) async fn serve(
     let (now, begun) = (worker.now(), Instant::now());
     let id = worker.ids.next(now);
     let snapshot = worker.snapshot();
-    let evidence = Evidence { certificate: visitor.subject.as_ref(), headers: HeaderEvidence::default() };
-    let settings = snapshot.routes.service(service);
-    let door = Door {
-        listener: visitor.listener.settings.accepts.as_ref(),
-        service: settings.and_then(|settings| settings.accepts.as_ref()),
-    };
-    let ask = Ask::Tcp { service };
-    let permit = check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, now);
-    let (verdict, moved) = match (permit, settings) {
-        (Ok(permit), Some(service)) => {
-            let verdict = Verdict::of_permit(&permit, service.id.as_str());
-            let route = Route::Service(Admission { permit, service });
-            match connect(worker, &route, &snapshot.limits).await {
-                Ok(mut upstream) => {
-                    let moved = pipe(worker, &mut stream, &mut upstream.io, validity, &snapshot.limits).await;
-                    (Verdict { code: moved.ended.unwrap_or(verdict.code), ..verdict }, moved)
-                }
-                Err(code) => (Verdict { code, ..verdict }, Moved::default()),
+    let (verdict, moved) = match judge(visitor, service, &snapshot, now) {
+        (verdict, None) => (verdict, Moved::default()),
+        (verdict, Some(admission)) => match connect(worker, &Route::Service(admission), &snapshot.limits).await {
+            Ok(mut upstream) => {
+                let moved = pipe(worker, &mut stream, &mut upstream.io, validity, &snapshot.limits).await;
+                (Verdict { code: moved.ended.unwrap_or(verdict.code), ..verdict }, moved)
             }
-        }
-        (Ok(_), None) => (Verdict::of_nobody("no-such-service"), Moved::default()),
-        (Err(no), _) => (Verdict::of_no(&no, service.as_str()), Moved::default()),
+            Err(code) => (Verdict { code, ..verdict }, Moved::default()),
+        },
     };
     worker.requests.count(verdict.code);
     worker.log(&AccessEvent {
@@ -76,6 +65,28 @@ pub(super) async fn serve(
         sent: moved.down,
         duration: begun.elapsed(),
     });
+}
+
+/// Decides on a raw connection to `service`.
+pub(super) fn judge<'s>(
+    visitor: &Visitor,
+    service: &'s ServiceId,
+    snapshot: &'s Snapshot,
+    now: Timestamp,
+) -> (Verdict<'s>, Option<Admission<'s>>) {
+    let evidence = Evidence { certificate: visitor.subject.as_ref(), headers: HeaderEvidence::default() };
+    let settings = snapshot.routes.service(service);
+    let door = Door {
+        listener: visitor.listener.settings.accepts.as_ref(),
+        service: settings.and_then(|settings| settings.accepts.as_ref()),
+    };
+    match (check(&evidence, &Ask::Tcp { service }, door, &snapshot.registry, &snapshot.peppers, now), settings) {
+        (Ok(permit), Some(service)) => {
+            (Verdict::of_permit(&permit, service.id.as_str()), Some(Admission { permit, service }))
+        }
+        (Ok(_), None) => (Verdict::of_nobody("no-such-service"), None),
+        (Err(no), _) => (Verdict::of_no(&no, service.as_str()), None),
+    }
 }
 
 /// A fresh upstream connection for a raw one.

@@ -1,0 +1,144 @@
+//! Puts together what the data plane sees, and keeps what has not changed.
+//!
+//! A change of the registry leaves TLS as it is: its configurations hold the session stores, and a new one is made only when
+//! the certificate or the trust behind it has changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::credential::Peppers;
+use crate::id::{ListenerId, RemoteId, WorkloadId};
+use crate::issuance::Issued;
+use crate::pki::{BundleSet, InvalidRoot, Verifier};
+use crate::proxy::{
+    self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, TlsError, client_config, server_config,
+};
+use crate::registry;
+
+/// Why nothing can be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum AssemblyError {
+    /// A listener shows the certificate of a workload that has none.
+    #[error("the workload {0} has no identity")]
+    NoIdentity(WorkloadId),
+    /// A trust bundle holds something that is no root.
+    #[error("a trust bundle cannot be used")]
+    Root(#[from] InvalidRoot),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up for {door}")]
+    Tls {
+        /// The listener or remote.
+        door: String,
+        /// Why not.
+        #[source]
+        source: TlsError,
+    },
+}
+
+/// What the data plane's view is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Materials {
+    pub(super) config: Arc<Config>,
+    pub(super) issued: Arc<Issued>,
+    pub(super) bundles: Arc<BundleSet>,
+    pub(super) registry: Arc<registry::Snapshot>,
+    pub(super) peppers: Arc<Peppers>,
+}
+
+/// Assembles snapshots, one after the other.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    clock: Arc<dyn Clock>,
+    verifier: Option<Arc<Verifier>>,
+    listeners: BTreeMap<ListenerId, (u64, Arc<Listener>)>,
+    remotes: BTreeMap<RemoteId, Arc<Remote>>,
+}
+
+impl Assembly {
+    /// An assembly that has made nothing yet.
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, verifier: None, listeners: BTreeMap::new(), remotes: BTreeMap::new() }
+    }
+
+    /// The data plane's view of `materials`.
+    ///
+    /// # Errors
+    /// What cannot be used; everything made before stays as it was.
+    pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
+        let Materials { config, issued, bundles, registry, peppers } = materials;
+        let known = self.verifier.as_ref().filter(|verifier| Arc::ptr_eq(verifier.bundles(), bundles)).cloned();
+        let trust_is_new = known.is_none();
+        let verifier = match known {
+            Some(verifier) => verifier,
+            None => Arc::new(Verifier::new(Arc::clone(bundles))?),
+        };
+        let mut listeners = BTreeMap::new();
+        for settings in &config.listeners {
+            let svid = issued
+                .svids
+                .get(&settings.workload)
+                .ok_or_else(|| AssemblyError::NoIdentity(settings.workload.clone()))?;
+            let kept = self.listeners.get(&settings.id).filter(|(generation, listener)| {
+                !trust_is_new && *generation == svid.generation && listener.settings == *settings
+            });
+            let listener = match kept {
+                Some((_, listener)) => Arc::clone(listener),
+                None => {
+                    let protocols: &[&[u8]] = match settings.protocol {
+                        ListenerProtocol::Http => &[b"h2", b"http/1.1"],
+                        ListenerProtocol::Tcp(_) => &[],
+                    };
+                    let clock = Arc::clone(&self.clock);
+                    let tls = server_config(svid, Arc::clone(&verifier), clock, settings.oldest_tls, protocols)
+                        .map_err(|source| AssemblyError::Tls { door: settings.id.to_string(), source })?;
+                    Arc::new(Listener { settings: settings.clone(), own_id: svid.spiffe_id.clone(), tls })
+                }
+            };
+            listeners.insert(settings.id.clone(), (svid.generation, listener));
+        }
+        let mut remotes = BTreeMap::new();
+        for settings in &config.remotes {
+            let before = self.remotes.get(&settings.id).filter(|remote| !trust_is_new && remote.settings == *settings);
+            let mut clients = BTreeMap::new();
+            for (workload, svid) in &issued.svids {
+                let kept = before.and_then(|remote| remote.clients.get(workload));
+                let client = match kept.filter(|client| client.generation == svid.generation) {
+                    Some(client) => client.clone(),
+                    None => {
+                        let protocols: &[&[u8]] = match settings.protocol {
+                            RemoteProtocol::Http => &[b"http/1.1"],
+                            RemoteProtocol::Tcp => &[],
+                        };
+                        let expected = Arc::clone(&settings.spiffe_ids);
+                        let clock = Arc::clone(&self.clock);
+                        let tls = client_config(svid, Arc::clone(&verifier), clock, expected, protocols)
+                            .map_err(|source| AssemblyError::Tls { door: settings.id.to_string(), source })?;
+                        Client {
+                            own_id: svid.spiffe_id.clone(),
+                            generation: svid.generation,
+                            not_after: svid.not_after,
+                            tls,
+                        }
+                    }
+                };
+                clients.insert(workload.clone(), client);
+            }
+            remotes.insert(settings.id.clone(), Arc::new(Remote { settings: settings.clone(), clients }));
+        }
+        self.verifier = Some(Arc::clone(&verifier));
+        self.listeners.clone_from(&listeners);
+        self.remotes.clone_from(&remotes);
+        Ok(proxy::Snapshot {
+            registry: Arc::clone(registry),
+            peppers: Arc::clone(peppers),
+            verifier,
+            routes: Arc::new(Routes::new(config.services.iter().cloned())),
+            listeners: listeners.into_iter().map(|(id, (_, listener))| (id, listener)).collect(),
+            remotes,
+            limits: Arc::new(config.limits.clone()),
+            api_key_header: Arc::clone(&config.api_key_header),
+        })
+    }
+}

@@ -1,0 +1,397 @@
+//! Follows every change and publishes what it comes to: the one owner of configuration, registry and trust in force.
+//!
+//! **Invariant:** what cannot be used changes nothing. The last good state stays, and the reason is told by status, log and
+//! metric until it is mended.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::assembly::{Assembly, AssemblyError, Materials};
+use super::attestor::KernelAttestor;
+use super::trust::{self, TrustError};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
+use crate::id::WorkloadId;
+use crate::issuance::{self, Feed, IssuanceError};
+use crate::proxy::{Current, Opening, Plane, PlaneError};
+use crate::registry;
+use crate::store::registry_dir::{self, RegistryReadError};
+use crate::telemetry::Metrics;
+use crate::toml_text::Problem;
+use crate::workload::{Delivery, Statuses};
+
+/// Why a change was not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// What it would come to cannot be put together.
+    #[error("the change cannot be put into force")]
+    Assembly(#[from] AssemblyError),
+    /// The configuration file is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The CA does not follow.
+    #[error("the local CA cannot follow the change")]
+    Issuance(#[from] IssuanceError),
+    /// A door cannot be opened.
+    #[error("a door cannot be opened")]
+    Plane(#[from] PlaneError),
+    /// The agent is stopping.
+    #[error("the agent is stopping")]
+    Stopping,
+    /// The registry cannot be read.
+    #[error("the registry cannot be read")]
+    Read(#[from] RegistryReadError),
+    /// The registry is wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Registry(Vec<Problem>),
+    /// Keys that are read at start only.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Restart(Vec<NeedsRestart>),
+    /// A trust bundle cannot be believed.
+    #[error("a trust bundle cannot be believed")]
+    Trust(#[from] TrustError),
+    /// Workloads that nobody could tell apart.
+    #[error("the workloads' selectors cannot be told apart")]
+    Selectors,
+}
+
+/// What is in force and how it got there, for whoever asks.
+#[derive(Clone, Debug)]
+pub(super) struct InForce {
+    pub(super) config: Arc<Config>,
+    pub(super) config_loaded_at: Timestamp,
+    /// Why the configuration on disk is not the one in force.
+    pub(super) config_error: Option<String>,
+    pub(super) registry: Arc<registry::Snapshot>,
+    pub(super) registry_loaded_at: Timestamp,
+    /// Why the registry on disk is not the one in force.
+    pub(super) registry_error: Option<String>,
+    /// Why the trust bundles on disk are not the ones in force.
+    pub(super) trust_error: Option<String>,
+}
+
+/// What the director can be asked.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Read the configuration file and the registry again.
+    Reload(oneshot::Sender<Result<Vec<String>, ReloadError>>),
+}
+
+/// Everything that the director works with.
+pub(super) struct Director {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) current: Current,
+    pub(super) in_force: Arc<ArcSwap<InForce>>,
+    pub(super) assembly: Assembly,
+    pub(super) materials: Materials,
+    pub(super) attestor: Arc<KernelAttestor>,
+    pub(super) plane: Plane,
+    pub(super) commands: mpsc::Sender<issuance::Command>,
+    pub(super) feed: Feed,
+    pub(super) deliveries: Deliveries,
+}
+
+impl Director {
+    /// Follows changes until `shutdown` is done, and gives the data plane back to be drained.
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, shutdown: impl Future<Output = ()>) -> Plane {
+        tokio::pin!(shutdown);
+        let (changed, mut changes) = mpsc::channel(1);
+        let mut watching = Some(Watching::start(&self.materials.config, changed.clone()));
+        self.note_certificates();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return self.plane,
+                order = orders.recv() => if let Some(Order::Reload(reply)) = order {
+                    let outcome = self.reload_all().await;
+                    drop(watching.replace(Watching::start(&self.materials.config, changed.clone())));
+                    // Whoever asked may have gone.
+                    drop(reply.send(outcome));
+                },
+                issued = self.feed.changed() => match issued {
+                    Ok(()) => self.follow_issued(),
+                    Err(_) => return self.plane,
+                },
+                _ = changes.recv() => {
+                    self.follow_registry();
+                    self.follow_trust();
+                }
+            }
+        }
+    }
+
+    /// Opens the first doors.
+    ///
+    /// # Errors
+    /// A door cannot be opened.
+    pub(super) fn open_doors(&self) -> Result<(), PlaneError> {
+        let changes = config::all_doors(&self.materials.config);
+        self.bind(&changes)?.into_iter().for_each(|opening| self.plane.open(opening));
+        Ok(())
+    }
+
+    fn bind(&self, changes: &[Change]) -> Result<Vec<Opening>, PlaneError> {
+        let mut openings = Vec::new();
+        for change in changes {
+            let (door, sockets) = match change {
+                Change::OpenTcp(door, address) => (door, self.plane.bind_tcp(*address)?),
+                Change::OpenUnix(door, path) => (door, self.plane.bind_unix(path)?),
+                Change::Close(_) | Change::Issuance | Change::Workloads => continue,
+            };
+            openings.push(Opening { door: door.clone(), sockets });
+        }
+        Ok(openings)
+    }
+
+    fn follow_issued(&mut self) {
+        let issued = Arc::clone(&self.feed.borrow_and_update());
+        let same_roots = issued.bundle == self.materials.issued.bundle;
+        let mut next = Materials { issued: Arc::clone(&issued), ..self.materials.clone() };
+        if !same_roots {
+            match trust::bundles(&issued.bundle, &next.config.trust) {
+                Ok(bundles) => next.bundles = Arc::new(bundles),
+                Err(error) => return self.reject_trust(&error.into()),
+            }
+        }
+        match self.publish(next) {
+            Ok(()) => self.note_certificates(),
+            Err(error) => tracing::error!(error = %chain(&error), "new certificates cannot be put into force"),
+        }
+    }
+
+    fn follow_registry(&mut self) {
+        let outcome = read_registry(&self.materials.config.registry_dirs).and_then(|registry| {
+            if registry.version() == self.materials.registry.version() {
+                return Ok(false);
+            }
+            self.publish(Materials { registry: Arc::new(registry), ..self.materials.clone() })?;
+            Ok(true)
+        });
+        let now = self.clock.now();
+        let was_broken = self.in_force.load().registry_error.is_some();
+        match outcome {
+            Ok(is_new) => {
+                if is_new || was_broken {
+                    self.note_registry(now);
+                }
+                self.update(|state| state.registry_error = None);
+            }
+            Err(error) => {
+                self.metrics.count_reload(false);
+                self.metrics.registry_current.set(0);
+                let error = chain(&error);
+                tracing::error!(problems = error, "the registry on disk is wrong; the last good one stays in force");
+                self.update(|state| state.registry_error = Some(error));
+            }
+        }
+    }
+
+    fn note_registry(&self, now: Timestamp) {
+        let registry = &self.materials.registry;
+        self.metrics.count_reload(true);
+        self.metrics.registry_current.set(1);
+        self.metrics.registry_apps.set(i64::try_from(registry.apps().len()).unwrap_or(i64::MAX));
+        tracing::info!(version = registry.version(), apps = registry.apps().len(), "registry in force");
+        self.update(|state| {
+            state.registry = Arc::clone(registry);
+            state.registry_loaded_at = now;
+        });
+    }
+
+    fn follow_trust(&mut self) {
+        let bundles = match trust::bundles(&self.materials.issued.bundle, &self.materials.config.trust) {
+            Ok(bundles) => bundles,
+            Err(error) => return self.reject_trust(&error.into()),
+        };
+        self.update(|state| state.trust_error = None);
+        if bundles == *self.materials.bundles {
+            return;
+        }
+        match self.publish(Materials { bundles: Arc::new(bundles), ..self.materials.clone() }) {
+            Ok(()) => tracing::info!("trust bundles in force"),
+            Err(error) => self.reject_trust(&error),
+        }
+    }
+
+    fn reject_trust(&self, error: &ReloadError) {
+        self.metrics.count_reload(false);
+        let error = chain(error);
+        tracing::error!(error, "a trust bundle on disk is wrong; the last good ones stay in force");
+        self.update(|state| state.trust_error = Some(error));
+    }
+
+    async fn reload_all(&mut self) -> Result<Vec<String>, ReloadError> {
+        let outcome = self.reload_config().await;
+        match &outcome {
+            Ok(_) => {
+                self.metrics.count_reload(true);
+                tracing::info!("configuration in force");
+                let (config, now) = (Arc::clone(&self.materials.config), self.clock.now());
+                self.update(|state| {
+                    state.config = config;
+                    state.config_loaded_at = now;
+                    state.config_error = None;
+                });
+            }
+            Err(error) => {
+                self.metrics.count_reload(false);
+                let error = chain(error);
+                tracing::error!(problems = error, "the configuration on disk cannot be put into force; the last good one stays");
+                self.update(|state| state.config_error = Some(error));
+            }
+        }
+        self.follow_registry();
+        outcome
+    }
+
+    /// Everything that can fail is done before anything is changed.
+    async fn reload_config(&mut self) -> Result<Vec<String>, ReloadError> {
+        let old = Arc::clone(&self.materials.config);
+        let new = Arc::new(config::load(&old.path)?);
+        let changes = config::plan(&old, &new).map_err(ReloadError::Restart)?;
+        let registry = Arc::new(read_registry(&new.registry_dirs)?);
+        let bundles = trust::bundles(&self.materials.issued.bundle, &new.trust)?;
+        let openings = self.bind(&changes)?;
+        let bundles =
+            if bundles == *self.materials.bundles { Arc::clone(&self.materials.bundles) } else { Arc::new(bundles) };
+        if changes.contains(&Change::Issuance) {
+            let (reply, done) = oneshot::channel();
+            let settings = Box::new(new.issuance.clone());
+            let command = issuance::Command::Configure { settings, reply };
+            self.commands.send(command).await.map_err(|_| ReloadError::Stopping)?;
+            done.await.map_err(|_| ReloadError::Stopping)??;
+        }
+        let issued = Arc::clone(&self.feed.borrow_and_update());
+        let peppers = Arc::clone(&self.materials.peppers);
+        self.publish(Materials { config: Arc::clone(&new), issued, bundles, registry, peppers })?;
+        if changes.contains(&Change::Workloads) || changes.contains(&Change::Issuance) {
+            self.attestor.follow(&new.workloads).map_err(|_| ReloadError::Selectors)?;
+            self.deliveries.follow(&new, &self.feed);
+        }
+        for change in &changes {
+            if let Change::Close(door) = change {
+                self.plane.close(door);
+            }
+        }
+        openings.into_iter().for_each(|opening| self.plane.open(opening));
+        Ok(changes.iter().map(ToString::to_string).collect())
+    }
+
+    fn publish(&mut self, materials: Materials) -> Result<(), ReloadError> {
+        let snapshot = self.assembly.assemble(&materials)?;
+        self.current.store(Arc::new(snapshot));
+        self.materials = materials;
+        Ok(())
+    }
+
+    fn update(&self, change: impl FnOnce(&mut InForce)) {
+        let mut state = InForce::clone(&self.in_force.load());
+        change(&mut state);
+        self.in_force.store(Arc::new(state));
+    }
+
+    fn note_certificates(&self) {
+        let issued = &self.materials.issued;
+        self.metrics.clear_certificates();
+        for (workload, svid) in &issued.svids {
+            if let Some(renewal) = issued.renewals.get(workload) {
+                let (next, last) = (renewal.next_rotation_at.unix(), renewal.last_success.unix());
+                self.metrics.set_certificate(workload.as_str(), svid.not_after.unix(), next, last, renewal.overdue);
+            }
+        }
+        for authority in issued.hierarchy.roots.iter().chain(&issued.hierarchy.issuing) {
+            let (level, slot) = (authority.level.as_str(), authority.slot.as_str());
+            self.metrics.set_authority(authority.id.as_str(), level, slot, authority.not_after.unix());
+        }
+    }
+}
+
+/// Reads and understands the registry.
+///
+/// # Errors
+/// It cannot be read, or everything that is wrong with it.
+pub(super) fn read_registry(folders: &[PathBuf]) -> Result<registry::Snapshot, ReloadError> {
+    let sources = registry_dir::read(folders)?;
+    registry::parse(&sources).map_err(ReloadError::Registry)
+}
+
+/// An error with its causes on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// A watch over the files of one configuration; ends when it is dropped.
+struct Watching(AbortHandle);
+
+impl Watching {
+    fn start(config: &Config, changed: mpsc::Sender<()>) -> Self {
+        let files = config.trust.iter().map(|bundle| bundle.path.clone()).collect();
+        let watched = Watched { files, folders: config.registry_dirs.clone() };
+        Self(tokio::spawn(config::watch(watched, changed)).abort_handle())
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The deliveries of files that are under way.
+pub(super) struct Deliveries {
+    clock: Arc<dyn Clock>,
+    statuses: Statuses,
+    running: JoinSet<()>,
+}
+
+impl Deliveries {
+    /// No delivery yet; they report to `statuses`.
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        let (statuses, _) = watch::channel(BTreeMap::new());
+        Self { clock, statuses, running: JoinSet::new() }
+    }
+
+    /// How the deliveries stand.
+    pub(super) fn statuses(&self) -> watch::Receiver<BTreeMap<WorkloadId, crate::workload::DeliveryStatus>> {
+        self.statuses.subscribe()
+    }
+
+    /// Delivers as `config` says, instead of as before.
+    pub(super) fn follow(&mut self, config: &Config, feed: &Feed) {
+        self.running.abort_all();
+        self.running = JoinSet::new();
+        self.statuses.send_modify(|statuses| statuses.retain(|workload, _| config.workloads.contains_key(workload)));
+        for (workload, settings) in &config.workloads {
+            if let Some(files) = &settings.files {
+                let delivery = Delivery {
+                    workload: workload.clone(),
+                    settings: Arc::new(files.clone()),
+                    clock: Arc::clone(&self.clock),
+                    statuses: self.statuses.clone(),
+                };
+                self.running.spawn(delivery.run(feed.clone()));
+            }
+        }
+    }
+
+    /// Waits until every workload has had its first files, or `within` has passed.
+    pub(super) async fn first(&self, count: usize, within: Duration) {
+        let mut statuses = self.statuses.subscribe();
+        let all = statuses.wait_for(|statuses| statuses.len() >= count);
+        drop(tokio::time::timeout(within, all).await);
+    }
+}

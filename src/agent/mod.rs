@@ -1,0 +1,17 @@
+//! Wires the rooms into one agent: builds what the data plane sees, follows changes, starts and stops everything.
+
+mod attestor;
+mod trust;
+mod assembly;
+mod director;
+mod quickstart;
+mod readiness;
+mod explain;
+mod steward;
+mod supervise;
+
+pub use assembly::AssemblyError;
+pub use director::ReloadError;
+pub use quickstart::QuickstartError;
+pub use supervise::{AgentError, run};
+pub use trust::TrustError;

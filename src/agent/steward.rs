@@ -1,0 +1,212 @@
+//! Answers for the agent at the operators' door.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::director::{InForce, Order as Directive, chain};
+use super::explain;
+use super::readiness::obstacles;
+use crate::admin::{
+    self, ConfigStatus, DeliveryStatus, Desk, Explanation, IssuedCertificate, ListenerStatus, Order, Question, Readiness,
+    RegistryStatus, Reloaded, RemoteStatus, ServiceStatus, Status, Steward, StewardError, WorkloadStatus,
+};
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::id::{AuthorityId, WorkloadId};
+use crate::issuance::Issued;
+use crate::proxy::{Current, Endpoint, ListenerProtocol, RemoteProtocol};
+use crate::telemetry::Metrics;
+use crate::workload;
+
+/// What the answers are drawn from.
+#[derive(Debug)]
+pub(super) struct AgentSteward {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) started_at: Timestamp,
+    pub(super) current: Current,
+    pub(super) in_force: Arc<ArcSwap<InForce>>,
+    pub(super) deliveries: watch::Receiver<BTreeMap<WorkloadId, workload::DeliveryStatus>>,
+    pub(super) desk: Desk,
+    pub(super) directives: mpsc::Sender<Directive>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl AgentSteward {
+    fn issued(&self) -> Arc<Issued> {
+        Arc::clone(&self.desk.feed().borrow())
+    }
+
+    /// What is not as it should be, but keeps nobody from being served.
+    fn degraded(&self, state: &InForce, issued: &Issued) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for (what, error) in [
+            ("configuration", &state.config_error),
+            ("registry", &state.registry_error),
+            ("trust bundles", &state.trust_error),
+        ] {
+            if let Some(error) = error {
+                let first = error.lines().next().unwrap_or_default();
+                reasons.push(format!("the {what} on disk cannot be put into force: {first}"));
+            }
+        }
+        for (workload, delivery) in self.deliveries.borrow().iter() {
+            if let Some(error) = &delivery.last_error {
+                reasons.push(format!("the files of {workload} are not taken: {error}"));
+            }
+        }
+        let renewals = issued.renewals.iter().map(|(workload, renewal)| (workload.as_str(), renewal));
+        for (what, renewal) in renewals.chain([("the issuing authority", &issued.hierarchy.rotation)]) {
+            if let Some((at, why)) = &renewal.last_failure {
+                reasons.push(format!("the renewal of {what} failed at {at}: {why}"));
+            }
+        }
+        reasons
+    }
+
+    fn workloads(&self, config: &Config, issued: &Issued) -> Vec<WorkloadStatus> {
+        let deliveries = self.deliveries.borrow();
+        let mut workloads = admin::workloads(issued);
+        for workload in &mut workloads {
+            let files = config.workloads.get(&workload.id).and_then(|config| config.files.as_ref());
+            workload.delivery = files.zip(deliveries.get(&workload.id)).map(|(files, status)| DeliveryStatus {
+                directory: files.directory.clone(),
+                acknowledged: status.acknowledged,
+                last_error: status.last_error.clone(),
+                since: status.since,
+            });
+        }
+        workloads
+    }
+}
+
+impl Steward for AgentSteward {
+    fn status(&self) -> Status {
+        let (state, issued) = (self.in_force.load_full(), self.issued());
+        let (config, registry) = (&state.config, &state.registry);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at: self.started_at,
+            trust_domain: config.issuance.domain.to_string(),
+            ready: self.readiness(),
+            degraded: self.degraded(&state, &issued),
+            config: ConfigStatus {
+                path: config.path.clone(),
+                loaded_at: state.config_loaded_at,
+                last_error: state.config_error.clone(),
+            },
+            registry: RegistryStatus {
+                version: registry.version().to_owned(),
+                apps: registry.apps().len(),
+                developers: registry.developers().len(),
+                products: registry.products().len(),
+                credentials: registry.credentials().len(),
+                loaded_at: state.registry_loaded_at,
+                current: state.registry_error.is_none(),
+                last_error: state.registry_error.clone(),
+            },
+            bundle_sequence: issued.bundle.sequence,
+            authorities: admin::authorities(&issued.hierarchy),
+            rotation: (&issued.hierarchy.rotation).into(),
+            workloads: self.workloads(config, &issued),
+            listeners: listeners(config),
+            services: services(config),
+            remotes: remotes(config),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness::unless(obstacles(&self.issued(), self.clock.now()))
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+
+    fn bundle_pem(&self) -> String {
+        admin::bundle_pem(&self.issued().bundle)
+    }
+
+    fn explain(&self, question: Question) -> Result<Explanation, StewardError> {
+        explain::explain(question, &self.current.load(), self.clock.now())
+    }
+
+    async fn reload(&self) -> Result<Reloaded, StewardError> {
+        let stopping = || StewardError::Failed("the agent is stopping".to_owned());
+        let (reply, done) = oneshot::channel();
+        self.directives.send(Directive::Reload(reply)).await.map_err(|_| stopping())?;
+        let changes = done.await.map_err(|_| stopping())?.map_err(|error| StewardError::Invalid(chain(&error)))?;
+        Ok(Reloaded { changes })
+    }
+
+    async fn rotate_issuing(&self) -> Result<AuthorityId, StewardError> {
+        self.desk.rotate_issuing().await
+    }
+
+    async fn prepare_issuing(&self) -> Result<AuthorityId, StewardError> {
+        self.desk.prepare_issuing().await
+    }
+
+    async fn activate_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
+        self.desk.activate_issuing(id).await
+    }
+
+    async fn discard_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
+        self.desk.discard_issuing(id).await
+    }
+
+    async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {
+        self.desk.renew(workload).await
+    }
+
+    async fn issue(&self, order: Order) -> Result<IssuedCertificate, StewardError> {
+        self.desk.issue(&order, &self.in_force.load().config.issuance).await
+    }
+}
+
+fn listeners(config: &Config) -> Vec<ListenerStatus> {
+    let listener = |listener: &crate::proxy::ListenerSettings| ListenerStatus {
+        id: listener.id.clone(),
+        address: listener.address.to_string(),
+        protocol: match &listener.protocol {
+            ListenerProtocol::Http => "http".to_owned(),
+            ListenerProtocol::Tcp(service) => format!("tcp to {service}"),
+        },
+        workload: listener.workload.clone(),
+        accepts: listener.accepts.as_ref().map(ToString::to_string),
+    };
+    config.listeners.iter().map(listener).collect()
+}
+
+fn services(config: &Config) -> Vec<ServiceStatus> {
+    let service = |service: &crate::proxy::ServiceSettings| ServiceStatus {
+        id: service.id.clone(),
+        endpoint: match &service.endpoint {
+            Endpoint::Tcp(address) => address.to_string(),
+            Endpoint::Unix(path) => format!("unix:{}", path.display()),
+            Endpoint::Whoami => "builtin:whoami".to_owned(),
+        },
+        base_path: service.base_path.clone(),
+        hosts: service.hosts.clone(),
+        accepts: service.accepts.as_ref().map(ToString::to_string),
+    };
+    config.services.iter().map(service).collect()
+}
+
+fn remotes(config: &Config) -> Vec<RemoteStatus> {
+    let remote = |remote: &crate::proxy::RemoteSettings| RemoteStatus {
+        id: remote.id.clone(),
+        address: remote.address.clone(),
+        protocol: match remote.protocol {
+            RemoteProtocol::Http => "http".to_owned(),
+            RemoteProtocol::Tcp => "tcp".to_owned(),
+        },
+        listen: remote.listen.map(|address| address.to_string()),
+        socket: remote.socket.clone(),
+        spiffe_ids: remote.spiffe_ids.iter().map(ToString::to_string).collect(),
+    };
+    config.remotes.iter().map(remote).collect()
+}

@@ -1,0 +1,293 @@
+//! One agent from start to stop: everything is built before a door opens, and drained before it ends.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::rand::SystemRandom;
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::assembly::{Assembly, AssemblyError, Materials};
+use super::attestor::KernelAttestor;
+use super::director::{Deliveries, Director, InForce, Order, ReloadError, read_registry};
+use super::quickstart::{self, Quickstart, QuickstartError};
+use super::steward::AgentSteward;
+use super::trust::{self, TrustError};
+use crate::admin::{self, BindError};
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::config::Config;
+use crate::credential::Peppers;
+use crate::issuance::{IssuanceError, Rotator};
+use crate::proxy::{Current, Plane, PlaneContext, PlaneError};
+use crate::store::pepper_file::{self, PepperError};
+use crate::store::{AuthorityDir, StoreError};
+use crate::telemetry::{AccessSink, LogWriter, Metrics, SubscribeError, subscribe};
+
+/// Why the agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The operators' socket cannot be bound.
+    #[error("the admin socket cannot be opened")]
+    Admin(#[from] BindError),
+    /// What is configured cannot be put together.
+    #[error("the data plane cannot be set up")]
+    Assembly(#[from] AssemblyError),
+    /// The clock has not been set.
+    #[error("the clock stands at {0}, which cannot be: set it before certificates are issued")]
+    Clock(Timestamp),
+    /// A folder cannot be made.
+    #[error("{}: cannot be made", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The local CA cannot be used.
+    #[error("the local CA cannot be used")]
+    Issuance(#[from] IssuanceError),
+    /// A control socket cannot be bound.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The log cannot be set up.
+    #[error("the log cannot be set up")]
+    Log(#[from] SubscribeError),
+    /// The peppers cannot be used.
+    #[error("the peppers of the API keys cannot be used")]
+    Peppers(#[from] PepperError),
+    /// A data-plane socket or thread.
+    #[error("the data plane cannot start")]
+    Plane(#[from] PlaneError),
+    /// The samples cannot be made.
+    #[error("the quickstart's samples cannot be made")]
+    Quickstart(#[from] QuickstartError),
+    /// The registry cannot be used.
+    #[error("the registry cannot be used:\n{0}")]
+    Registry(#[source] ReloadError),
+    /// The system does not give what every process gets.
+    #[error("the control plane cannot start")]
+    Runtime(#[source] io::Error),
+    /// Workloads that nobody could tell apart.
+    #[error("the workloads' selectors cannot be told apart")]
+    Selectors,
+    /// The state directory cannot be used.
+    #[error("the state directory cannot be used")]
+    State(#[from] StoreError),
+    /// A trust bundle cannot be believed.
+    #[error("a trust bundle cannot be believed")]
+    Trust(#[from] TrustError),
+}
+
+/// Files for workloads are waited for no longer than this before the agent says that it is ready.
+const FIRST_DELIVERY: Duration = Duration::from_secs(2);
+
+/// Runs an agent until it is told to stop (SIGTERM, SIGINT). `announce` is given what a person at a terminal should read.
+///
+/// # Errors
+/// Why it cannot start. Once it runs, nothing but a signal stops it.
+pub fn run(config: Config, announce: impl Fn(&str)) -> Result<(), AgentError> {
+    subscribe(&config.log)?;
+    let clock = Arc::new(SystemClock);
+    if clock.now() < Timestamp::FLOOR {
+        return Err(AgentError::Clock(clock.now()));
+    }
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(AgentError::Runtime)?;
+    runtime.block_on(supervise(config, clock, announce))
+}
+
+/// Each connection takes two descriptors; the soft limit of 1024 is for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str)) -> Result<(), AgentError> {
+    let started_at = clock.now();
+    let config = Arc::new(config);
+    make_folder(&config.state_dir)?;
+    make_folder(&config.runtime_dir)?;
+    let directory = AuthorityDir::open(&config.state_dir)?;
+    let (rotator, mut feed) = Rotator::start(config.issuance.clone(), directory, Arc::clone(&clock))?;
+    let secrets = pepper_file::load_or_create(&config.state_dir, &SystemRandom::new())?;
+    let peppers = Arc::new(Peppers::new(secrets));
+    let quickstart: Option<Quickstart> = config
+        .quickstart
+        .then(|| quickstart::prepare(&config, &peppers, started_at))
+        .transpose()?;
+
+    let registry = Arc::new(read_registry(&config.registry_dirs).map_err(AgentError::Registry)?);
+    let issued = Arc::clone(&feed.borrow_and_update());
+    let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
+    let materials = Materials { config: Arc::clone(&config), issued, bundles, registry: Arc::clone(&registry), peppers };
+    let mut assembly = Assembly::new(Arc::clone(&clock));
+    let current: Current = Arc::new(ArcSwap::from_pointee(assembly.assemble(&materials)?));
+    let attestor = Arc::new(KernelAttestor::new(&config.workloads).map_err(|_| AgentError::Selectors)?);
+
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+    metrics.registry_current.set(1);
+    metrics.registry_apps.set(i64::try_from(registry.apps().len()).unwrap_or(i64::MAX));
+    let (access, _writer) = access_log(&config, &metrics)?;
+    let context = PlaneContext {
+        current: Arc::clone(&current),
+        clock: Arc::clone(&clock),
+        attestor: Arc::<KernelAttestor>::clone(&attestor),
+        metrics: Arc::clone(&metrics),
+        access,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let plane = Plane::start(config.threads.unwrap_or(cores), &context)?;
+
+    let in_force = Arc::new(ArcSwap::from_pointee(InForce {
+        config: Arc::clone(&config),
+        config_loaded_at: started_at,
+        config_error: None,
+        registry,
+        registry_loaded_at: started_at,
+        registry_error: None,
+        trust_error: None,
+    }));
+    let (commands, received_commands) = mpsc::channel(16);
+    let (orders, received_orders) = mpsc::channel(16);
+    let mut deliveries = Deliveries::new(Arc::clone(&clock));
+    deliveries.follow(&config, &feed);
+    let steward = Arc::new(AgentSteward {
+        clock: Arc::clone(&clock),
+        started_at,
+        current: Arc::clone(&current),
+        in_force: Arc::clone(&in_force),
+        deliveries: deliveries.statuses(),
+        desk: admin::Desk::new(commands.clone(), feed.clone()),
+        directives: orders.clone(),
+        metrics: Arc::clone(&metrics),
+    });
+    let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
+    deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
+    let director = Director {
+        clock,
+        metrics,
+        current,
+        in_force,
+        assembly,
+        materials,
+        attestor,
+        plane,
+        commands,
+        feed,
+        deliveries,
+    };
+    director.open_doors()?;
+
+    let (stop, stopping) = watch::channel(false);
+    let stopped = move || {
+        let mut stopping = stopping.clone();
+        async move {
+            // A dropped sender means stop, too.
+            drop(stopping.wait_for(|stop| *stop).await);
+        }
+    };
+    let admin_listener = admin::bind(&config.admin_socket)?;
+    let admin = tokio::spawn(admin::serve(admin_listener, Arc::clone(&steward), stopped()));
+    if let Some(address) = config.metrics {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| AgentError::Listen { address: address.to_string(), source })?;
+        tokio::spawn(admin::serve_health(listener, steward, stopped()));
+    }
+    let rotating = tokio::spawn(rotator.run(received_commands, stopped()));
+    let directing = tokio::spawn(director.run(received_orders, stopped()));
+
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "ready");
+    tell_systemd(&[NotifyState::Ready]);
+    if let Some(quickstart) = quickstart {
+        announce(&quickstart.tour(&config));
+    }
+    until_stopped(&orders).await?;
+
+    tracing::info!("stopping");
+    tell_systemd(&[NotifyState::Stopping]);
+    stop.send_replace(true);
+    if let Ok(plane) = directing.await {
+        drain(plane).await;
+    }
+    drop(rotating.await);
+    admin.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Closes the doors and waits for requests under way, off the runtime's threads.
+async fn drain(plane: Plane) {
+    if tokio::task::spawn_blocking(move || plane.drain()).await.is_err() {
+        tracing::error!("the drain was broken off");
+    }
+}
+
+/// Waits for a signal to stop; a hangup reloads.
+async fn until_stopped(orders: &mpsc::Sender<Order>) -> Result<(), AgentError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(AgentError::Runtime)?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => {
+                if let Ok(now) = NotifyState::monotonic_usec_now() {
+                    tell_systemd(&[NotifyState::Reloading, now]);
+                }
+                let (reply, done) = oneshot::channel();
+                if orders.send(Order::Reload(reply)).await.is_ok() {
+                    // What came of it is in the log and in the status.
+                    drop(done.await);
+                }
+                tell_systemd(&[NotifyState::Ready]);
+            }
+        }
+    }
+}
+
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}
+
+fn access_log(config: &Config, metrics: &Metrics) -> Result<(AccessSink, Option<LogWriter>), AgentError> {
+    if !config.log.access {
+        return Ok((AccessSink::none(), None));
+    }
+    let dropped = metrics.access_log_dropped.clone();
+    let (sink, writer) =
+        AccessSink::start(config.log.format, dropped, io::stderr()).map_err(AgentError::Runtime)?;
+    Ok((sink, Some(writer)))
+}
+
+fn make_folder(path: &std::path::Path) -> Result<(), AgentError> {
+    use std::os::unix::fs::DirBuilderExt;
+
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
+    made.map_err(|source| AgentError::Folder { path: path.to_owned(), source })
+}

@@ -1,0 +1,88 @@
+//! The gate without a caller: what would be answered to a request that nobody has sent.
+//!
+//! **Invariant:** a rehearsal goes through the very functions that live traffic goes through, so that the two cannot disagree.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::admission::{Trace, Verdict, Visitor, admit, request_id};
+use super::http_gate::{MAX_FIELDS, read_http1};
+use super::request_id::RequestIds;
+use super::snapshot::{Listener, Snapshot};
+use super::tcp;
+use crate::clock::Timestamp;
+use crate::id::ServiceId;
+use crate::identity::Subject;
+
+/// A request that is only imagined.
+#[derive(Debug)]
+pub enum Part<'a> {
+    /// An HTTP/1 head, with its empty line.
+    Http(&'a [u8]),
+    /// A raw connection to a service.
+    Tcp(&'a ServiceId),
+}
+
+/// What would become of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Outcome {
+    /// The status of the answer; 200 stands for whatever the service says.
+    pub status: u16,
+    /// `allowed`, or why not.
+    pub code: &'static str,
+    /// The app, when it is known.
+    pub app: String,
+    /// The product that allows it.
+    pub product: String,
+    /// The service asked for.
+    pub service: String,
+    /// The credential's kind and id.
+    pub credential: Option<(&'static str, String)>,
+}
+
+/// Plays `part` for a caller with the verified certificate `subject`, or with none.
+#[must_use]
+pub fn rehearse(
+    listener: &Arc<Listener>,
+    subject: Option<Subject>,
+    part: &Part<'_>,
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Outcome {
+    let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    let visitor = Visitor::new(Arc::clone(listener), nowhere, subject);
+    match part {
+        Part::Tcp(service) => {
+            let (verdict, admitted) = tcp::judge(&visitor, service, snapshot, now);
+            outcome(if admitted.is_some() { 200 } else { 403 }, &verdict)
+        }
+        Part::Http(bytes) => {
+            let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
+            let head = match read_http1(bytes, &mut storage) {
+                Ok(head) => head,
+                Err(bad) => return outcome(bad.status(), &Verdict::of_nobody("bad-request")),
+            };
+            let ids = RequestIds::new();
+            let id = request_id(&head, &ids, now);
+            let trace = Trace::new(&head, &id, &ids);
+            match admit(&head, &visitor, snapshot, &trace, now, &mut Vec::new()) {
+                Ok(admission) => {
+                    outcome(200, &Verdict::of_permit(&admission.permit, admission.service.id.as_str()))
+                }
+                Err((answer, verdict)) => outcome(answer.status, &verdict),
+            }
+        }
+    }
+}
+
+fn outcome(status: u16, verdict: &Verdict<'_>) -> Outcome {
+    let (kind, credential) = verdict.credential;
+    Outcome {
+        status,
+        code: verdict.code,
+        app: verdict.app.to_owned(),
+        product: verdict.product.to_owned(),
+        service: verdict.service.to_owned(),
+        credential: (!credential.is_empty()).then(|| (kind, credential.to_owned())),
+    }
+}
