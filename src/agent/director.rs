@@ -100,7 +100,11 @@ pub(super) struct Director {
 
 impl Director {
     /// Follows changes until `shutdown` is done, and gives the data plane back to be drained.
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, shutdown: impl Future<Output = ()>) -> Plane {
+    pub(super) async fn run(
+        mut self,
+        mut orders: mpsc::Receiver<Order>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Plane {
         tokio::pin!(shutdown);
         let (changed, mut changes) = mpsc::channel(1);
         let mut watching = Some(Watching::start(&self.materials.config, changed.clone()));
@@ -162,7 +166,9 @@ impl Director {
         }
         match self.publish(next) {
             Ok(()) => self.note_certificates(),
-            Err(error) => tracing::error!(error = %chain(&error), "new certificates cannot be put into force"),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "new certificates cannot be put into force")
+            }
         }
     }
 
@@ -187,7 +193,10 @@ impl Director {
                 self.metrics.count_reload(false);
                 self.metrics.registry_current.set(0);
                 let error = chain(&error);
-                tracing::error!(problems = error, "the registry on disk is wrong; the last good one stays in force");
+                tracing::error!(
+                    problems = error,
+                    "the registry on disk is wrong; the last good one stays in force"
+                );
                 self.update(|state| state.registry_error = Some(error));
             }
         }
@@ -243,7 +252,10 @@ impl Director {
             Err(error) => {
                 self.metrics.count_reload(false);
                 let error = chain(error);
-                tracing::error!(problems = error, "the configuration on disk cannot be put into force; the last good one stays");
+                tracing::error!(
+                    problems = error,
+                    "the configuration on disk cannot be put into force; the last good one stays"
+                );
                 self.update(|state| state.config_error = Some(error));
             }
         }
@@ -259,8 +271,11 @@ impl Director {
         let registry = Arc::new(read_registry(&new.registry_dirs)?);
         let bundles = trust::bundles(&self.materials.issued.bundle, &new.trust)?;
         let openings = self.bind(&changes)?;
-        let bundles =
-            if bundles == *self.materials.bundles { Arc::clone(&self.materials.bundles) } else { Arc::new(bundles) };
+        let bundles = if bundles == *self.materials.bundles {
+            Arc::clone(&self.materials.bundles)
+        } else {
+            Arc::new(bundles)
+        };
         if changes.contains(&Change::Issuance) {
             let (reply, done) = oneshot::channel();
             let settings = Box::new(new.issuance.clone());
@@ -303,7 +318,13 @@ impl Director {
         for (workload, svid) in &issued.svids {
             if let Some(renewal) = issued.renewals.get(workload) {
                 let (next, last) = (renewal.next_rotation_at.unix(), renewal.last_success.unix());
-                self.metrics.set_certificate(workload.as_str(), svid.not_after.unix(), next, last, renewal.overdue);
+                self.metrics.set_certificate(
+                    workload.as_str(),
+                    svid.not_after.unix(),
+                    next,
+                    last,
+                    renewal.overdue,
+                );
             }
         }
         for authority in issued.hierarchy.roots.iter().chain(&issued.hierarchy.issuing) {
@@ -374,7 +395,8 @@ impl Deliveries {
     pub(super) fn follow(&mut self, config: &Config, feed: &Feed) {
         self.running.abort_all();
         self.running = JoinSet::new();
-        self.statuses.send_modify(|statuses| statuses.retain(|workload, _| config.workloads.contains_key(workload)));
+        self.statuses
+            .send_modify(|statuses| statuses.retain(|workload, _| config.workloads.contains_key(workload)));
         for (workload, settings) in &config.workloads {
             if let Some(files) = &settings.files {
                 let delivery = Delivery {
