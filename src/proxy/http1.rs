@@ -46,7 +46,7 @@ where
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
     let ending = Cell::new(*worker.draining.borrow());
     let mut draining = worker.draining.clone();
-    let mut connection = Connection { io, unread: Buffer::default(), answered: true };
+    let mut connection = Connection { io, unread: Buffer::default() };
     let ended = {
         let mut serving = pin!(serve_all(&worker, &peer, &mut connection, &limits, &deadline, &ending));
         loop {
@@ -56,6 +56,8 @@ where
                 phase = deadline.expired() => match phase {
                     // What was asked while the certificate was good is answered, and nothing after it.
                     Phase::Validity if !ending.replace(true) => deadline.grant_farewell(FAREWELL),
+                    // The request that is under way says so itself, if the caller can still be told.
+                    Phase::Transfer if deadline.give_notice(LINGER) => {}
                     Phase::Head | Phase::Idle | Phase::Transfer | Phase::Validity => break Some(phase),
                 },
                 _ = draining.changed(), if !ending.get() => ending.set(true),
@@ -64,7 +66,6 @@ where
     };
     match ended {
         Some(Phase::Head) => connection.give_up(&worker, &HEAD_TIMEOUT).await,
-        Some(Phase::Transfer) if !connection.answered => connection.give_up(&worker, &UPSTREAM_TIMEOUT).await,
         Some(Phase::Validity) => {
             tracing::debug!(target: "postern::proxy", "connection ended with its certificate")
         }
@@ -74,14 +75,11 @@ where
 }
 
 const HEAD_TIMEOUT: Answer = Answer::new(408, "request-timeout", "The request head did not arrive in time.");
-const UPSTREAM_TIMEOUT: Answer = Answer::new(504, "upstream-timeout", "The service did not answer in time.");
 const HEAD_TOO_LARGE: Answer = Answer::new(431, "head-too-large", "The request head is too large.");
 
 struct Connection<S> {
     io: S,
     unread: Buffer,
-    /// Whether no request waits for its answer.
-    answered: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -172,7 +170,6 @@ async fn serve_all<S>(
             Ok(true) if deadline.is_past_validity() => return,
             Ok(true) => {
                 deadline.set(Phase::Transfer, limits.stall);
-                connection.answered = false;
                 let scratch = Scratch { head: &head, upstream_head: &mut upstream_head, out: &mut out };
                 serve_one(worker, peer, connection, scratch, deadline, ending).await
             }
@@ -183,7 +180,6 @@ async fn serve_all<S>(
                 false
             }
         };
-        connection.answered = true;
         if !keep_alive || connection.io.flush().await.is_err() {
             return;
         }
@@ -233,7 +229,7 @@ where
             {
                 show(connection, out, upstream_head, &request, &caller).await
             } else {
-                let pace = Pace { deadline, stall: snapshot.limits.stall };
+                let pace = Pace { deadline, stall: snapshot.limits.stall, ending };
                 let repeatable = Repeatable::of(request.method, request.body);
                 let relayed = forward(worker, route, &snapshot.limits, repeatable, async |upstream| {
                     let side =

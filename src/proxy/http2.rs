@@ -297,11 +297,22 @@ impl Exchange {
         let route = Route::Service(admission);
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
-            let way = Way { respond: &mut respond, body: &mut body, framing, to_head_request, id: &id };
+            let begun = Cell::new(false);
+            let way = Way {
+                respond: &mut respond,
+                body: &mut body,
+                framing,
+                to_head_request,
+                id: &id,
+                begun: &begun,
+            };
             tokio::select! {
                 biased;
                 relayed = way.relay(upstream, head, &deadline, limits.stall) => relayed,
-                _ = deadline.expired() => Err(RelayError::Upstream(io::ErrorKind::TimedOut.into())),
+                _ = deadline.expired() => Err(match begun.get() {
+                    false => RelayError::TimedOut,
+                    true => RelayError::Midway(PumpError::Read(io::ErrorKind::TimedOut.into())),
+                }),
             }
         });
         match exchanged.await {
@@ -324,6 +335,8 @@ struct Way<'a> {
     framing: Framing,
     to_head_request: bool,
     id: &'a RequestId,
+    /// Whether something of the answer has gone to the caller.
+    begun: &'a Cell<bool>,
 }
 
 impl Way<'_> {
@@ -358,6 +371,7 @@ impl Way<'_> {
         let ended = answer.body == Framing::Length(0);
         let gone = |error: h2::Error| RelayError::Midway(PumpError::Write(io::Error::other(error)));
         let stream = self.respond.send_response(response, ended).map_err(gone)?;
+        self.begun.set(true);
         upstream.unread.consume(answer.length);
         let mut receiving = Receiving { stream, decoder: Decoder::new(answer.body), moved: 0, ended };
         poll_fn(|cx| {
