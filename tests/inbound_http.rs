@@ -1,7 +1,7 @@
 //! Guarded HTTP: who gets in, what the service is told, and that every body arrives whole, over HTTP/1.1 and HTTP/2.
 
 #[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
-#[allow(dead_code, reason = "each family of scenarios uses its part")]
+#[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
 mod support;
 
 use std::time::Duration;

@@ -41,13 +41,14 @@ impl Identity {
 
     /// A certificate of the agent's own CA that expired a minute ago; `authority` is the folder of its issuing authority.
     pub(crate) fn expired(spiffe_id: &str, authority: &Path) -> Self {
-        let read = |name: &str| std::fs::read(authority.join(name)).unwrap();
-        let certificate = pem::certificates(&read("certificate.pem")).unwrap().remove(0);
-        let key = pem::private_key(&read("key.pem")).unwrap();
-        let now = SystemClock.now();
-        let authority = Authority::load(certificate, &key, now).unwrap();
         let minute = Duration::from_secs(60);
-        Self::from(&issue(&authority, &profile(spiffe_id, minute), now - minute * 2).unwrap())
+        let issued = issue(&signer(authority), &profile(spiffe_id, minute), SystemClock.now() - minute * 2);
+        Self::from(&issued.unwrap())
+    }
+
+    /// A certificate of the agent's own CA that is good for `ttl`.
+    pub(crate) fn issued(spiffe_id: &str, ttl: Duration, authority: &Path) -> Self {
+        Self::from(&issue(&signer(authority), &profile(spiffe_id, ttl), SystemClock.now()).unwrap())
     }
 
     /// The leaf as a file holds it, with its chain.
@@ -71,6 +72,14 @@ impl From<&X509Svid> for Identity {
         let key = PrivatePkcs8KeyDer::from(svid.key.expose_secret().to_vec()).into();
         Self { chain: svid.chain.clone(), key }
     }
+}
+
+/// The authority that is kept in `folder`.
+fn signer(folder: &Path) -> Authority {
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let certificate = pem::certificates(&read("certificate.pem")).unwrap().remove(0);
+    let key = pem::private_key(&read("key.pem")).unwrap();
+    Authority::load(certificate, &key, SystemClock.now()).unwrap()
 }
 
 const BACKDATE: Duration = Duration::from_secs(300);
