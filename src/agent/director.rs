@@ -277,15 +277,15 @@ impl Director {
             Arc::new(bundles)
         };
         if changes.contains(&Change::Issuance) {
-            let (reply, done) = oneshot::channel();
-            let settings = Box::new(new.issuance.clone());
-            let command = issuance::Command::Configure { settings, reply };
-            self.commands.send(command).await.map_err(|_| ReloadError::Stopping)?;
-            done.await.map_err(|_| ReloadError::Stopping)??;
+            self.configure_issuance(&new).await?;
         }
         let issued = Arc::clone(&self.feed.borrow_and_update());
         let peppers = Arc::clone(&self.materials.peppers);
-        self.publish(Materials { config: Arc::clone(&new), issued, bundles, registry, peppers })?;
+        let materials = Materials { config: Arc::clone(&new), issued, bundles, registry, peppers };
+        if let Err(error) = self.publish(materials) {
+            self.configure_issuance(&old).await?;
+            return Err(error);
+        }
         if changes.contains(&Change::Workloads) || changes.contains(&Change::Issuance) {
             self.attestor.follow(&new.workloads).map_err(|_| ReloadError::Selectors)?;
             self.deliveries.follow(&new, &self.feed);
@@ -297,6 +297,14 @@ impl Director {
         }
         openings.into_iter().for_each(|opening| self.plane.open(opening));
         Ok(changes.iter().map(ToString::to_string).collect())
+    }
+
+    async fn configure_issuance(&self, config: &Config) -> Result<(), ReloadError> {
+        let (reply, done) = oneshot::channel();
+        let settings = Box::new(config.issuance.clone());
+        let command = issuance::Command::Configure { settings, reply };
+        self.commands.send(command).await.map_err(|_| ReloadError::Stopping)?;
+        Ok(done.await.map_err(|_| ReloadError::Stopping)??)
     }
 
     fn publish(&mut self, materials: Materials) -> Result<(), ReloadError> {
