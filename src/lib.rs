@@ -18,3 +18,4 @@ pub mod workload;
 pub mod admin;
 pub mod config;
 pub mod agent;
+pub mod cli;

@@ -1,8 +1,11 @@
-//! x
+//! The `postern` command: hands the command line to [`postern::cli`] and exits with its verdict.
+
+use std::process::ExitCode;
+
+/// Freed memory goes back to the system, and small allocations of many threads do not contend.
 #[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
-fn main() {
-    let path = std::env::args().last().unwrap_or("config/postern.toml".into());
-    let config = match postern::config::load(std::path::Path::new(&path)) { Ok(c) => c, Err(e) => { eprintln!("{e}"); return } };
-    if let Err(e) = postern::agent::run(config, |t| println!("{t}")) { eprintln!("{e}: {e:?}"); }
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    postern::cli::main()
 }

@@ -13,7 +13,8 @@ use crate::id::{ListenerId, RemoteId, WorkloadId};
 use crate::issuance::Issued;
 use crate::pki::{BundleSet, InvalidRoot, Verifier};
 use crate::proxy::{
-    self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, TlsError, client_config, server_config,
+    self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, TlsError, client_config,
+    server_config,
 };
 use crate::registry;
 
@@ -68,7 +69,8 @@ impl Assembly {
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
         let Materials { config, issued, bundles, registry, peppers } = materials;
-        let known = self.verifier.as_ref().filter(|verifier| Arc::ptr_eq(verifier.bundles(), bundles)).cloned();
+        let known =
+            self.verifier.as_ref().filter(|verifier| Arc::ptr_eq(verifier.bundles(), bundles)).cloned();
         let trust_is_new = known.is_none();
         let verifier = match known {
             Some(verifier) => verifier,
@@ -91,8 +93,9 @@ impl Assembly {
                         ListenerProtocol::Tcp(_) => &[],
                     };
                     let clock = Arc::clone(&self.clock);
-                    let tls = server_config(svid, Arc::clone(&verifier), clock, settings.oldest_tls, protocols)
-                        .map_err(|source| AssemblyError::Tls { door: settings.id.to_string(), source })?;
+                    let tls =
+                        server_config(svid, Arc::clone(&verifier), clock, settings.oldest_tls, protocols)
+                            .map_err(|source| AssemblyError::Tls { door: settings.id.to_string(), source })?;
                     Arc::new(Listener { settings: settings.clone(), own_id: svid.spiffe_id.clone(), tls })
                 }
             };
@@ -100,7 +103,8 @@ impl Assembly {
         }
         let mut remotes = BTreeMap::new();
         for settings in &config.remotes {
-            let before = self.remotes.get(&settings.id).filter(|remote| !trust_is_new && remote.settings == *settings);
+            let before =
+                self.remotes.get(&settings.id).filter(|remote| !trust_is_new && remote.settings == *settings);
             let mut clients = BTreeMap::new();
             for (workload, svid) in &issued.svids {
                 let kept = before.and_then(|remote| remote.clients.get(workload));

@@ -22,7 +22,9 @@ impl KernelAttestor {
     ///
     /// # Errors
     /// Selectors that nobody could tell apart.
-    pub(super) fn new(workloads: &BTreeMap<WorkloadId, WorkloadConfig>) -> Result<Self, Vec<InvalidSelectors>> {
+    pub(super) fn new(
+        workloads: &BTreeMap<WorkloadId, WorkloadConfig>,
+    ) -> Result<Self, Vec<InvalidSelectors>> {
         Ok(Self { directory: ArcSwap::from_pointee(directory(workloads)?) })
     }
 
@@ -30,7 +32,10 @@ impl KernelAttestor {
     ///
     /// # Errors
     /// Selectors that nobody could tell apart; the old ones stay in force.
-    pub(super) fn follow(&self, workloads: &BTreeMap<WorkloadId, WorkloadConfig>) -> Result<(), Vec<InvalidSelectors>> {
+    pub(super) fn follow(
+        &self,
+        workloads: &BTreeMap<WorkloadId, WorkloadConfig>,
+    ) -> Result<(), Vec<InvalidSelectors>> {
         self.directory.store(directory(workloads)?.into());
         Ok(())
     }
@@ -44,13 +49,21 @@ fn directory(workloads: &BTreeMap<WorkloadId, WorkloadConfig>) -> Result<Directo
 impl Attestor for KernelAttestor {
     fn attest_unix(&self, stream: &UnixStream) -> Result<WorkloadId, NotAttested> {
         let directory = self.directory.load();
-        let caller = attest_unix(stream, directory.depth()).map_err(|error| NotAttested(error.to_string()))?;
-        directory.resolve(&caller).cloned().map_err(|nobody| NotAttested(format!("uid {}: {nobody}", caller.uid)))
+        let caller =
+            attest_unix(stream, directory.depth()).map_err(|error| NotAttested(error.to_string()))?;
+        directory
+            .resolve(&caller)
+            .cloned()
+            .map_err(|nobody| NotAttested(format!("uid {}: {nobody}", caller.uid)))
     }
 
     fn attest_loopback(&self, peer: SocketAddr, local: SocketAddr) -> Result<WorkloadId, NotAttested> {
         let directory = self.directory.load();
-        let caller = attest_loopback(peer, local, directory.depth()).map_err(|error| NotAttested(error.to_string()))?;
-        directory.resolve(&caller).cloned().map_err(|nobody| NotAttested(format!("uid {}: {nobody}", caller.uid)))
+        let caller = attest_loopback(peer, local, directory.depth())
+            .map_err(|error| NotAttested(error.to_string()))?;
+        directory
+            .resolve(&caller)
+            .cloned()
+            .map_err(|nobody| NotAttested(format!("uid {}: {nobody}", caller.uid)))
     }
 }

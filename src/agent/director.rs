@@ -100,7 +100,11 @@ pub(super) struct Director {
 
 impl Director {
     /// Follows changes until `shutdown` is done, and gives the data plane back to be drained.
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, shutdown: impl Future<Output = ()>) -> Plane {
+    pub(super) async fn run(
+        mut self,
+        mut orders: mpsc::Receiver<Order>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Plane {
         tokio::pin!(shutdown);
         let (changed, mut changes) = mpsc::channel(1);
         let mut watching = Some(Watching::start(&self.materials.config, changed.clone()));
@@ -162,7 +166,9 @@ impl Director {
         }
         match self.publish(next) {
             Ok(()) => self.note_certificates(),
-            Err(error) => tracing::error!(error = %chain(&error), "new certificates cannot be put into force"),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "new certificates cannot be put into force")
+            }
         }
     }
 
@@ -187,7 +193,10 @@ impl Director {
                 self.metrics.count_reload(false);
                 self.metrics.registry_current.set(0);
                 let error = chain(&error);
-                tracing::error!(problems = error, "the registry on disk is wrong; the last good one stays in force");
+                tracing::error!(
+                    problems = error,
+                    "the registry on disk is wrong; the last good one stays in force"
+                );
                 self.update(|state| state.registry_error = Some(error));
             }
         }
@@ -243,7 +252,10 @@ impl Director {
             Err(error) => {
                 self.metrics.count_reload(false);
                 let error = chain(error);
-                tracing::error!(problems = error, "the configuration on disk cannot be put into force; the last good one stays");
+                tracing::error!(
+                    problems = error,
+                    "the configuration on disk cannot be put into force; the last good one stays"
+                );
                 self.update(|state| state.config_error = Some(error));
             }
         }
@@ -259,18 +271,21 @@ impl Director {
         let registry = Arc::new(read_registry(&new.registry_dirs)?);
         let bundles = trust::bundles(&self.materials.issued.bundle, &new.trust)?;
         let openings = self.bind(&changes)?;
-        let bundles =
-            if bundles == *self.materials.bundles { Arc::clone(&self.materials.bundles) } else { Arc::new(bundles) };
+        let bundles = if bundles == *self.materials.bundles {
+            Arc::clone(&self.materials.bundles)
+        } else {
+            Arc::new(bundles)
+        };
         if changes.contains(&Change::Issuance) {
-            let (reply, done) = oneshot::channel();
-            let settings = Box::new(new.issuance.clone());
-            let command = issuance::Command::Configure { settings, reply };
-            self.commands.send(command).await.map_err(|_| ReloadError::Stopping)?;
-            done.await.map_err(|_| ReloadError::Stopping)??;
+            self.configure_issuance(&new).await?;
         }
         let issued = Arc::clone(&self.feed.borrow_and_update());
         let peppers = Arc::clone(&self.materials.peppers);
-        self.publish(Materials { config: Arc::clone(&new), issued, bundles, registry, peppers })?;
+        let materials = Materials { config: Arc::clone(&new), issued, bundles, registry, peppers };
+        if let Err(error) = self.publish(materials) {
+            self.configure_issuance(&old).await?;
+            return Err(error);
+        }
         if changes.contains(&Change::Workloads) || changes.contains(&Change::Issuance) {
             self.attestor.follow(&new.workloads).map_err(|_| ReloadError::Selectors)?;
             self.deliveries.follow(&new, &self.feed);
@@ -282,6 +297,14 @@ impl Director {
         }
         openings.into_iter().for_each(|opening| self.plane.open(opening));
         Ok(changes.iter().map(ToString::to_string).collect())
+    }
+
+    async fn configure_issuance(&self, config: &Config) -> Result<(), ReloadError> {
+        let (reply, done) = oneshot::channel();
+        let settings = Box::new(config.issuance.clone());
+        let command = issuance::Command::Configure { settings, reply };
+        self.commands.send(command).await.map_err(|_| ReloadError::Stopping)?;
+        Ok(done.await.map_err(|_| ReloadError::Stopping)??)
     }
 
     fn publish(&mut self, materials: Materials) -> Result<(), ReloadError> {
@@ -303,7 +326,13 @@ impl Director {
         for (workload, svid) in &issued.svids {
             if let Some(renewal) = issued.renewals.get(workload) {
                 let (next, last) = (renewal.next_rotation_at.unix(), renewal.last_success.unix());
-                self.metrics.set_certificate(workload.as_str(), svid.not_after.unix(), next, last, renewal.overdue);
+                self.metrics.set_certificate(
+                    workload.as_str(),
+                    svid.not_after.unix(),
+                    next,
+                    last,
+                    renewal.overdue,
+                );
             }
         }
         for authority in issued.hierarchy.roots.iter().chain(&issued.hierarchy.issuing) {
@@ -374,7 +403,8 @@ impl Deliveries {
     pub(super) fn follow(&mut self, config: &Config, feed: &Feed) {
         self.running.abort_all();
         self.running = JoinSet::new();
-        self.statuses.send_modify(|statuses| statuses.retain(|workload, _| config.workloads.contains_key(workload)));
+        self.statuses
+            .send_modify(|statuses| statuses.retain(|workload, _| config.workloads.contains_key(workload)));
         for (workload, settings) in &config.workloads {
             if let Some(files) = &settings.files {
                 let delivery = Delivery {

@@ -16,12 +16,19 @@ use crate::store::pem;
 ///
 /// # Errors
 /// The question makes no sense: no such listener, an unreadable certificate.
-pub(super) fn explain(question: Question, snapshot: &Snapshot, now: Timestamp) -> Result<Explanation, StewardError> {
+pub(super) fn explain(
+    question: Question,
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Result<Explanation, StewardError> {
     let listener = listener(&question, snapshot)?;
     let (service, head) = match &question.operation {
         Operation::Http { method, host, path } => {
             if !matches!(listener.settings.protocol, ListenerProtocol::Http) {
-                return Err(StewardError::Invalid(format!("the listener {} speaks no HTTP", listener.settings.id)));
+                return Err(StewardError::Invalid(format!(
+                    "the listener {} speaks no HTTP",
+                    listener.settings.id
+                )));
             }
             (None, Some(head(method, host, path, &question, &snapshot.api_key_header)?))
         }
@@ -31,7 +38,9 @@ pub(super) fn explain(question: Question, snapshot: &Snapshot, now: Timestamp) -
         None => None,
         Some(Presented::SpiffeId(id)) => Some(imagined(id, now)?),
         Some(Presented::ChainPem(text)) => {
-            let invalid = |error: pem::PemError| StewardError::Invalid(format!("the certificate cannot be read: {error}"));
+            let invalid = |error: pem::PemError| {
+                StewardError::Invalid(format!("the certificate cannot be read: {error}"))
+            };
             let chain = pem::certificates(text.as_bytes()).map_err(invalid)?;
             match snapshot.verifier.verify(&chain, Usage::Client, now) {
                 Ok(subject) => Some(subject),
@@ -67,14 +76,21 @@ fn tcp_service(asked: Option<&ServiceId>, listener: &Listener) -> Result<Service
     match (asked, &listener.settings.protocol) {
         (Some(service), _) => Ok(service.clone()),
         (None, ListenerProtocol::Tcp(service)) => Ok(service.clone()),
-        (None, ListenerProtocol::Http) => {
-            Err(StewardError::Invalid(format!("the listener {} leads to no single service", listener.settings.id)))
-        }
+        (None, ListenerProtocol::Http) => Err(StewardError::Invalid(format!(
+            "the listener {} leads to no single service",
+            listener.settings.id
+        ))),
     }
 }
 
 /// The head that the caller would send.
-fn head(method: &str, host: &str, path: &str, question: &Question, header: &str) -> Result<Vec<u8>, StewardError> {
+fn head(
+    method: &str,
+    host: &str,
+    path: &str,
+    question: &Question,
+    header: &str,
+) -> Result<Vec<u8>, StewardError> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n").into_bytes();
     if head.iter().filter(|&&byte| byte == b'\n').count() != 2 {
         return Err(StewardError::Invalid("method, host and path must each be one line".into()));

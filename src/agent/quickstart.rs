@@ -13,7 +13,9 @@ use aws_lc_rs::rand::SystemRandom;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::credential::{ApiKey, Peppers};
-use crate::pki::{AuthorityPlan, DEFAULT_BACKDATE, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, Profile, issue};
+use crate::pki::{
+    AuthorityPlan, DEFAULT_BACKDATE, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, Profile, issue,
+};
 use crate::store::atomic_file::{self, AtomicError};
 use crate::store::pem;
 
@@ -55,7 +57,11 @@ pub(super) struct Quickstart {
 ///
 /// # Errors
 /// What cannot be made or written.
-pub(super) fn prepare(config: &Config, peppers: &Peppers, now: Timestamp) -> Result<Quickstart, QuickstartError> {
+pub(super) fn prepare(
+    config: &Config,
+    peppers: &Peppers,
+    now: Timestamp,
+) -> Result<Quickstart, QuickstartError> {
     let registry = config.state_dir.join("registry");
     if !config.registry_dirs.contains(&registry) {
         return Err(QuickstartError::NotInRegistry(registry));
@@ -111,12 +117,16 @@ impl Quickstart {
         if let Some(stranger) = certificate("stranger") {
             steps.push(("a valid certificate of an app without the grant: 403", stranger));
         }
-        steps.push(("a certificate of an unknown CA: the handshake fails, a good key beside it changes nothing", outsider + &sample_key));
+        steps.push((
+            "a certificate of an unknown CA: the handshake fails, a good key beside it changes nothing",
+            outsider + &sample_key,
+        ));
         steps.push(("a good key of an app that accepts only certificates: 403", refused_key));
 
         let mut text = String::from("\nPostern is up. Try it from another terminal, in this folder:\n");
         for (number, (what, arguments)) in steps.iter().enumerate() {
-            let line = format!("curl -sS --cacert {}{arguments} https://localhost:{port}/hello", shown(&bundle));
+            let line =
+                format!("curl -sS --cacert {}{arguments} https://localhost:{port}/hello", shown(&bundle));
             // Writing to a String cannot fail.
             let written = write!(text, "\n  # {}. {what}\n  {line}\n", number + 1);
             debug_assert!(written.is_ok());
@@ -129,7 +139,8 @@ impl Quickstart {
 /// A path as a shell reads it.
 fn shown(path: &Path) -> String {
     let text = path.display().to_string();
-    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'-' | b'_'));
+    let plain =
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'-' | b'_'));
     if plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 

@@ -10,8 +10,9 @@ use super::director::{InForce, Order as Directive, chain};
 use super::explain;
 use super::readiness::obstacles;
 use crate::admin::{
-    self, ConfigStatus, DeliveryStatus, Desk, Explanation, IssuedCertificate, ListenerStatus, Order, Question, Readiness,
-    RegistryStatus, Reloaded, RemoteStatus, ServiceStatus, Status, Steward, StewardError, WorkloadStatus,
+    self, ConfigStatus, DeliveryStatus, Desk, Explanation, IssuedCertificate, ListenerStatus, Order,
+    Question, Readiness, RegistryStatus, Reloaded, RemoteStatus, ServiceStatus, Status, Steward,
+    StewardError, WorkloadStatus,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
@@ -71,12 +72,13 @@ impl AgentSteward {
         let mut workloads = admin::workloads(issued);
         for workload in &mut workloads {
             let files = config.workloads.get(&workload.id).and_then(|config| config.files.as_ref());
-            workload.delivery = files.zip(deliveries.get(&workload.id)).map(|(files, status)| DeliveryStatus {
-                directory: files.directory.clone(),
-                acknowledged: status.acknowledged,
-                last_error: status.last_error.clone(),
-                since: status.since,
-            });
+            workload.delivery =
+                files.zip(deliveries.get(&workload.id)).map(|(files, status)| DeliveryStatus {
+                    directory: files.directory.clone(),
+                    acknowledged: status.acknowledged,
+                    last_error: status.last_error.clone(),
+                    since: status.since,
+                });
         }
         workloads
     }
@@ -138,7 +140,8 @@ impl Steward for AgentSteward {
         let stopping = || StewardError::Failed("the agent is stopping".to_owned());
         let (reply, done) = oneshot::channel();
         self.directives.send(Directive::Reload(reply)).await.map_err(|_| stopping())?;
-        let changes = done.await.map_err(|_| stopping())?.map_err(|error| StewardError::Invalid(chain(&error)))?;
+        let changes =
+            done.await.map_err(|_| stopping())?.map_err(|error| StewardError::Invalid(chain(&error)))?;
         Ok(Reloaded { changes })
     }
 

@@ -133,15 +133,14 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let (rotator, mut feed) = Rotator::start(config.issuance.clone(), directory, Arc::clone(&clock))?;
     let secrets = pepper_file::load_or_create(&config.state_dir, &SystemRandom::new())?;
     let peppers = Arc::new(Peppers::new(secrets));
-    let quickstart: Option<Quickstart> = config
-        .quickstart
-        .then(|| quickstart::prepare(&config, &peppers, started_at))
-        .transpose()?;
+    let quickstart: Option<Quickstart> =
+        config.quickstart.then(|| quickstart::prepare(&config, &peppers, started_at)).transpose()?;
 
     let registry = Arc::new(read_registry(&config.registry_dirs).map_err(AgentError::Registry)?);
     let issued = Arc::clone(&feed.borrow_and_update());
     let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
-    let materials = Materials { config: Arc::clone(&config), issued, bundles, registry: Arc::clone(&registry), peppers };
+    let materials =
+        Materials { config: Arc::clone(&config), issued, bundles, registry: Arc::clone(&registry), peppers };
     let mut assembly = Assembly::new(Arc::clone(&clock));
     let current: Current = Arc::new(ArcSwap::from_pointee(assembly.assemble(&materials)?));
     let attestor = Arc::new(KernelAttestor::new(&config.workloads).map_err(|_| AgentError::Selectors)?);

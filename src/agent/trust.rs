@@ -38,11 +38,13 @@ pub(super) fn bundles(own: &TrustBundle, foreign: &[ForeignBundle]) -> Result<Bu
     let mut set = BundleSet::default().with(own.clone());
     for ForeignBundle { domain, path } in foreign {
         let bytes = std::fs::read(path).map_err(|source| TrustError::Read { path: path.clone(), source })?;
-        let roots = pem::certificates(&bytes).map_err(|source| TrustError::Pem { path: path.clone(), source })?;
-        let mut bundle = set
-            .get(domain)
-            .cloned()
-            .unwrap_or_else(|| TrustBundle { domain: domain.clone(), sequence: 0, roots: Vec::new() });
+        let roots =
+            pem::certificates(&bytes).map_err(|source| TrustError::Pem { path: path.clone(), source })?;
+        let mut bundle = set.get(domain).cloned().unwrap_or_else(|| TrustBundle {
+            domain: domain.clone(),
+            sequence: 0,
+            roots: Vec::new(),
+        });
         for root in roots {
             if !bundle.roots.contains(&root) {
                 bundle.roots.push(root);

@@ -14,6 +14,9 @@ use tokio::sync::mpsc;
 /// Without any notice, files are looked at this often.
 const POLL: Duration = Duration::from_millis(500);
 
+/// Notices are gathered for so long: a log file that grows beside the watched ones must not keep us busy.
+const BREATH: Duration = Duration::from_millis(20);
+
 /// After a change, files are left alone for this long, so that a writer can finish.
 const SETTLE: Duration = Duration::from_millis(40);
 
@@ -69,7 +72,10 @@ async fn follow(
     let mut noticing = watcher.is_some();
     loop {
         tokio::select! {
-            notice = notices.recv(), if noticing => noticing = notice.is_some(),
+            notice = notices.recv(), if noticing => {
+                noticing = notice.is_some();
+                tokio::time::sleep(BREATH).await;
+            }
             () = tokio::time::sleep(POLL) => {}
             () = changed.closed() => return,
         }

@@ -93,6 +93,14 @@ impl HierarchyView {
     }
 }
 
+/// All authorities of a CA that nobody runs at the moment, roots first.
+#[must_use]
+pub fn authority_views(hierarchy: &Hierarchy) -> Vec<AuthorityView> {
+    let mut views = authorities(hierarchy, Level::Root);
+    views.extend(authorities(hierarchy, Level::Issuing));
+    views
+}
+
 fn authorities(hierarchy: &Hierarchy, level: Level) -> Vec<AuthorityView> {
     let slots = match level {
         Level::Issuing => hierarchy.issuing(),

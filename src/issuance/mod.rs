@@ -3,7 +3,7 @@
 mod feed;
 mod rotator;
 
-pub use feed::{AuthorityView, Feed, HierarchyView, Issued, RenewalView};
+pub use feed::{AuthorityView, Feed, HierarchyView, Issued, RenewalView, authority_views};
 pub use rotator::{Command, IssuanceError, Reply, Rotator, Settings};
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::snapshot::{Listener, Snapshot};
 use crate::authz::{Ask, Door, No, Permit, check};
 use crate::clock::Timestamp;
 use crate::credential::{Evidence, HeaderEvidence, Refusal, authenticate};
-use crate::identity::{SpiffeId, Subject};
+use crate::identity::Subject;
 use crate::registry::PolicyPath;
 
 /// A caller from outside, with all that each of its requests inherits.
@@ -178,24 +178,18 @@ const NO_SERVICE: Answer = Answer::new(404, "no-such-service", "No service answe
 ///
 /// # Errors
 /// The path is ambiguous.
-pub(super) fn dispatch(
-    head: &Head<'_, '_>,
-    own_id: &SpiffeId,
-    trace: &Trace<'_>,
-    out: &mut Vec<u8>,
-) -> Result<(), Answer> {
+pub(super) fn dispatch(head: &Head<'_, '_>, trace: &Trace<'_>, out: &mut Vec<u8>) -> Result<(), Answer> {
     PolicyPath::parse(head.path).map_err(|_| BAD_PATH)?;
     start(out, head, head.path);
     for line in head.fields {
-        let own =
-            line.name.eq_ignore_ascii_case("x-api-key") || line.name.eq_ignore_ascii_case("x-request-id");
-        let passes = own && !line.name.eq_ignore_ascii_case("x-request-id")
-            || fate_of_request_field(line.name, b"") == Fate::Pass && !is_nominated(head, line.name);
+        // A key for the remote is the workload's own business.
+        let is_key = line.name.eq_ignore_ascii_case("x-api-key");
+        let passes =
+            is_key || fate_of_request_field(line.name, b"") == Fate::Pass && !is_nominated(head, line.name);
         if passes && !trace.replaces(line.name) {
             field(out, line.name, line.value);
         }
     }
-    debug_assert!(!own_id.as_str().is_empty());
     finish(out, head, trace);
     Ok(())
 }

@@ -29,7 +29,7 @@ pub(super) enum Phase {
 pub(super) struct Deadline {
     phase: Cell<Phase>,
     at: Cell<Instant>,
-    validity: Option<Instant>,
+    validity: Cell<Option<Instant>>,
     armed: Cell<Instant>,
     timer: RefCell<Pin<Box<Sleep>>>,
 }
@@ -42,7 +42,7 @@ impl Deadline {
         Self {
             phase: Cell::new(phase),
             at: Cell::new(at),
-            validity,
+            validity: Cell::new(validity),
             armed: Cell::new(armed),
             timer: RefCell::new(Box::pin(sleep_until(armed))),
         }
@@ -58,13 +58,24 @@ impl Deadline {
         }
     }
 
+    /// Whether the certificate has ended on which the connection rests.
+    pub(super) fn is_past_validity(&self) -> bool {
+        self.validity.get().is_some_and(|validity| validity <= Instant::now())
+    }
+
+    /// Gives what is under way a last `span` after the certificate has ended.
+    pub(super) fn grant_farewell(&self, span: Duration) {
+        self.validity.set(Some(Instant::now() + span));
+        self.arm(self.next());
+    }
+
     /// Ends when a deadline has passed, and says which.
     pub(super) async fn expired(&self) -> Phase {
         poll_fn(|cx| {
             loop {
                 ready!(self.timer.borrow_mut().as_mut().poll(cx));
                 let now = Instant::now();
-                if self.validity.is_some_and(|validity| validity <= now) {
+                if self.validity.get().is_some_and(|validity| validity <= now) {
                     return Poll::Ready(Phase::Validity);
                 }
                 if self.at.get() <= now {
@@ -79,7 +90,7 @@ impl Deadline {
     /// Whichever deadline comes first.
     fn next(&self) -> Instant {
         let at = self.at.get();
-        self.validity.map_or(at, |validity| validity.min(at))
+        self.validity.get().map_or(at, |validity| validity.min(at))
     }
 
     fn arm(&self, at: Instant) {

@@ -23,7 +23,7 @@ use super::refuse::Answer;
 use super::relay::{Pace, Relayed, Side, relay};
 use super::request_id::RequestId;
 use super::response::Caller;
-use super::settings::Endpoint;
+use super::settings::{Endpoint, Limits};
 use super::snapshot::Snapshot;
 use super::whoami;
 use super::worker::Worker;
@@ -48,12 +48,16 @@ where
     let mut draining = worker.draining.clone();
     let mut connection = Connection { io, unread: Buffer::default(), answered: true };
     let ended = {
-        let mut serving = pin!(serve_all(&worker, &peer, &mut connection, &deadline, &ending));
+        let mut serving = pin!(serve_all(&worker, &peer, &mut connection, &limits, &deadline, &ending));
         loop {
             tokio::select! {
                 biased;
                 () = &mut serving => break None,
-                phase = deadline.expired() => break Some(phase),
+                phase = deadline.expired() => match phase {
+                    // What was asked while the certificate was good is answered, and nothing after it.
+                    Phase::Validity if !ending.replace(true) => deadline.grant_farewell(FAREWELL),
+                    Phase::Head | Phase::Idle | Phase::Transfer | Phase::Validity => break Some(phase),
+                },
                 _ = draining.changed(), if !ending.get() => ending.set(true),
             }
         }
@@ -153,6 +157,7 @@ async fn serve_all<S>(
     worker: &Worker,
     peer: &Peer,
     connection: &mut Connection<S>,
+    limits: &Limits,
     deadline: &Deadline,
     ending: &Cell<bool>,
 ) where
@@ -160,11 +165,11 @@ async fn serve_all<S>(
 {
     let (mut head, mut upstream_head, mut out) = (Vec::new(), Vec::new(), Vec::new());
     loop {
-        let limits = Arc::clone(&worker.snapshot().limits);
         deadline.set(Phase::Idle, limits.idle);
         let complete = connection.read_head(&mut head, limits.head_size, deadline, ending, limits.head).await;
         let keep_alive = match complete {
             Ok(false) => return,
+            Ok(true) if deadline.is_past_validity() => return,
             Ok(true) => {
                 deadline.set(Phase::Transfer, limits.stall);
                 connection.answered = false;
@@ -308,7 +313,7 @@ fn judge<'a>(
             }
             Err((answer, verdict)) => (Outcome::Answer(answer), verdict),
         },
-        Peer::Resident(resident) => match dispatch(&head, &resident.own_id, &trace, upstream_head) {
+        Peer::Resident(resident) => match dispatch(&head, &trace, upstream_head) {
             Ok(()) => {
                 let verdict = Verdict { service: resident.remote.as_str(), ..Verdict::of_nobody("allowed") };
                 (Outcome::Forward(Route::Remote(resident)), verdict)
@@ -410,6 +415,9 @@ fn log(
         duration: begun.elapsed(),
     });
 }
+
+/// How long a request that is under way may go on after the certificate of its connection has ended.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long a closing connection waits for its peer.
 const LINGER: Duration = Duration::from_secs(1);

@@ -79,6 +79,9 @@ pub(super) async fn serve(
         tokio::select! {
             biased;
             accepted = connection.accept() => match accepted {
+                Some(Ok((_, mut respond))) if deadline.is_past_validity() => {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                }
                 Some(Ok((request, respond))) => {
                     deadline.set(Phase::Idle, limits.idle);
                     let counted = UnderWay::new(&under_way);

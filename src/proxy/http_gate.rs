@@ -265,20 +265,18 @@ fn check_authority(authority: &str) -> Result<(), BadHead> {
 /// The field may also name fields that end at the next hop. One that names a field which decides who the caller is, or
 /// where the message ends, is an attack.
 fn connection(version: Version, fields: &[Header<'_>]) -> Result<bool, BadHead> {
-    let mut keep_alive = version == Version::Http11;
+    let (mut close, mut keep) = (false, version == Version::Http11);
     for field in fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection")) {
         let value = std::str::from_utf8(field.value).map_err(|_| BadHead::Connection)?;
         for option in value.split(',').map(str::trim).filter(|option| !option.is_empty()) {
-            if option.eq_ignore_ascii_case("close") {
-                keep_alive = false;
-            } else if option.eq_ignore_ascii_case("keep-alive") {
-                keep_alive = true;
-            } else if super::headers::must_not_be_nominated(option) {
+            close |= option.eq_ignore_ascii_case("close");
+            keep |= option.eq_ignore_ascii_case("keep-alive");
+            if super::headers::must_not_be_nominated(option) {
                 return Err(BadHead::Connection);
             }
         }
     }
-    Ok(keep_alive)
+    Ok(keep && !close)
 }
 
 fn body(version: Version, fields: &[Header<'_>]) -> Result<Framing, BadHead> {

@@ -134,7 +134,7 @@ impl Default for Limits {
             head_size: 32 * 1024,
             h2_streams: 128,
             connections: 20_000,
-            pooled: 64,
+            pooled: 512,
         }
     }
 }

@@ -36,13 +36,15 @@ pub(super) async fn serve(
     let snapshot = worker.snapshot();
     let (verdict, moved) = match judge(visitor, service, &snapshot, now) {
         (verdict, None) => (verdict, Moved::default()),
-        (verdict, Some(admission)) => match connect(worker, &Route::Service(admission), &snapshot.limits).await {
-            Ok(mut upstream) => {
-                let moved = pipe(worker, &mut stream, &mut upstream.io, validity, &snapshot.limits).await;
-                (Verdict { code: moved.ended.unwrap_or(verdict.code), ..verdict }, moved)
+        (verdict, Some(admission)) => {
+            match connect(worker, &Route::Service(admission), &snapshot.limits).await {
+                Ok(mut upstream) => {
+                    let moved = pipe(worker, &mut stream, &mut upstream.io, validity, &snapshot.limits).await;
+                    (Verdict { code: moved.ended.unwrap_or(verdict.code), ..verdict }, moved)
+                }
+                Err(code) => (Verdict { code, ..verdict }, Moved::default()),
             }
-            Err(code) => (Verdict { code, ..verdict }, Moved::default()),
-        },
+        }
     };
     worker.requests.count(verdict.code);
     worker.log(&AccessEvent {
@@ -80,7 +82,10 @@ pub(super) fn judge<'s>(
         listener: visitor.listener.settings.accepts.as_ref(),
         service: settings.and_then(|settings| settings.accepts.as_ref()),
     };
-    match (check(&evidence, &Ask::Tcp { service }, door, &snapshot.registry, &snapshot.peppers, now), settings) {
+    match (
+        check(&evidence, &Ask::Tcp { service }, door, &snapshot.registry, &snapshot.peppers, now),
+        settings,
+    ) {
         (Ok(permit), Some(service)) => {
             (Verdict::of_permit(&permit, service.id.as_str()), Some(Admission { permit, service }))
         }

@@ -20,8 +20,7 @@ use super::settings::Endpoint;
 use super::snapshot::Client;
 use crate::id::{RemoteId, WorkloadId};
 
-/// How long an idle connection is kept: shorter than the five seconds after which common servers hang up would waste it,
-/// longer risks a race with their closing.
+/// How long an idle connection is kept. One that the other side has closed meanwhile is noticed before it is used.
 const KEEP: Duration = Duration::from_secs(30);
 
 /// What a pooled connection may be used for.

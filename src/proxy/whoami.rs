@@ -15,8 +15,18 @@ pub(super) fn answer(head: &[u8]) -> Vec<u8> {
         let found = request.headers.iter().find(|field| field.name == name);
         found.map_or(serde_json::Value::Null, |field| text(field.value).into())
     };
-    let headers: Vec<serde_json::Value> =
-        request.headers.iter().map(|field| serde_json::json!([field.name, text(field.value)])).collect();
+    let mut headers = serde_json::Map::new();
+    for field in request.headers.iter() {
+        let value = text(field.value);
+        match headers.get_mut(field.name) {
+            // A field that stands twice is shown as the one list that it is (RFC 9110 §5.3).
+            Some(serde_json::Value::String(before)) => {
+                before.push_str(", ");
+                before.push_str(&value);
+            }
+            Some(_) | None => drop(headers.insert(field.name.to_owned(), value.into())),
+        }
+    }
     let document = serde_json::json!({
         "app": vouched("x-postern-app"),
         "developer": vouched("x-postern-developer"),
@@ -43,6 +53,6 @@ mod tests {
         let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(document["app"], "sample");
         assert_eq!(document["spiffe_id"], serde_json::Value::Null);
-        assert_eq!(document["headers"][0][0], "host");
+        assert_eq!(document["headers"]["host"], "h");
     }
 }

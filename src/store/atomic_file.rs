@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Why a file could not be replaced. The old one is still there unless `step` says otherwise.
@@ -27,6 +27,36 @@ pub struct AtomicError {
 /// The content is never readable under wider permissions than `mode`, not even for an instant.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AtomicError> {
     replace_in_steps(path, bytes, mode, &|_| Ok(()))
+}
+
+/// [`replace`] for a file that exists and keeps its owner, its group and its mode. A link stays, what it leads to is replaced.
+pub fn replace_alike(path: &Path, bytes: &[u8]) -> Result<(), AtomicError> {
+    let fail = |step: &'static str| move |source| AtomicError { path: path.to_owned(), step, source };
+    let target = fs::canonicalize(path).map_err(fail("find"))?;
+    let former = fs::metadata(&target).map_err(fail("look at"))?;
+    let temporary = create_beside(&target).map_err(fail("write a temporary file beside"))?;
+    let written = keep_owner(temporary.as_file(), &former)
+        .map_err(fail("keep the owner of"))
+        .and_then(|()| {
+            write_whole(temporary.as_file(), bytes, former.mode() & 0o7777, &|_| Ok(()))
+                .map_err(fail("write a temporary file beside"))
+        })
+        .and_then(|()| {
+            fs::rename(temporary.path(), &target).map_err(fail("put the new content in place of"))
+        });
+    if written.is_err() {
+        drop(fs::remove_file(temporary.path()));
+        return written;
+    }
+    sync_directory(parent_of(&target), &|_| Ok(())).map_err(fail("force to the disk the new name of"))
+}
+
+fn keep_owner(file: &File, former: &fs::Metadata) -> io::Result<()> {
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) == (former.uid(), former.gid()) {
+        return Ok(());
+    }
+    std::os::unix::fs::fchown(file, Some(former.uid()), Some(former.gid()))
 }
 
 /// Asked before every step that changes the disk; a test answers with an error to stop the world there.
@@ -151,6 +181,20 @@ mod tests {
         assert!(error.to_string().starts_with("cannot write a temporary file beside /"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_edited_file_keeps_its_mode_and_a_link_to_it_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (directory.path().join("apps.toml"), directory.path().join("link.toml"));
+        replace(&path, b"one", 0o640).unwrap();
+        std::os::unix::fs::symlink("apps.toml", &link).unwrap();
+
+        replace_alike(&link, b"two").unwrap();
+
+        assert_eq!((fs::read(&path).unwrap(), mode_of(&path)), (b"two".to_vec(), 0o640));
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 
     #[test]

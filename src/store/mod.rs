@@ -3,6 +3,7 @@
 pub mod atomic_file;
 pub mod pem;
 pub mod registry_dir;
+pub mod registry_edit;
 pub mod pepper_file;
 mod authority_dir;
 

@@ -1,0 +1,290 @@
+//! What can be typed behind `postern`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::clock::Timestamp;
+use crate::id::{AppId, AuthorityId, CredentialId, ListenerId, ServiceId, WorkloadId};
+use crate::identity::SpiffeId;
+use crate::toml_text::{InvalidDuration, parse_duration};
+
+/// A per-host mutual-TLS identity agent.
+///
+/// Gives local services short-lived certificates, guards them, and serves callers by certificate or API key.
+/// Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 answered "no".
+#[derive(Debug, Parser)]
+#[command(name = "postern", version, max_term_width = 100)]
+pub(super) struct CommandLine {
+    /// The agent's configuration
+    #[arg(long, global = true, value_name = "FILE", default_value = "config/postern.toml")]
+    pub(super) config: PathBuf,
+
+    #[command(subcommand)]
+    pub(super) verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Run the agent; what a bare `postern` does
+    Run,
+    /// Say everything that is wrong with configuration and registry
+    Check(Format),
+    /// Show how the running agent stands; exit 3 when it is not ready
+    Status(Format),
+    /// Show how the running agent would decide, and why; exit 3 when it would refuse
+    Explain(Box<ExplainArgs>),
+    /// The local CA
+    Ca {
+        #[command(subcommand)]
+        verb: CaVerb,
+    },
+    /// Certificates of workloads
+    Cert {
+        #[command(subcommand)]
+        verb: CertVerb,
+    },
+    /// API keys
+    Key {
+        #[command(subcommand)]
+        verb: KeyVerb,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Format {
+    /// Print JSON for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ExplainArgs {
+    /// By which listener the caller comes; without it, the first that speaks the protocol
+    #[arg(long, value_name = "ID")]
+    pub(super) listener: Option<ListenerId>,
+
+    /// The request's method
+    #[arg(long, default_value = "GET")]
+    pub(super) method: String,
+
+    /// The request's host
+    #[arg(long, default_value = "localhost")]
+    pub(super) host: String,
+
+    /// The request's path
+    #[arg(long, default_value = "/")]
+    pub(super) path: String,
+
+    /// Ask about a raw connection to this service instead of a request
+    #[arg(long, value_name = "ID", conflicts_with_all = ["method", "host", "path", "api_key_file"])]
+    pub(super) tcp_service: Option<ServiceId>,
+
+    /// The caller shows this certificate chain (PEM, leaf first), which is verified
+    #[arg(long, value_name = "FILE", conflicts_with = "spiffe_id")]
+    pub(super) certificate: Option<PathBuf>,
+
+    /// The caller shows some valid certificate of this identity
+    #[arg(long, value_name = "ID")]
+    pub(super) spiffe_id: Option<SpiffeId>,
+
+    /// The caller sends the API key in this file; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) api_key_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CaVerb {
+    /// Make the CA if there is none yet; needs no agent
+    Init,
+    /// Show the authorities; exit 3 when there is no CA yet
+    Status(Format),
+    /// Replace the issuing authority, and wait until everything is issued anew under the next one
+    Rotate {
+        /// How long to wait for it
+        #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// Make the next issuing authority, but do not use it yet
+    Prepare,
+    /// Let the prepared issuing authority sign
+    Activate {
+        /// Which one; without it, the one that is prepared
+        id: Option<AuthorityId>,
+    },
+    /// Throw the prepared issuing authority away
+    Discard {
+        /// Which one; without it, the one that is prepared
+        id: Option<AuthorityId>,
+    },
+    /// Print the roots, for others to trust
+    Bundle,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CertVerb {
+    /// Show the certificates that the agent keeps fresh
+    List(Format),
+    /// Write a certificate, its key and the roots into a folder, once: nobody renews it
+    Issue(IssueArgs),
+    /// Have certificates issued anew now
+    Renew {
+        /// Whose
+        #[arg(required = true, value_name = "WORKLOAD")]
+        workloads: Vec<WorkloadId>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct IssueArgs {
+    /// For this configured workload, by its profile
+    #[arg(required_unless_present = "spiffe_id", conflicts_with = "spiffe_id")]
+    pub(super) workload: Option<WorkloadId>,
+
+    /// For this identity of our trust domain
+    #[arg(long, value_name = "ID")]
+    pub(super) spiffe_id: Option<SpiffeId>,
+
+    /// A DNS name that the certificate is to carry; can be given several times
+    #[arg(long, value_name = "NAME", requires = "spiffe_id")]
+    pub(super) dns: Vec<String>,
+
+    /// How long it is to live; an hour if nothing is said
+    #[arg(long, value_name = "DURATION", requires = "spiffe_id", value_parser = duration)]
+    pub(super) ttl: Option<Duration>,
+
+    /// The folder for key.pem, chain.pem and bundle.pem; made if it is not there
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) out: PathBuf,
+
+    /// Replace what is there
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyVerb {
+    /// Make an API key for an app and print it, once
+    Create {
+        /// Whose
+        #[arg(long, value_name = "ID")]
+        app: AppId,
+
+        /// When it ends: a time such as 2027-01-01T00:00:00Z, or a duration such as 90d
+        #[arg(long, value_name = "WHEN")]
+        expires: Option<Expiry>,
+
+        /// Write it into this new file (0600) instead of printing it
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Show the API keys on file, without their secrets
+    List(Format),
+    /// Declare a key, or another credential, void for good
+    Revoke {
+        /// Which one
+        id: CredentialId,
+    },
+}
+
+/// When something ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Expiry {
+    At(Timestamp),
+    In(Duration),
+}
+
+impl Expiry {
+    /// The instant, for something that begins `now`.
+    pub(super) fn from(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::In(span) => (now + span).to_whole_second(),
+        }
+    }
+}
+
+/// The text is neither a time nor a duration.
+#[derive(Debug, thiserror::Error)]
+#[error("expected a time such as 2027-01-01T00:00:00Z or a duration such as 90d")]
+pub(super) struct InvalidExpiry;
+
+impl FromStr for Expiry {
+    type Err = InvalidExpiry;
+
+    fn from_str(text: &str) -> Result<Self, InvalidExpiry> {
+        let time = text.parse().map(Self::At).ok();
+        time.or_else(|| parse_duration(text).map(Self::In).ok()).ok_or(InvalidExpiry)
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, InvalidDuration> {
+    parse_duration(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(words: &str) -> Result<CommandLine, clap::Error> {
+        CommandLine::try_parse_from(std::iter::once("postern").chain(words.split_whitespace()))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bare_command_runs_the_agent_of_this_folder() {
+        let line = parse("").unwrap();
+
+        assert!(line.verb.is_none());
+        assert_eq!(line.config, PathBuf::from("config/postern.toml"));
+    }
+
+    #[test]
+    fn the_configuration_can_be_named_on_either_side_of_the_verb() {
+        for words in ["--config a.toml check", "check --config a.toml"] {
+            assert_eq!(parse(words).unwrap().config, PathBuf::from("a.toml"));
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_wrong_usage() {
+        for words in [
+            "explain --tcp-service db --path /x",
+            "explain --certificate a.pem --spiffe-id spiffe://td/a",
+            "explain --spiffe-id nonsense",
+            "cert issue --out x",
+            "cert issue web --spiffe-id spiffe://td/a --out x",
+            "cert issue web --ttl 1h --out x",
+            "cert renew",
+            "key create --app a --expires tomorrow",
+            "ca rotate --timeout 5",
+            "sing",
+        ] {
+            assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words}");
+        }
+    }
+
+    #[test]
+    fn an_end_is_a_time_or_a_duration() {
+        let at = "2027-01-01T00:00:00Z".parse().unwrap();
+
+        assert_eq!("2027-01-01T00:00:00Z".parse::<Expiry>().unwrap(), Expiry::At(at));
+        assert_eq!("1d".parse::<Expiry>().unwrap().from(at).to_string(), "2027-01-02T00:00:00Z");
+    }
+}

@@ -1,0 +1,85 @@
+//! `postern check`: everything that is wrong with what is on disk, at once, without starting anything.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::args::Format;
+use super::locate::Sketch;
+use super::output;
+use crate::config::ConfigError;
+use crate::registry;
+use crate::store::registry_dir;
+use crate::toml_text::Problem;
+
+#[derive(Debug, Serialize)]
+struct Report {
+    ok: bool,
+    problems: Vec<Finding>,
+}
+
+/// One problem; the place is missing when a file cannot be read at all.
+#[derive(Debug, Serialize)]
+struct Finding {
+    file: Option<PathBuf>,
+    line: Option<usize>,
+    column: Option<usize>,
+    key: Option<String>,
+    message: String,
+    #[serde(skip)]
+    text: String,
+}
+
+pub(super) fn run(config: &Path, format: Format) -> anyhow::Result<()> {
+    let sketch = Sketch::read(config);
+    let mut problems = Vec::new();
+    match sketch.error {
+        Some(ConfigError::Problems(found)) => problems.extend(found.into_iter().map(Finding::from)),
+        Some(error @ ConfigError::Read { .. }) => problems.push(Finding::unplaced(error)),
+        None => (),
+    }
+    let mut summary = String::new();
+    match registry_dir::read(&sketch.registry_dirs).map(|sources| registry::parse(&sources)) {
+        Ok(Ok(snapshot)) => {
+            summary = format!(
+                "{} apps, {} products, {} developers, {} credentials",
+                snapshot.apps().len(),
+                snapshot.products().len(),
+                snapshot.developers().len(),
+                snapshot.credentials().len(),
+            );
+        }
+        Ok(Err(found)) => problems.extend(found.into_iter().map(Finding::from)),
+        Err(error) => problems.push(Finding::unplaced(error)),
+    }
+    let count = problems.len();
+    if format.json {
+        output::print_json(&Report { ok: count == 0, problems })?;
+    } else if count == 0 {
+        output::print(&format!("{}: fine; registry: {summary}\n", config.display()))?;
+    } else {
+        let lines: String = problems.iter().map(|finding| format!("{}\n", finding.text)).collect();
+        output::print(&lines)?;
+    }
+    if count > 0 {
+        bail!("{count} {}", if count == 1 { "problem" } else { "problems" });
+    }
+    Ok(())
+}
+
+impl Finding {
+    fn unplaced(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        let text = format!("{:#}", anyhow::Error::new(error));
+        Self { file: None, line: None, column: None, key: None, message: text.clone(), text }
+    }
+}
+
+impl From<Problem> for Finding {
+    fn from(problem: Problem) -> Self {
+        let text = problem.to_string();
+        let Problem { file, line, column, key, message } = problem;
+        let key = Some(key).filter(|key| !key.is_empty());
+        Self { file: Some(file), line: Some(line), column: Some(column), key, message, text }
+    }
+}

@@ -1,0 +1,48 @@
+//! From the command line to an exit code.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use super::args::{CommandLine, Verb};
+use super::output::{self, Verdict};
+use super::{ca, cert, check, explain, key, run, status};
+
+/// Reads the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    match obey(CommandLine::parse()) {
+        Ok(Verdict::Yes) => ExitCode::SUCCESS,
+        Ok(Verdict::No) => ExitCode::from(3),
+        Err(error) => {
+            output::tell(&format!("postern: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
+    let config = &line.config;
+    match line.verb.unwrap_or(Verb::Run) {
+        Verb::Run => run::run(config).map(|()| Verdict::Yes),
+        Verb::Check(format) => check::run(config, format).map(|()| Verdict::Yes),
+        Verb::Status(format) => block_on(status::run(config, format)),
+        Verb::Explain(args) => block_on(explain::run(config, *args)),
+        Verb::Ca { verb } => block_on(ca::run(config, verb)),
+        Verb::Cert { verb } => block_on(cert::run(config, verb)),
+        Verb::Key { verb } => key::run(config, verb),
+        Verb::Completions { shell } => completions(shell),
+    }
+}
+
+/// A command asks one thing and waits, so one thread is enough.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<Verdict> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut CommandLine::command(), "postern", &mut script);
+    output::print(&String::from_utf8(script)?)?;
+    Ok(Verdict::Yes)
+}

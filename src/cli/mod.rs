@@ -1,0 +1,18 @@
+//! The command line: one file for each verb, and the only room that prints.
+
+mod args;
+mod output;
+mod table;
+mod moment;
+mod locate;
+mod local_ca;
+mod run;
+mod check;
+mod status;
+mod explain;
+mod ca;
+mod cert;
+mod key;
+mod dispatch;
+
+pub use dispatch::main;

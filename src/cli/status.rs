@@ -1,0 +1,175 @@
+//! `postern status`: how the running agent stands, for people or for programs.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::args::Format;
+use super::locate;
+use super::moment::{moment, relative, span};
+use super::output::{self, Verdict};
+use super::table::Table;
+use crate::admin::{AuthorityStatus, Status, WorkloadStatus};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
+
+pub(super) async fn run(config: &Path, format: Format) -> anyhow::Result<Verdict> {
+    let status = locate::client(config)?.status().await?;
+    if format.json {
+        output::print_json(&status)?;
+    } else {
+        output::print(&page(&status, SystemClock.now())?)?;
+    }
+    Ok(Verdict::of(status.ready.ready))
+}
+
+/// The whole page.
+fn page(status: &Status, now: Timestamp) -> Result<String, std::fmt::Error> {
+    let mut page = String::new();
+    let up = span(now.since(status.started_at));
+    writeln!(
+        page,
+        "postern {} for {}, process {}, up {up}\n",
+        status.version, status.trust_domain, status.pid
+    )?;
+    summary(&mut page, status, now)?;
+    problems(&mut page, status)?;
+    if !status.listeners.is_empty() || !status.remotes.is_empty() {
+        write!(page, "\n{}", doors(status))?;
+    }
+    if !status.services.is_empty() {
+        write!(page, "\n{}", services(status))?;
+    }
+    write!(page, "\n{}", authorities(&status.authorities, now))?;
+    write!(page, "\n{}", workloads(&status.workloads, now))?;
+    Ok(page)
+}
+
+fn summary(page: &mut String, status: &Status, now: Timestamp) -> std::fmt::Result {
+    let ready = if status.ready.ready { "yes" } else { "NO" };
+    writeln!(page, "ready     {ready}")?;
+    for reason in &status.ready.reasons {
+        writeln!(page, "          {reason}")?;
+    }
+    for reason in &status.degraded {
+        writeln!(page, "degraded  {reason}")?;
+    }
+    let config = &status.config;
+    let state = if config.last_error.is_some() { "; what is on disk now is broken" } else { "" };
+    let loaded = relative(config.loaded_at, now);
+    writeln!(page, "config    {}, read {loaded}{state}", config.path.display())?;
+    let registry = &status.registry;
+    let state = if registry.current { "" } else { "; what is on disk now is broken" };
+    writeln!(
+        page,
+        "registry  {}: {} apps, {} products, {} developers, {} credentials, read {}{state}",
+        registry.version,
+        registry.apps,
+        registry.products,
+        registry.developers,
+        registry.credentials,
+        relative(registry.loaded_at, now),
+    )?;
+    writeln!(page, "rotation  of the issuing authority {}", moment(status.rotation.next_rotation_at, now))
+}
+
+/// What is broken on disk, in full.
+fn problems(page: &mut String, status: &Status) -> std::fmt::Result {
+    let both = [("configuration", &status.config.last_error), ("registry", &status.registry.last_error)];
+    for (what, error) in both {
+        if let Some(error) = error {
+            writeln!(page, "\nThe {what} on disk is not in force:")?;
+            for line in error.lines() {
+                writeln!(page, "  {line}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn doors(status: &Status) -> Table<5> {
+    let mut table = Table::new(["DOOR", "WHERE", "SPEAKS", "LEADS TO", "TERMS"]);
+    for listener in &status.listeners {
+        let accepts = listener.accepts.clone().map(|accepts| format!("accepts {accepts}"));
+        table.row([
+            listener.id.to_string(),
+            listener.address.clone(),
+            listener.protocol.clone(),
+            "services".into(),
+            format!(
+                "{}shows {}",
+                accepts.map(|accepts| format!("{accepts}; ")).unwrap_or_default(),
+                listener.workload
+            ),
+        ]);
+    }
+    for remote in &status.remotes {
+        let socket = remote.socket.as_ref().map(|socket| socket.display().to_string());
+        let places: Vec<String> = remote.listen.clone().into_iter().chain(socket).collect();
+        table.row([
+            remote.id.to_string(),
+            places.join(" "),
+            remote.protocol.clone(),
+            remote.address.clone(),
+            format!("expects {}", remote.spiffe_ids.join(" ")),
+        ]);
+    }
+    table
+}
+
+fn services(status: &Status) -> Table<5> {
+    let mut table = Table::new(["SERVICE", "BELOW", "HOSTS", "ENDPOINT", "ACCEPTS"]);
+    for service in &status.services {
+        let hosts = if service.hosts.is_empty() { "all".to_owned() } else { service.hosts.join(" ") };
+        table.row([
+            service.id.to_string(),
+            service.base_path.clone(),
+            hosts,
+            service.endpoint.clone(),
+            service.accepts.clone().unwrap_or_else(|| "what the listener does".into()),
+        ]);
+    }
+    table
+}
+
+/// The authorities, as `ca status` prints them too.
+pub(super) fn authorities(authorities: &[AuthorityStatus], now: Timestamp) -> Table<6> {
+    let mut table = Table::new(["AUTHORITY", "LEVEL", "SLOT", "KEY", "MADE", "VALID UNTIL"]);
+    for authority in authorities {
+        table.row([
+            authority.id.to_string(),
+            authority.level.clone(),
+            authority.slot.clone(),
+            authority.algorithm.clone(),
+            relative(authority.created_at, now),
+            moment(authority.not_after, now),
+        ]);
+    }
+    table
+}
+
+/// The workloads, as `cert list` prints them too.
+pub(super) fn workloads(workloads: &[WorkloadStatus], now: Timestamp) -> Table<6> {
+    let mut table = Table::new(["WORKLOAD", "SPIFFE ID", "AUTHORITY", "VALID UNTIL", "RENEWAL", "FILES"]);
+    for workload in workloads {
+        let renewal = &workload.renewal;
+        let due = relative(renewal.next_rotation_at, now);
+        let state = match &renewal.last_failure {
+            Some(failure) => format!("failed {}: {}", relative(failure.at, now), failure.reason),
+            None => due,
+        };
+        let files =
+            workload.delivery.as_ref().map(|delivery| match (&delivery.last_error, delivery.acknowledged) {
+                (Some(error), _) => format!("{}: {error}", delivery.directory.display()),
+                (None, true) => format!("{}, taken", delivery.directory.display()),
+                (None, false) => format!("{}, not taken yet", delivery.directory.display()),
+            });
+        table.row([
+            workload.id.to_string(),
+            workload.spiffe_id.clone(),
+            workload.authority.to_string(),
+            moment(workload.not_after, now),
+            if renewal.overdue { format!("OVERDUE, {state}") } else { state },
+            files.unwrap_or_else(|| "-".into()),
+        ]);
+    }
+    table
+}
