@@ -221,7 +221,8 @@ where
             return false;
         }
     };
-    let caller = Caller { keep_alive: request.caller.keep_alive && !ending.get(), ..request.caller };
+    let last = ending.get() || deadline.ends_by(begun + NOTICE);
+    let caller = Caller { keep_alive: request.caller.keep_alive && !last, ..request.caller };
     let done = match &request.outcome {
         Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
         Outcome::Forward(route) => {
@@ -415,6 +416,10 @@ fn log(
 
 /// How long a request that is under way may go on after the certificate of its connection has ended.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long before its certificate ends a connection announces that it closes (RFC 9112 §9.6), so that a busy caller comes
+/// back in time instead of writing into a connection that is just being closed.
+const NOTICE: Duration = Duration::from_secs(1);
 
 /// How long a closing connection waits for its peer.
 const LINGER: Duration = Duration::from_secs(1);
