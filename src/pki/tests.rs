@@ -86,7 +86,7 @@ impl World {
 }
 
 fn believing(bundles: impl IntoIterator<Item = TrustBundle>) -> Verifier {
-    Verifier::new(Arc::new(bundles.into_iter().collect())).unwrap()
+    Verifier::new(Arc::new(bundles.into_iter().collect()), Arc::default()).unwrap()
 }
 
 fn uri(text: &str) -> SanType {
@@ -144,7 +144,7 @@ fn a_leaf_is_believed_at_both_ends_whatever_its_key() {
         let svid = issue(&hierarchy.issuing().active, &profile, now()).unwrap();
 
         for usage in [Usage::Client, Usage::Server] {
-            let subject = believing([hierarchy.bundle()]).verify(&svid.chain, usage, now()).unwrap();
+            let subject = believing([hierarchy.bundle()]).verify(&svid.chain, usage, now()).unwrap().subject;
             assert_eq!(subject.spiffe_id, profile.spiffe_id);
             assert_eq!(subject.serial, svid.serial);
             assert_eq!((subject.not_before, subject.not_after), (svid.not_before, svid.not_after));
@@ -696,7 +696,7 @@ fn an_issuing_authority_cannot_make_another() {
 fn a_root_that_is_no_certificate_is_named() {
     let broken = TrustBundle { domain: domain("a.test"), sequence: 1, roots: vec![vec![0].into()] };
 
-    let error = Verifier::new(Arc::new([broken].into_iter().collect())).unwrap_err();
+    let error = Verifier::new(Arc::new([broken].into_iter().collect()), Arc::default()).unwrap_err();
 
     assert!(error.to_string().starts_with("root number 1 of the bundle of a.test cannot be used"), "{error}");
 }
