@@ -100,7 +100,7 @@ fn a_sound_configuration_is_fine() {
 
     let answer = world.postern("check");
     assert_eq!((answer.code, answer.err.as_str()), (0, ""), "{answer:?}");
-    assert_eq!(answer.out, "postern.toml: fine; registry: 1 apps, 0 products, 1 developers, 0 credentials\n");
+    assert_eq!(answer.out, "postern.toml: fine; registry: 1 app, 0 products, 1 developer, 0 credentials\n");
     assert_eq!(world.postern("check --json").json(), serde_json::json!({ "ok": true, "problems": [] }));
 }
 

@@ -166,7 +166,7 @@ pub struct WorkloadStatus {
 pub struct DeliveryStatus {
     /// Where they go.
     pub directory: PathBuf,
-    /// Whether the reader has taken them.
+    /// Whether the reader has taken those of the certificate in force.
     pub acknowledged: bool,
     /// Why not, after the last attempt.
     pub last_error: Option<String>,

@@ -71,11 +71,13 @@ impl AgentSteward {
         let deliveries = self.deliveries.borrow();
         let mut workloads = admin::workloads(issued);
         for workload in &mut workloads {
+            let generation = issued.svids.get(&workload.id).map_or(0, |svid| svid.generation);
             let files = config.workloads.get(&workload.id).and_then(|config| config.files.as_ref());
             workload.delivery =
                 files.zip(deliveries.get(&workload.id)).map(|(files, status)| DeliveryStatus {
                     directory: files.directory.clone(),
-                    acknowledged: status.acknowledged,
+                    // What was taken may be an earlier certificate than the one in force.
+                    acknowledged: status.acknowledged && status.generation >= generation,
                     last_error: status.last_error.clone(),
                     since: status.since,
                 });

@@ -156,11 +156,11 @@ pub(super) struct IssueArgs {
     pub(super) spiffe_id: Option<SpiffeId>,
 
     /// A DNS name that the certificate is to carry; can be given several times
-    #[arg(long, value_name = "NAME", requires = "spiffe_id")]
+    #[arg(long, value_name = "NAME", conflicts_with = "workload")]
     pub(super) dns: Vec<String>,
 
     /// How long it is to live; an hour if nothing is said
-    #[arg(long, value_name = "DURATION", requires = "spiffe_id", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", conflicts_with = "workload", value_parser = duration)]
     pub(super) ttl: Option<Duration>,
 
     /// The folder for key.pem, chain.pem and bundle.pem; made if it is not there

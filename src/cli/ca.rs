@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use super::args::{CaVerb, Format};
 use super::local_ca::{self, LocalCa};
+use super::moment::count;
 use super::output::{self, Verdict};
 use super::{locate, status};
-use crate::admin::{AuthorityStatus, Client, Status, authorities, bundle_pem};
+use crate::admin::{AuthorityStatus, Client, Desk, Status, authorities, bundle_pem};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::id::AuthorityId;
@@ -83,24 +84,28 @@ fn views(views: &[issuance::AuthorityView]) -> Vec<AuthorityStatus> {
 }
 
 async fn rotate(config: &Config, timeout: Duration) -> anyhow::Result<()> {
-    let (id, found) = match LocalCa::reach(config).await? {
+    let found = match LocalCa::reach(config).await? {
         LocalCa::Running(client, before) => {
             let id = client.rotate_issuing().await?;
             let former = active(&before).map(|former| format!("; {former} is retired")).unwrap_or_default();
-            output::tell(&format!("{id} is active{former}."));
+            output::tell(&format!("The issuing authority is {id} now{former}."));
             let after = everyone_under(&client, &id, timeout).await?;
-            output::tell(&format!("All {} workloads hold certificates under {id}.", after.workloads.len()));
-            (id, after.authorities)
+            let workloads = count(after.workloads.len(), "workload");
+            output::tell(&format!("Issued anew under it, and taken where there are files: {workloads}."));
+            after.authorities
         }
         LocalCa::Idle(directory) => {
-            let work = async |desk: &crate::admin::Desk| {
+            let work = async |desk: &Desk| {
                 let id = desk.rotate_issuing().await?;
                 Ok((id, authorities(&desk.feed().borrow().hierarchy)))
             };
-            local_ca::at_desk(config, directory, work).await?
+            let (id, found) = local_ca::at_desk(config, directory, work).await?;
+            output::tell(&format!(
+                "The issuing authority is {id} now; the agent's next start issues under it."
+            ));
+            found
         }
     };
-    output::tell(&format!("The issuing authority is {id} now."));
     print_authorities(&found)
 }
 
@@ -151,7 +156,7 @@ async fn activate(config: &Config, id: Option<AuthorityId>) -> anyhow::Result<()
         LocalCa::Running(client, _) => client.activate_issuing(id).await?,
         LocalCa::Idle(directory) => {
             let id = prepared(&directory, id)?;
-            let work = async |desk: &crate::admin::Desk| Ok(desk.activate_issuing(id.clone()).await?);
+            let work = async |desk: &Desk| Ok(desk.activate_issuing(id.clone()).await?);
             local_ca::at_desk(config, directory, work).await?;
             id
         }
@@ -165,7 +170,7 @@ async fn discard(config: &Config, id: Option<AuthorityId>) -> anyhow::Result<()>
         LocalCa::Running(client, _) => client.discard_issuing(id).await?,
         LocalCa::Idle(directory) => {
             let id = prepared(&directory, id)?;
-            let work = async |desk: &crate::admin::Desk| Ok(desk.discard_issuing(id.clone()).await?);
+            let work = async |desk: &Desk| Ok(desk.discard_issuing(id.clone()).await?);
             local_ca::at_desk(config, directory, work).await?;
             id
         }

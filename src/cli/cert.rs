@@ -11,7 +11,7 @@ use super::local_ca::{self, LocalCa};
 use super::moment::moment;
 use super::output::{self, Verdict};
 use super::{locate, status};
-use crate::admin::{IssuedCertificate, Order};
+use crate::admin::{Desk, IssuedCertificate, Order};
 use crate::clock::{Clock as _, SystemClock};
 use crate::id::WorkloadId;
 use crate::store::atomic_file;
@@ -59,7 +59,7 @@ async fn issue(config: &Path, args: IssueArgs) -> anyhow::Result<()> {
     let issued = match LocalCa::reach(&config).await? {
         LocalCa::Running(client, _) => client.issue(&order).await?,
         LocalCa::Idle(directory) => {
-            let work = async |desk: &crate::admin::Desk| Ok(desk.issue(&order, &config.issuance).await?);
+            let work = async |desk: &Desk| Ok(desk.issue(&order, &config.issuance).await?);
             local_ca::at_desk(&config, directory, work).await?
         }
     };

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::args::Format;
 use super::locate::Sketch;
+use super::moment::count;
 use super::output;
 use crate::config::ConfigError;
 use crate::registry;
@@ -42,28 +43,28 @@ pub(super) fn run(config: &Path, format: Format) -> anyhow::Result<()> {
     let mut summary = String::new();
     match registry_dir::read(&sketch.registry_dirs).map(|sources| registry::parse(&sources)) {
         Ok(Ok(snapshot)) => {
-            summary = format!(
-                "{} apps, {} products, {} developers, {} credentials",
-                snapshot.apps().len(),
-                snapshot.products().len(),
-                snapshot.developers().len(),
-                snapshot.credentials().len(),
-            );
+            summary = [
+                count(snapshot.apps().len(), "app"),
+                count(snapshot.products().len(), "product"),
+                count(snapshot.developers().len(), "developer"),
+                count(snapshot.credentials().len(), "credential"),
+            ]
+            .join(", ");
         }
         Ok(Err(found)) => problems.extend(found.into_iter().map(Finding::from)),
         Err(error) => problems.push(Finding::unplaced(error)),
     }
-    let count = problems.len();
+    let found = problems.len();
     if format.json {
-        output::print_json(&Report { ok: count == 0, problems })?;
-    } else if count == 0 {
+        output::print_json(&Report { ok: found == 0, problems })?;
+    } else if found == 0 {
         output::print(&format!("{}: fine; registry: {summary}\n", config.display()))?;
     } else {
         let lines: String = problems.iter().map(|finding| format!("{}\n", finding.text)).collect();
         output::print(&lines)?;
     }
-    if count > 0 {
-        bail!("{count} {}", if count == 1 { "problem" } else { "problems" });
+    if found > 0 {
+        bail!("{}", count(found, "problem"));
     }
     Ok(())
 }

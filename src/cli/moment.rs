@@ -1,4 +1,4 @@
-//! Times for people: when, and how far that is from now.
+//! Times and numbers for people: when, how far that is from now, and how many.
 
 use std::time::Duration;
 
@@ -39,6 +39,11 @@ pub(super) fn span(span: Duration) -> String {
     if parts.is_empty() { "0 s".to_owned() } else { parts.join(" ") }
 }
 
+/// `1 app`, `2 apps`.
+pub(super) fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +57,11 @@ mod tests {
         assert_eq!(words(3_543), "59 min 3 s");
         assert_eq!(words(86_400 * 3 + 5), "3 d");
         assert_eq!(words(86_400 * 6 + 3_600 * 23 + 59), "6 d 23 h");
+    }
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|number| count(number, "app")), ["0 apps", "1 app", "2 apps"]);
     }
 
     #[test]

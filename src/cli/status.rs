@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::args::Format;
 use super::locate;
-use super::moment::{moment, relative, span};
+use super::moment::{count, moment, relative, span};
 use super::output::{self, Verdict};
 use super::table::Table;
 use crate::admin::{AuthorityStatus, Status, WorkloadStatus};
@@ -58,16 +58,14 @@ fn summary(page: &mut String, status: &Status, now: Timestamp) -> std::fmt::Resu
     writeln!(page, "config    {}, read {loaded}{state}", config.path.display())?;
     let registry = &status.registry;
     let state = if registry.current { "" } else { "; what is on disk now is broken" };
-    writeln!(
-        page,
-        "registry  {}: {} apps, {} products, {} developers, {} credentials, read {}{state}",
-        registry.version,
-        registry.apps,
-        registry.products,
-        registry.developers,
-        registry.credentials,
-        relative(registry.loaded_at, now),
-    )?;
+    let numbers = [
+        count(registry.apps, "app"),
+        count(registry.products, "product"),
+        count(registry.developers, "developer"),
+        count(registry.credentials, "credential"),
+    ];
+    let (numbers, loaded) = (numbers.join(", "), relative(registry.loaded_at, now));
+    writeln!(page, "registry  {}: {numbers}, read {loaded}{state}", registry.version)?;
     writeln!(page, "rotation  of the issuing authority {}", moment(status.rotation.next_rotation_at, now))
 }
 
@@ -137,7 +135,10 @@ pub(super) fn authorities(authorities: &[AuthorityStatus], now: Timestamp) -> Ta
         table.row([
             authority.id.to_string(),
             authority.level.clone(),
-            authority.slot.clone(),
+            match authority.drained_at {
+                Some(drained) => format!("{}, drained {}", authority.slot, relative(drained, now)),
+                None => authority.slot.clone(),
+            },
             authority.algorithm.clone(),
             relative(authority.created_at, now),
             moment(authority.not_after, now),
