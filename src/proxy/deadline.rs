@@ -30,6 +30,7 @@ pub(super) struct Deadline {
     phase: Cell<Phase>,
     at: Cell<Instant>,
     validity: Cell<Option<Instant>>,
+    late: Cell<bool>,
     armed: Cell<Instant>,
     timer: RefCell<Pin<Box<Sleep>>>,
 }
@@ -43,6 +44,7 @@ impl Deadline {
             phase: Cell::new(phase),
             at: Cell::new(at),
             validity: Cell::new(validity),
+            late: Cell::new(false),
             armed: Cell::new(armed),
             timer: RefCell::new(Box::pin(sleep_until(armed))),
         }
@@ -53,9 +55,23 @@ impl Deadline {
         let at = Instant::now() + span;
         self.phase.set(phase);
         self.at.set(at);
+        if phase == Phase::Idle {
+            self.late.set(false);
+        }
         if at < self.armed.get() {
             self.arm(at);
         }
+    }
+
+    /// Tells the request that is under way that its time is up, and gives it `span` to say so. False if it was told before.
+    pub(super) fn give_notice(&self, span: Duration) -> bool {
+        self.set(Phase::Transfer, span);
+        !self.late.replace(true)
+    }
+
+    /// Whether the time of the request under way is up.
+    pub(super) fn is_late(&self) -> bool {
+        self.late.get()
     }
 
     /// Whether the certificate has ended on which the connection rests.

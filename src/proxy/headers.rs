@@ -56,11 +56,8 @@ pub(super) enum Fate {
 pub(super) fn fate_of_request_field(name: &str, value: &[u8]) -> Fate {
     let mut folded = [0_u8; LONGEST];
     let Some(folded) = fold(name, &mut folded) else {
-        // Longer than every protected name; only a prefix could still speak for the agent.
-        let mut start = [0_u8; LONGEST];
-        let head = name.get(..LONGEST).unwrap_or(name);
-        let hidden = fold(head, &mut start).is_some_and(has_protected_prefix);
-        return if hidden || carries_api_key(value) { Fate::Remove } else { Fate::Pass };
+        let removed = is_long_and_protected(name) || carries_api_key(value);
+        return if removed { Fate::Remove } else { Fate::Pass };
     };
     let removed = HOP_BY_HOP.contains(&folded)
         || PROTECTED.contains(&folded)
@@ -83,13 +80,16 @@ pub(super) fn fate_of_response_field(name: &str) -> Fate {
 /// Whether a `Connection` field that nominates `option` is an attack on what the service is told.
 pub(super) fn must_not_be_nominated(option: &str) -> bool {
     let mut folded = [0_u8; LONGEST];
-    fold(option, &mut folded).is_some_and(|folded| {
-        matches!(
-            folded,
-            "authorization" | "content-length" | "cookie" | "host" | "traceparent" | "transfer-encoding"
-        ) || PROTECTED.contains(&folded)
-            || has_protected_prefix(folded)
-    })
+    fold(option, &mut folded).map_or_else(
+        || is_long_and_protected(option),
+        |folded| {
+            matches!(
+                folded,
+                "authorization" | "content-length" | "cookie" | "host" | "traceparent" | "transfer-encoding"
+            ) || PROTECTED.contains(&folded)
+                || has_protected_prefix(folded)
+        },
+    )
 }
 
 /// Whether `text` holds something that looks like one of our keys.
@@ -97,8 +97,19 @@ pub(super) fn carries_api_key(text: &[u8]) -> bool {
     memchr::memmem::find(text, API_KEY_MARK.as_bytes()).is_some()
 }
 
+/// `path` as it may stand in a log.
+pub(super) fn loggable_path(path: &str) -> &str {
+    if carries_api_key(path.as_bytes()) { "(withheld: it holds an API key)" } else { path }
+}
+
 /// No protected or hop-by-hop name is longer.
 const LONGEST: usize = 32;
+
+/// Whether `name`, longer than every protected name, could still speak for the agent by how it begins.
+fn is_long_and_protected(name: &str) -> bool {
+    let mut start = [0_u8; LONGEST];
+    name.get(..LONGEST).and_then(|head| fold(head, &mut start)).is_some_and(has_protected_prefix)
+}
 
 fn has_protected_prefix(folded: &str) -> bool {
     PROTECTED_PREFIXES.iter().any(|prefix| folded.starts_with(prefix))
@@ -205,6 +216,7 @@ mod tests {
     #[test]
     fn identity_fields_may_not_be_nominated_away() {
         assert!(must_not_be_nominated("X-Postern-App"));
+        assert!(must_not_be_nominated("X-Postern-Something-New-And-Longer-Than-Any-Other"));
         assert!(must_not_be_nominated("host"));
         assert!(!must_not_be_nominated("X-Trace-Detail"));
     }

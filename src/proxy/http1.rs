@@ -18,6 +18,7 @@ use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, Repeatable, Resident, Route, forward};
 use super::framing::Framing;
+use super::headers::loggable_path;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
 use super::refuse::Answer;
 use super::relay::{Pace, Relayed, Side, relay};
@@ -37,6 +38,16 @@ pub(super) enum Peer {
     Resident(Box<Resident>),
 }
 
+impl Peer {
+    /// Whether the connection may go on under the snapshot that is in force now.
+    fn still_stands(&self, worker: &Worker) -> bool {
+        match self {
+            Self::Resident(_) => true,
+            Self::Visitor(visitor) => visitor.still_stands(worker),
+        }
+    }
+}
+
 /// Serves requests on `io` until either side has had enough. `validity` is when the certificate ends that it rests on.
 pub(super) async fn serve<S>(worker: Rc<Worker>, peer: Peer, io: S, validity: Option<Instant>)
 where
@@ -44,9 +55,13 @@ where
 {
     let limits = Arc::clone(&worker.snapshot().limits);
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
-    let ending = Cell::new(*worker.draining.borrow());
-    let mut draining = worker.draining.clone();
-    let mut connection = Connection { io, unread: Buffer::default(), answered: true };
+    let mut signal = worker.signal.clone();
+    let ending = Cell::new(signal.borrow_and_update().draining);
+    if !peer.still_stands(&worker) {
+        return;
+    }
+    let mut listening = true;
+    let mut connection = Connection { io, unread: Buffer::default() };
     let ended = {
         let mut serving = pin!(serve_all(&worker, &peer, &mut connection, &limits, &deadline, &ending));
         loop {
@@ -56,17 +71,27 @@ where
                 phase = deadline.expired() => match phase {
                     // What was asked while the certificate was good is answered, and nothing after it.
                     Phase::Validity if !ending.replace(true) => deadline.grant_farewell(FAREWELL),
+                    // The request that is under way says so itself, if the caller can still be told.
+                    Phase::Transfer if deadline.give_notice(LINGER) => {}
                     Phase::Head | Phase::Idle | Phase::Transfer | Phase::Validity => break Some(phase),
                 },
-                _ = draining.changed(), if !ending.get() => ending.set(true),
+                changed = signal.changed(), if listening => {
+                    listening = changed.is_ok();
+                    if signal.borrow_and_update().draining {
+                        ending.set(true);
+                    }
+                    if !peer.still_stands(&worker) {
+                        return;
+                    }
+                }
             }
         }
     };
     match ended {
         Some(Phase::Head) => connection.give_up(&worker, &HEAD_TIMEOUT).await,
-        Some(Phase::Transfer) if !connection.answered => connection.give_up(&worker, &UPSTREAM_TIMEOUT).await,
         Some(Phase::Validity) => {
-            tracing::debug!(target: "postern::proxy", "connection ended with its certificate")
+            worker.cuts.count("certificate-expired");
+            tracing::debug!(target: "postern::proxy", "connection ended with its certificate");
         }
         Some(Phase::Idle | Phase::Transfer) | None => {}
     }
@@ -74,14 +99,11 @@ where
 }
 
 const HEAD_TIMEOUT: Answer = Answer::new(408, "request-timeout", "The request head did not arrive in time.");
-const UPSTREAM_TIMEOUT: Answer = Answer::new(504, "upstream-timeout", "The service did not answer in time.");
 const HEAD_TOO_LARGE: Answer = Answer::new(431, "head-too-large", "The request head is too large.");
 
 struct Connection<S> {
     io: S,
     unread: Buffer,
-    /// Whether no request waits for its answer.
-    answered: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -172,7 +194,6 @@ async fn serve_all<S>(
             Ok(true) if deadline.is_past_validity() => return,
             Ok(true) => {
                 deadline.set(Phase::Transfer, limits.stall);
-                connection.answered = false;
                 let scratch = Scratch { head: &head, upstream_head: &mut upstream_head, out: &mut out };
                 serve_one(worker, peer, connection, scratch, deadline, ending).await
             }
@@ -183,7 +204,6 @@ async fn serve_all<S>(
                 false
             }
         };
-        connection.answered = true;
         if !keep_alive || connection.io.flush().await.is_err() {
             return;
         }
@@ -234,7 +254,7 @@ where
             {
                 show(connection, out, upstream_head, &request, &caller).await
             } else {
-                let pace = Pace { deadline, stall: snapshot.limits.stall };
+                let pace = Pace { deadline, stall: snapshot.limits.stall, ending };
                 let repeatable = Repeatable::of(request.method, request.body);
                 let relayed = forward(worker, route, &snapshot.limits, repeatable, async |upstream| {
                     let side =
@@ -403,7 +423,7 @@ fn log(
         peer: address,
         protocol: "http/1.1",
         method: request.method,
-        path: request.path,
+        path: loggable_path(request.path),
         status: done.status,
         code,
         service: request.verdict.service,

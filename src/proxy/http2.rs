@@ -23,6 +23,7 @@ use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, Repeatable, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
+use super::headers::loggable_path;
 use super::http_gate::read_http2;
 use super::pump::PumpError;
 use super::refuse::{Answer, PROBLEM};
@@ -70,11 +71,15 @@ pub(super) async fn serve(
     let visitor: Rc<Visitor> = Rc::from(visitor);
     let under_way = Rc::new(Cell::new(0_usize));
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
-    let mut draining = worker.draining.clone();
-    let mut ending = *draining.borrow();
+    let mut signal = worker.signal.clone();
+    let mut ending = signal.borrow_and_update().draining;
+    if !visitor.still_stands(&worker) {
+        return;
+    }
     if ending {
         connection.graceful_shutdown();
     }
+    let mut listening = true;
     loop {
         tokio::select! {
             biased;
@@ -92,6 +97,7 @@ pub(super) async fn serve(
             },
             phase = deadline.expired() => match phase {
                 Phase::Validity => {
+                    worker.cuts.count("certificate-expired");
                     connection.graceful_shutdown();
                     drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
                     return;
@@ -103,9 +109,13 @@ pub(super) async fn serve(
                     deadline.set(Phase::Idle, limits.idle);
                 }
             },
-            changed = draining.changed(), if !ending => {
-                ending = true;
-                if changed.is_ok() {
+            changed = signal.changed(), if listening => {
+                listening = changed.is_ok();
+                if !visitor.still_stands(&worker) {
+                    return;
+                }
+                if signal.borrow_and_update().draining && !ending {
+                    ending = true;
                     connection.graceful_shutdown();
                 }
             }
@@ -191,7 +201,7 @@ impl Stream {
             peer: Some(self.visitor.peer),
             protocol: "http/2",
             method: head.method,
-            path: head.path,
+            path: loggable_path(head.path),
             status: done.status,
             code,
             service: verdict.service,
@@ -297,11 +307,22 @@ impl Exchange {
         let route = Route::Service(admission);
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
-            let way = Way { respond: &mut respond, body: &mut body, framing, to_head_request, id: &id };
+            let begun = Cell::new(false);
+            let way = Way {
+                respond: &mut respond,
+                body: &mut body,
+                framing,
+                to_head_request,
+                id: &id,
+                begun: &begun,
+            };
             tokio::select! {
                 biased;
                 relayed = way.relay(upstream, head, &deadline, limits.stall) => relayed,
-                _ = deadline.expired() => Err(RelayError::Upstream(io::ErrorKind::TimedOut.into())),
+                _ = deadline.expired() => Err(match begun.get() {
+                    false => RelayError::TimedOut,
+                    true => RelayError::Midway(PumpError::Read(io::ErrorKind::TimedOut.into())),
+                }),
             }
         });
         match exchanged.await {
@@ -324,6 +345,8 @@ struct Way<'a> {
     framing: Framing,
     to_head_request: bool,
     id: &'a RequestId,
+    /// Whether something of the answer has gone to the caller.
+    begun: &'a Cell<bool>,
 }
 
 impl Way<'_> {
@@ -358,6 +381,7 @@ impl Way<'_> {
         let ended = answer.body == Framing::Length(0);
         let gone = |error: h2::Error| RelayError::Midway(PumpError::Write(io::Error::other(error)));
         let stream = self.respond.send_response(response, ended).map_err(gone)?;
+        self.begun.set(true);
         upstream.unread.consume(answer.length);
         let mut receiving = Receiving { stream, decoder: Decoder::new(answer.body), moved: 0, ended };
         poll_fn(|cx| {

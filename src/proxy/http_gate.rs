@@ -146,6 +146,9 @@ pub(super) fn read_http2<'h, 'a>(
     fields: &'h [Header<'a>],
     has_body: bool,
 ) -> Result<Head<'h, 'a>, BadHead> {
+    if fields.len() > MAX_FIELDS {
+        return Err(BadHead::TooManyFields);
+    }
     check_method(method.as_str())?;
     if uri.scheme_str() != Some("https") {
         return Err(BadHead::Target);

@@ -1,5 +1,6 @@
 //! One HTTP/1 exchange: the request goes up while the answer may already come down.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -33,6 +34,8 @@ pub(super) struct Side<'a, S> {
 pub(super) struct Pace<'a> {
     pub(super) deadline: &'a Deadline,
     pub(super) stall: Duration,
+    /// Whether the connection takes no further request.
+    pub(super) ending: &'a Cell<bool>,
 }
 
 impl Pace<'_> {
@@ -66,6 +69,9 @@ pub(super) enum RelayError {
     /// The service's answer cannot be passed on.
     #[error("the answer cannot be passed on")]
     Response(#[source] BadResponse),
+    /// Nothing moved for too long, and nothing of an answer had come.
+    #[error("the service did not answer in time")]
+    TimedOut,
     /// The service hung up before it answered.
     #[error("the service hung up before it answered")]
     Upstream(#[source] io::Error),
@@ -100,6 +106,7 @@ where
             }
             pass_interim(io, out, upstream, &answer, caller, request_id).await?;
         };
+        let caller = &Caller { keep_alive: caller.keep_alive && !pace.ending.get(), ..*caller };
         let framing = response::framing_for(caller.version, &answer);
         out.clear();
         let head_bytes = upstream.unread.unread().get(..answer.length).unwrap_or_default();
@@ -138,6 +145,9 @@ fn poll_head<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    if pace.deadline.is_late() {
+        return Poll::Ready(Err(RelayError::TimedOut));
+    }
     let before = sending.moved();
     if !sending.is_done() {
         match sending.poll(cx, io, unread, &mut upstream.io) {
@@ -186,6 +196,9 @@ fn poll_body<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    if pace.deadline.is_late() {
+        return Poll::Ready(Err(RelayError::Midway(PumpError::Read(io::ErrorKind::TimedOut.into()))));
+    }
     let before = sending.moved() + receiving.moved();
     if !sending.is_done() {
         match sending.poll(cx, io, unread, &mut upstream.io) {

@@ -1,0 +1,242 @@
+//! The seven conditions on which a yes rests, in all 128 combinations, for every kind of credential: the live agent, its
+//! `explain`, and an oracle that knows nothing of either must all say the same.
+//!
+//! The credential is in time; it is what it claims to be; it is approved; its app is approved; the app's developer is active;
+//! the service is in a granted product; the resource is in it, too.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
+#[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
+mod support;
+
+use std::time::Duration;
+
+use postern::admin::{Explanation, Operation, Presented, Question, SecretText};
+use postern::secret::Secret;
+use support::world::Key;
+use support::{Identity, Scene, Service, World};
+
+/// One combination.
+#[derive(Clone, Copy, Debug)]
+struct Row(u8);
+
+impl Row {
+    fn all() -> impl Iterator<Item = Self> {
+        (0..128).map(Self)
+    }
+
+    const fn holds(self, condition: u8) -> bool {
+        self.0 >> condition & 1 == 1
+    }
+
+    const fn in_time(self) -> bool {
+        self.holds(0)
+    }
+
+    const fn valid(self) -> bool {
+        self.holds(1)
+    }
+
+    const fn approved(self) -> bool {
+        self.holds(2)
+    }
+
+    const fn app_approved(self) -> bool {
+        self.holds(3)
+    }
+
+    const fn developer_active(self) -> bool {
+        self.holds(4)
+    }
+
+    const fn service_in_product(self) -> bool {
+        self.holds(5)
+    }
+
+    const fn resource_in_product(self) -> bool {
+        self.holds(6)
+    }
+
+    /// What must come of it, by the book: status and code, in the order in which a caller may learn of a reason.
+    fn by_the_book(self) -> (u16, &'static str) {
+        let reasons = [
+            (self.valid(), 401, "invalid-credential"),
+            (self.in_time(), 401, "credential-expired"),
+            (self.approved(), 401, "credential-revoked"),
+            (self.app_approved(), 403, "app-revoked"),
+            (self.developer_active(), 403, "developer-inactive"),
+            (self.service_in_product(), 403, "not-entitled"),
+            (self.resource_in_product(), 403, "not-entitled"),
+        ];
+        let decisive = reasons.into_iter().find(|(holds, _, _)| !holds);
+        decisive.map_or((200, "allowed"), |(_, status, code)| (status, code))
+    }
+
+    fn app(self, kind: &str) -> String {
+        format!("{kind}-{}", self.0)
+    }
+
+    fn spiffe_id(self) -> String {
+        format!("spiffe://postern.test/mtls-{}", self.0)
+    }
+
+    /// The app of this row, with its credential of some kind in `table`.
+    fn registered(self, kind: &str, table: &str) -> String {
+        let (developer, product) = (
+            if self.developer_active() { "active" } else { "inactive" },
+            match (self.service_in_product(), self.resource_in_product()) {
+                (true, true) => "both",
+                (true, false) => "service-only",
+                (false, true) => "resource-only",
+                (false, false) => "neither",
+            },
+        );
+        let status = |approved: bool| if approved { "approved" } else { "revoked" };
+        let expires = if self.in_time() { "2999-01-01T00:00:00Z" } else { "2026-01-02T00:00:00Z" };
+        format!(
+            "[[app]]\nid = \"{}\"\ndeveloper = \"{developer}\"\nstatus = \"{}\"\n{table}status = \"{}\"\n\
+             expires = {expires}\n[[app.grant]]\nproduct = \"{product}\"\n\n",
+            self.app(kind),
+            status(self.app_approved()),
+            status(self.approved()),
+        )
+    }
+}
+
+fn scene(service: &Service) -> Scene {
+    let mut scene = Scene::new();
+    scene.listener("inbound", "").service("orders", &service.address.to_string(), "");
+    for status in ["active", "inactive"] {
+        scene.registry(&format!("[[developer]]\nid = \"{status}\"\nstatus = \"{status}\"\n"));
+    }
+    let products = [
+        ("both", "orders", "/allowed"),
+        ("service-only", "orders", "/elsewhere"),
+        ("resource-only", "other", "/allowed"),
+        ("neither", "other", "/elsewhere"),
+    ];
+    for (id, service, path) in products {
+        scene.registry(&format!(
+            "[[product]]\nid = \"{id}\"\n[[product.operation]]\nservice = \"{service}\"\nmethods = [\"GET\"]\npath = \"{path}\"\n"
+        ));
+    }
+    scene
+}
+
+async fn explain(world: &World, certificate: Option<Presented>, key: Option<&str>) -> Explanation {
+    let path = "/allowed".to_owned();
+    let question = Question {
+        listener: None,
+        operation: Operation::Http { method: "GET".into(), host: "localhost".into(), path },
+        certificate,
+        api_key: key.map(|key| SecretText::new(Secret::new(key.as_bytes().to_vec()))),
+    };
+    world.admin().explain(&question).await.unwrap()
+}
+
+fn explained(explanation: &Explanation) -> (u16, &str) {
+    assert_eq!(explanation.allowed, explanation.status.is_none() && explanation.code == "allowed");
+    (explanation.status.unwrap_or(200), &explanation.code)
+}
+
+/// A key with the id of `key` and a right checksum, but of somebody who only guesses the secret.
+fn guessed(key: &Key) -> String {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+    let head = format!("pstn_sk_{}_{}", key.id, "7".repeat(43));
+    let mut sum = crc32fast::hash(head.as_bytes());
+    let mut digits = Vec::new();
+    for _ in 0..6 {
+        digits.insert(0, DIGITS.iter().copied().nth(usize::try_from(sum % 62).unwrap()).unwrap());
+        sum /= 62;
+    }
+    head + &String::from_utf8(digits).unwrap()
+}
+
+#[tokio::test]
+async fn the_table_holds_for_api_keys() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let keys: Vec<(Row, Key)> = Row::all().map(|row| (row, scene.key())).collect();
+    for (row, key) in &keys {
+        scene.registry(&row.registered("key", &key.table()));
+    }
+    let world = scene.start().await;
+    let mut talk = world.talk(None).await;
+
+    for (row, key) in keys {
+        let presented = if row.valid() { key.text.clone() } else { guessed(&key) };
+        let answer = talk.get("/allowed", &format!("x-api-key: {presented}\r\n")).await;
+        let code = if answer.status == 200 { "allowed".to_owned() } else { answer.code() };
+        assert_eq!((answer.status, code.as_str()), row.by_the_book(), "{row:?} live");
+        let explanation = explain(&world, None, Some(&presented)).await;
+        assert_eq!(explained(&explanation), row.by_the_book(), "{row:?} explained");
+    }
+    assert_eq!(service.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn the_table_holds_for_certificates() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    for row in Row::all() {
+        let table = format!("[[app.certificate]]\nuri = \"{}\"\n", row.spiffe_id());
+        scene.registry(&row.registered("mtls", &table));
+    }
+    let world = scene.start().await;
+    let authority = world.issuing_folder().await;
+
+    for row in Row::all() {
+        let identity = if row.valid() {
+            Identity::issued(&row.spiffe_id(), Duration::from_secs(600), &authority)
+        } else {
+            Identity::of_another_ca(&row.spiffe_id())
+        };
+        let chain = Presented::ChainPem(identity.chain_pem());
+        let explanation = explain(&world, Some(chain), None).await;
+        if !row.valid() {
+            assert!(
+                world.dial(Some(&identity), "http/1.1").await.is_err() || hung_up(&world, &identity).await
+            );
+            assert_eq!(
+                (explanation.allowed, explanation.code.as_str()),
+                (false, "handshake-failed"),
+                "{row:?}"
+            );
+            continue;
+        }
+        let answer = world.talk(Some(&identity)).await.get("/allowed", "").await;
+        let code = if answer.status == 200 { "allowed".to_owned() } else { answer.code() };
+        assert_eq!((answer.status, code.as_str()), row.by_the_book(), "{row:?} live");
+        assert_eq!(explained(&explanation), row.by_the_book(), "{row:?} explained");
+        let by_name = explain(&world, Some(Presented::SpiffeId(row.spiffe_id())), None).await;
+        assert_eq!(explained(&by_name), row.by_the_book(), "{row:?} explained by name");
+    }
+    assert_eq!(service.seen().len(), 1);
+}
+
+/// Whether the agent hangs up on a caller who shows `identity`; in TLS 1.3 that shows on the first read.
+async fn hung_up(world: &World, identity: &Identity) -> bool {
+    let mut talk = world.talk(Some(identity)).await;
+    drop(talk.try_send("GET /allowed HTTP/1.1\r\nhost: localhost\r\n\r\n").await);
+    talk.is_closed().await
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_ends_the_handshake_and_explain_knows() {
+    let service = Service::start().await;
+    let world = Scene::guarding(service.address).start().await;
+    let authority = world.issuing_folder().await;
+    let id = "spiffe://postern.test/caller";
+    let good = Identity::issued(id, Duration::from_secs(600), &authority);
+    assert_eq!(world.talk(Some(&good)).await.get("/a", "").await.status, 200);
+
+    let expired = Identity::expired(id, &authority);
+
+    assert!(hung_up(&world, &expired).await);
+    let explanation = explain(&world, Some(Presented::ChainPem(expired.chain_pem())), None).await;
+    assert_eq!(explanation.code, "handshake-failed");
+    assert!(explanation.sentence.contains("expired"), "{}", explanation.sentence);
+    assert_eq!(service.seen().len(), 1);
+}
