@@ -20,7 +20,7 @@ use super::forward::{Failure, Repeatable, Resident, Route, forward};
 use super::framing::Framing;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
 use super::refuse::Answer;
-use super::relay::{Pace, Relayed, Side, relay};
+use super::relay::{Pace, Relayed, Side, Stage, relay};
 use super::request_id::RequestId;
 use super::response::Caller;
 use super::settings::{Endpoint, Limits};
@@ -46,7 +46,7 @@ where
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
     let ending = Cell::new(*worker.draining.borrow());
     let mut draining = worker.draining.clone();
-    let mut connection = Connection { io, unread: Buffer::default(), answered: true };
+    let mut connection = Connection { io, unread: Buffer::default(), stage: Cell::new(Stage::Answered) };
     let ended = {
         let mut serving = pin!(serve_all(&worker, &peer, &mut connection, &limits, &deadline, &ending));
         loop {
@@ -62,9 +62,15 @@ where
             }
         }
     };
+    if connection.stage.get() == Stage::Answering {
+        // The caller must not take for whole what broke off, so it gets neither another answer nor a proper goodbye.
+        return;
+    }
     match ended {
         Some(Phase::Head) => connection.give_up(&worker, &HEAD_TIMEOUT).await,
-        Some(Phase::Transfer) if !connection.answered => connection.give_up(&worker, &UPSTREAM_TIMEOUT).await,
+        Some(Phase::Transfer) if connection.stage.get() == Stage::Asked => {
+            connection.give_up(&worker, &UPSTREAM_TIMEOUT).await;
+        }
         Some(Phase::Validity) => {
             tracing::debug!(target: "postern::proxy", "connection ended with its certificate")
         }
@@ -80,11 +86,18 @@ const HEAD_TOO_LARGE: Answer = Answer::new(431, "head-too-large", "The request h
 struct Connection<S> {
     io: S,
     unread: Buffer,
-    /// Whether no request waits for its answer.
-    answered: bool,
+    stage: Cell<Stage>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Writes an answer of our own; says whether it could be written.
+    async fn answer(&mut self, bytes: &[u8]) -> bool {
+        self.stage.set(Stage::Answering);
+        let written = self.io.write_all(bytes).await.is_ok();
+        self.stage.set(Stage::Answered);
+        written
+    }
+
     async fn give_up(&mut self, worker: &Worker, answer: &Answer) {
         let mut out = Vec::new();
         answer.write_http1(&mut out, &worker.ids.next(worker.now()), false, false);
@@ -172,18 +185,17 @@ async fn serve_all<S>(
             Ok(true) if deadline.is_past_validity() => return,
             Ok(true) => {
                 deadline.set(Phase::Transfer, limits.stall);
-                connection.answered = false;
+                connection.stage.set(Stage::Asked);
                 let scratch = Scratch { head: &head, upstream_head: &mut upstream_head, out: &mut out };
                 serve_one(worker, peer, connection, scratch, deadline, ending).await
             }
             Err(answer) => {
                 answer.write_http1(&mut out, &worker.ids.next(worker.now()), false, false);
-                drop(connection.io.write_all(&out).await);
+                connection.answer(&out).await;
                 count_refusal(worker, peer, answer.code);
                 false
             }
         };
-        connection.answered = true;
         if !keep_alive || connection.io.flush().await.is_err() {
             return;
         }
@@ -218,7 +230,7 @@ where
                 Answer::new(bad.status(), "bad-request", "The request head is malformed or ambiguous.");
             out.clear();
             answer.write_http1(out, &worker.ids.next(now), false, false);
-            drop(connection.io.write_all(out).await);
+            connection.answer(out).await;
             tracing::debug!(target: "postern::proxy", error = %bad, "request refused");
             count_refusal(worker, peer, answer.code);
             return false;
@@ -236,8 +248,12 @@ where
                 let pace = Pace { deadline, stall: snapshot.limits.stall };
                 let repeatable = Repeatable::of(request.method, request.body);
                 let relayed = forward(worker, route, &snapshot.limits, repeatable, async |upstream| {
-                    let side =
-                        Side { io: &mut connection.io, unread: &mut connection.unread, out: &mut *out };
+                    let side = Side {
+                        io: &mut connection.io,
+                        unread: &mut connection.unread,
+                        out: &mut *out,
+                        stage: &connection.stage,
+                    };
                     relay(side, upstream, &mut *upstream_head, request.body, &caller, &request.id, pace).await
                 });
                 match relayed.await {
@@ -325,7 +341,7 @@ fn judge<'a>(
 }
 
 /// Answers without a service; a body that has not arrived whole ends the connection.
-async fn answer_here<S: AsyncWrite + Unpin>(
+async fn answer_here<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<S>,
     out: &mut Vec<u8>,
     answer: &Answer,
@@ -335,12 +351,12 @@ async fn answer_here<S: AsyncWrite + Unpin>(
     let keep_alive = caller.keep_alive && request.body == Framing::Length(0);
     out.clear();
     answer.write_http1(out, &request.id, caller.to_head_request, keep_alive);
-    let written = connection.io.write_all(out).await.is_ok();
+    let written = connection.answer(out).await;
     Done { status: answer.status, received: 0, sent: 0, keep_alive: keep_alive && written, code: None }
 }
 
 /// Answers as the built-in service.
-async fn show<S: AsyncWrite + Unpin>(
+async fn show<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<S>,
     out: &mut Vec<u8>,
     upstream_head: &[u8],
@@ -366,7 +382,7 @@ async fn show<S: AsyncWrite + Unpin>(
     if !caller.to_head_request {
         out.extend_from_slice(&body);
     }
-    let written = connection.io.write_all(out).await.is_ok();
+    let written = connection.answer(out).await;
     let sent = u64::try_from(body.len()).unwrap_or(0);
     Done { status: 200, received: 0, sent, keep_alive: keep_alive && written, code: None }
 }

@@ -13,10 +13,8 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use httparse::Header;
-use tokio::io::AsyncRead;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
-use tokio_rustls::server::TlsStream;
 
 use super::admission::{Admission, Trace, Verdict, Visitor, admit, request_id};
 use super::buffer::{Buffer, poll_read_with};
@@ -48,12 +46,10 @@ const RESETS: usize = 64;
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Serves streams on `io` until either side has had enough. `validity` is when the certificate ends that it rests on.
-pub(super) async fn serve(
-    worker: Rc<Worker>,
-    visitor: Box<Visitor>,
-    io: TlsStream<TcpStream>,
-    validity: Option<Instant>,
-) {
+pub(super) async fn serve<S>(worker: Rc<Worker>, visitor: Box<Visitor>, io: S, validity: Option<Instant>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let limits = Arc::clone(&worker.snapshot().limits);
     let header_list = u32::try_from(limits.head_size).unwrap_or(u32::MAX);
     let handshake = h2::server::Builder::new()
@@ -461,8 +457,6 @@ impl Sending {
         body: &mut RecvStream,
         upstream: &mut Upstream,
     ) -> Poll<Result<(), RelayError>> {
-        use tokio::io::AsyncWrite;
-
         loop {
             if self.failed || self.is_done() {
                 return Poll::Ready(Ok(()));

@@ -1,0 +1,338 @@
+//! What a caller and a service see of each other when one of them misbehaves, in memory and on paused time.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::admission::Visitor;
+use super::http1::{self, Peer};
+use super::http2;
+use super::plane::{Attestor, NotAttested, PlaneContext};
+use super::settings::{Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings};
+use super::snapshot::{Listener, Routes, Snapshot};
+use super::worker::Worker;
+use crate::clock::{ManualClock, Timestamp};
+use crate::credential::Peppers;
+use crate::id::WorkloadId;
+use crate::identity::Subject;
+use crate::pki::{BundleSet, Verifier};
+use crate::registry::{Source, parse};
+use crate::telemetry::{AccessSink, LogFormat, LogWriter, Metrics};
+
+const REGISTRY: &str = r#"
+[[developer]]
+id = "team"
+
+[[app]]
+id = "caller"
+developer = "team"
+  [[app.certificate]]
+  uri = "spiffe://postern.test/caller"
+  [[app.grant]]
+  product = "all"
+
+[[product]]
+id = "all"
+  [[product.operation]]
+  service = "*"
+  methods = ["*"]
+  path = "/**"
+"#;
+
+#[derive(Clone, Debug, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Attestor for Nobody {
+    fn attest_unix(&self, _: &std::os::unix::net::UnixStream) -> Result<WorkloadId, NotAttested> {
+        Err(NotAttested(String::new()))
+    }
+
+    fn attest_loopback(&self, _: SocketAddr, _: SocketAddr) -> Result<WorkloadId, NotAttested> {
+        Err(NotAttested(String::new()))
+    }
+}
+
+/// One worker, one guarded service on a Unix socket, one app that may do everything.
+struct World {
+    worker: Rc<Worker>,
+    listener: Arc<Listener>,
+    service: UnixListener,
+    log: Shared,
+    writer: LogWriter,
+    _draining: watch::Sender<bool>,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("service");
+        let listener = Arc::new(listener());
+        let service = ServiceSettings {
+            id: "service".parse().unwrap(),
+            hosts: Vec::new(),
+            base_path: "/".into(),
+            endpoint: Endpoint::Unix(socket.clone()),
+            accepts: None,
+        };
+        let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };
+        let snapshot = Snapshot {
+            registry: Arc::new(parse(&[source]).unwrap()),
+            peppers: Arc::new(Peppers::default()),
+            verifier: Arc::new(Verifier::new(Arc::new(BundleSet::default())).unwrap()),
+            routes: Arc::new(Routes::new([service])),
+            listeners: std::iter::once((listener.settings.id.clone(), Arc::clone(&listener))).collect(),
+            remotes: Default::default(),
+            limits: Arc::new(Limits::default()),
+            api_key_header: "x-api-key".into(),
+        };
+        let log = Shared::default();
+        let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();
+        let context = PlaneContext {
+            current: Arc::new(ArcSwap::from_pointee(snapshot)),
+            clock: Arc::new(ManualClock::at(Timestamp::FLOOR)),
+            attestor: Arc::new(Nobody),
+            metrics: Arc::new(Metrics::new("0")),
+            access,
+        };
+        let (draining, drain) = watch::channel(false);
+        Self {
+            worker: Worker::new(&context, drain),
+            listener,
+            service: UnixListener::bind(socket).unwrap(),
+            log,
+            writer,
+            _draining: draining,
+            _directory: directory,
+        }
+    }
+
+    fn visitor(&self) -> Box<Visitor> {
+        let subject = Subject {
+            spiffe_id: "spiffe://postern.test/caller".parse().unwrap(),
+            dns: Vec::new(),
+            attributes: Vec::new(),
+            distinguished_name: String::new(),
+            serial: String::new(),
+            issuer: String::new(),
+            not_before: Timestamp::FLOOR,
+            not_after: Timestamp::FLOOR,
+            sha256: [0; 32],
+            spki_sha256: [0; 32],
+        };
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        Box::new(Visitor::new(Arc::clone(&self.listener), peer, Some(subject)))
+    }
+
+    /// A caller's end of an HTTP/1 connection that rests on a certificate for `life`.
+    fn http1(&self, life: Duration) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let serving = http1::serve(
+            Rc::clone(&self.worker),
+            Peer::Visitor(self.visitor()),
+            far,
+            Some(Instant::now() + life),
+        );
+        tokio::task::spawn_local(serving);
+        near
+    }
+
+    /// A caller's end of an HTTP/1 connection, and whether the other end said goodbye.
+    fn watched(&self) -> (DuplexStream, Rc<Cell<bool>>) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let shut_down = Rc::new(Cell::new(false));
+        let far = Watched { inner: far, shut_down: Rc::clone(&shut_down) };
+        let visitor = Peer::Visitor(self.visitor());
+        tokio::task::spawn_local(http1::serve(Rc::clone(&self.worker), visitor, far, None));
+        (near, shut_down)
+    }
+
+    /// A caller's end of an HTTP/2 connection.
+    async fn http2(&self) -> h2::client::SendRequest<Bytes> {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        tokio::task::spawn_local(http2::serve(Rc::clone(&self.worker), self.visitor(), far, None));
+        let (caller, connection) = h2::client::handshake(near).await.unwrap();
+        tokio::task::spawn_local(connection);
+        caller
+    }
+
+    /// The service's end of the next connection, with a request head read from it.
+    async fn asked(&self) -> UnixStream {
+        let (mut stream, _) = self.service.accept().await.unwrap();
+        read_head(&mut stream).await;
+        stream
+    }
+
+    /// All that the access log says in the end.
+    fn logged(self) -> String {
+        let Self { worker, log, writer, .. } = self;
+        drop(worker);
+        drop(writer);
+        let bytes = log.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+}
+
+/// A stream that remembers whether it was shut down in good order, as TLS does by `close_notify`.
+struct Watched {
+    inner: DuplexStream,
+    shut_down: Rc<Cell<bool>>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.shut_down.set(true);
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+fn listener() -> Listener {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
+    Listener {
+        settings: ListenerSettings {
+            id: "inbound".parse().unwrap(),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            protocol: ListenerProtocol::Http,
+            accepts: None,
+            workload: "agent".parse().unwrap(),
+            oldest_tls: OldestTls::V13,
+        },
+        own_id: "spiffe://postern.test/agent".parse().unwrap(),
+        tls: Arc::new(tls),
+    }
+}
+
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    String::from_utf8(rest).unwrap()
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+const GET: &[u8] = b"GET /a HTTP/1.1\r\nhost: h\r\n\r\n";
+
+fn request(path: &str) -> http::Request<()> {
+    http::Request::get(format!("https://h{path}")).body(()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_stalls_midway_is_cut_off_and_not_completed_by_ours() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let mut caller = world.http1(LONG);
+            caller.write_all(GET).await.unwrap();
+            let mut service = world.asked().await;
+            service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello").await.unwrap();
+
+            let answer = rest(&mut caller).await;
+
+            assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_request_body_does_not_put_an_answer_into_the_one_that_has_begun() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let mut caller = world.http1(LONG);
+            let head = b"POST /a HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
+            caller.write_all(head).await.unwrap();
+            let mut service = world.asked().await;
+            service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello").await.unwrap();
+            assert!(read_head(&mut caller).await.starts_with("HTTP/1.1 200"));
+
+            caller.write_all(b"nonsense\r\n").await.unwrap();
+
+            assert_eq!(rest(&mut caller).await, "hello");
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_truncated_answer_without_length_does_not_end_like_a_whole_one() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let (mut caller, shut_down) = world.watched();
+            caller.write_all(b"GET /a HTTP/1.0\r\nhost: h\r\n\r\n").await.unwrap();
+            let mut service = world.asked().await;
+            service
+                .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+                .await
+                .unwrap();
+            drop(service);
+
+            assert!(rest(&mut caller).await.ends_with("hello"));
+
+            assert!(!shut_down.get(), "a proper goodbye tells the caller that this was all");
+        })
+        .await;
+}
