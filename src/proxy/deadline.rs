@@ -29,7 +29,9 @@ pub(super) enum Phase {
 pub(super) struct Deadline {
     phase: Cell<Phase>,
     at: Cell<Instant>,
-    validity: Cell<Option<Instant>>,
+    validity: Option<Instant>,
+    /// Until when what is under way may go on behind the validity.
+    farewell: Cell<Option<Instant>>,
     armed: Cell<Instant>,
     timer: RefCell<Pin<Box<Sleep>>>,
 }
@@ -42,7 +44,8 @@ impl Deadline {
         Self {
             phase: Cell::new(phase),
             at: Cell::new(at),
-            validity: Cell::new(validity),
+            validity,
+            farewell: Cell::new(None),
             armed: Cell::new(armed),
             timer: RefCell::new(Box::pin(sleep_until(armed))),
         }
@@ -58,15 +61,19 @@ impl Deadline {
         }
     }
 
-    /// Whether the certificate has ended on which the connection rests.
+    /// Whether the certificate has ended on which the connection rests, farewell or not.
     pub(super) fn is_past_validity(&self) -> bool {
-        self.validity.get().is_some_and(|validity| validity <= Instant::now())
+        self.validity.is_some_and(|validity| validity <= Instant::now())
     }
 
-    /// Gives what is under way a last `span` after the certificate has ended.
-    pub(super) fn grant_farewell(&self, span: Duration) {
-        self.validity.set(Some(Instant::now() + span));
+    /// Gives what is under way a last `span` after the certificate has ended; false when it has had one.
+    pub(super) fn grant_farewell(&self, span: Duration) -> bool {
+        if self.farewell.get().is_some() {
+            return false;
+        }
+        self.farewell.set(Some(Instant::now() + span));
         self.arm(self.next());
+        true
     }
 
     /// Ends when a deadline has passed, and says which.
@@ -75,7 +82,7 @@ impl Deadline {
             loop {
                 ready!(self.timer.borrow_mut().as_mut().poll(cx));
                 let now = Instant::now();
-                if self.validity.get().is_some_and(|validity| validity <= now) {
+                if self.end().is_some_and(|end| end <= now) {
                     return Poll::Ready(Phase::Validity);
                 }
                 if self.at.get() <= now {
@@ -90,7 +97,12 @@ impl Deadline {
     /// Whichever deadline comes first.
     fn next(&self) -> Instant {
         let at = self.at.get();
-        self.validity.get().map_or(at, |validity| validity.min(at))
+        self.end().map_or(at, |end| end.min(at))
+    }
+
+    /// When the connection ends, whatever happens on it.
+    fn end(&self) -> Option<Instant> {
+        self.farewell.get().or(self.validity)
     }
 
     fn arm(&self, at: Instant) {

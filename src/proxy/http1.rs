@@ -55,7 +55,7 @@ where
                 () = &mut serving => break None,
                 phase = deadline.expired() => match phase {
                     // What was asked while the certificate was good is answered, and nothing after it.
-                    Phase::Validity if !ending.replace(true) => deadline.grant_farewell(FAREWELL),
+                    Phase::Validity if deadline.grant_farewell(FAREWELL) => ending.set(true),
                     Phase::Head | Phase::Idle | Phase::Transfer | Phase::Validity => break Some(phase),
                 },
                 _ = draining.changed(), if !ending.get() => ending.set(true),

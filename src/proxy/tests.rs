@@ -336,3 +336,25 @@ async fn a_truncated_answer_without_length_does_not_end_like_a_whole_one() {
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_that_is_asked_after_the_certificate_has_ended_is_served() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let mut caller = world.http1(Duration::from_secs(5));
+            let (begun, rest_of_it) = GET.split_at(10);
+            caller.write_all(&[GET, begun].concat()).await.unwrap();
+            let mut service = world.asked().await;
+            sleep(Duration::from_millis(5100)).await;
+
+            caller.write_all(rest_of_it).await.unwrap();
+            service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst").await.unwrap();
+
+            let mut again = [0; 16];
+            let second = timeout(Duration::from_millis(500), service.read(&mut again)).await;
+            assert!(!matches!(second, Ok(Ok(1..))), "a second request went up");
+            assert!(rest(&mut caller).await.ends_with("first"));
+        })
+        .await;
+}
