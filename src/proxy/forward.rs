@@ -135,20 +135,23 @@ fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
     match error {
         RelayError::Caller(PumpError::Body(_)) => Failure::Answer(BAD_BODY),
         RelayError::Caller(_) | RelayError::Interim(_) | RelayError::Midway(_) => Failure::Broken,
-        RelayError::Response(_) | RelayError::Upstream(_) => {
+        RelayError::Response(_) | RelayError::TimedOut | RelayError::Upstream(_) => {
             worker.metrics.upstream_failures.inc();
             let name = match route {
                 Route::Remote(resident) => resident.remote.as_str(),
                 Route::Service(admission) => admission.service.id.as_str(),
             };
             tracing::warn!(target: "postern::proxy", to = name, error = %Chain(error), "upstream gave no answer");
-            Failure::Answer(BAD_ANSWER)
+            Failure::Answer(if matches!(error, RelayError::TimedOut) { NO_ANSWER } else { BAD_ANSWER })
         }
     }
 }
 
 const BAD_ANSWER: Answer = Answer::new(502, "bad-gateway", "The service gave no usable answer.");
 const BAD_BODY: Answer = Answer::new(400, "bad-body", "The request body is malformed.");
+/// The service was reached, and then nothing more was heard of it.
+pub(super) const NO_ANSWER: Answer =
+    Answer::new(504, "upstream-timeout", "The service did not answer in time.");
 const NO_IDENTITY: Answer = Answer::new(503, "no-identity", "The workload has no identity at the moment.");
 const TIMED_OUT: Answer = Answer::new(504, "upstream-timeout", "The service could not be reached in time.");
 const UNAVAILABLE: Answer = Answer::new(502, "upstream-unavailable", "The service cannot be reached.");

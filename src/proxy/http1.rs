@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::admission::{Admission, Trace, Verdict, Visitor, admit, dispatch, request_id};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
-use super::forward::{Failure, Repeatable, Resident, Route, forward};
+use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::Framing;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
 use super::refuse::Answer;
@@ -69,7 +69,7 @@ where
     match ended {
         Some(Phase::Head) => connection.give_up(&worker, &HEAD_TIMEOUT).await,
         Some(Phase::Transfer) if connection.stage.get() == Stage::Asked => {
-            connection.give_up(&worker, &UPSTREAM_TIMEOUT).await;
+            connection.give_up(&worker, &NO_ANSWER).await;
         }
         Some(Phase::Validity) => {
             tracing::debug!(target: "postern::proxy", "connection ended with its certificate")
@@ -80,7 +80,6 @@ where
 }
 
 const HEAD_TIMEOUT: Answer = Answer::new(408, "request-timeout", "The request head did not arrive in time.");
-const UPSTREAM_TIMEOUT: Answer = Answer::new(504, "upstream-timeout", "The service did not answer in time.");
 const HEAD_TOO_LARGE: Answer = Answer::new(431, "head-too-large", "The request head is too large.");
 
 struct Connection<S> {

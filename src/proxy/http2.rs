@@ -293,11 +293,24 @@ impl Exchange {
         let route = Route::Service(admission);
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
-            let way = Way { respond: &mut respond, body: &mut body, framing, to_head_request, id: &id };
+            let begun = Cell::new(false);
+            let way = Way {
+                respond: &mut respond,
+                body: &mut body,
+                framing,
+                to_head_request,
+                id: &id,
+                begun: &begun,
+            };
             tokio::select! {
                 biased;
                 relayed = way.relay(upstream, head, &deadline, limits.stall) => relayed,
-                _ = deadline.expired() => Err(RelayError::Upstream(io::ErrorKind::TimedOut.into())),
+                // An answer that has begun can neither be replaced nor asked for again.
+                _ = deadline.expired() => Err(if begun.get() {
+                    RelayError::Midway(PumpError::Read(io::ErrorKind::TimedOut.into()))
+                } else {
+                    RelayError::TimedOut
+                }),
             }
         });
         match exchanged.await {
@@ -320,6 +333,8 @@ struct Way<'a> {
     framing: Framing,
     to_head_request: bool,
     id: &'a RequestId,
+    /// Whether the answer has gone out to the caller, as far as it has come.
+    begun: &'a Cell<bool>,
 }
 
 impl Way<'_> {
@@ -353,6 +368,7 @@ impl Way<'_> {
         let response = self.response(upstream, &answer)?;
         let ended = answer.body == Framing::Length(0);
         let gone = |error: h2::Error| RelayError::Midway(PumpError::Write(io::Error::other(error)));
+        self.begun.set(true);
         let stream = self.respond.send_response(response, ended).map_err(gone)?;
         upstream.unread.consume(answer.length);
         let mut receiving = Receiving { stream, decoder: Decoder::new(answer.body), moved: 0, ended };

@@ -79,6 +79,9 @@ pub(super) enum RelayError {
     /// The service's answer cannot be passed on.
     #[error("the answer cannot be passed on")]
     Response(#[source] BadResponse),
+    /// The service did not answer in time.
+    #[error("the service did not answer in time")]
+    TimedOut,
     /// The service hung up before it answered.
     #[error("the service hung up before it answered")]
     Upstream(#[source] io::Error),

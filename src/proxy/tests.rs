@@ -358,3 +358,41 @@ async fn nothing_that_is_asked_after_the_certificate_has_ended_is_served() {
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_answer_over_http2_is_reset_and_its_request_not_repeated() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let mut caller = world.http2().await;
+            let (first, _) = caller.send_request(request("/a"), true).unwrap();
+            let mut service = world.asked().await;
+            service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            first.await.unwrap();
+
+            let (second, _) = caller.send_request(request("/a"), true).unwrap();
+            read_head(&mut service).await;
+            service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello").await.unwrap();
+            let mut body = second.await.unwrap().into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "hello");
+
+            assert!(body.data().await.unwrap().unwrap_err().is_reset());
+            let repeated = timeout(Duration::from_secs(1), world.service.accept()).await;
+            assert!(repeated.is_err(), "the request was sent again");
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_silent_for_too_long_is_a_504_over_http2_as_over_http1() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let mut caller = world.http2().await;
+            let (answer, _) = caller.send_request(request("/a"), true).unwrap();
+            let _service = world.asked().await;
+
+            assert_eq!(answer.await.unwrap().status(), 504);
+        })
+        .await;
+}
