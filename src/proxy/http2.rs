@@ -356,7 +356,11 @@ impl Way<'_> {
                 if sending.moved != before {
                     deadline.set(Phase::Transfer, stall);
                 }
-                poll_answer(cx, upstream, self.to_head_request)
+                let answer = poll_answer(cx, upstream, self.to_head_request);
+                if answer.is_pending() && self.respond.poll_reset(cx).is_ready() {
+                    return Poll::Ready(Err(hung_up()));
+                }
+                answer
             })
             .await?;
             if answer.status >= 200 {
@@ -380,6 +384,9 @@ impl Way<'_> {
             let received = receiving.poll(cx, &mut upstream.io, &mut upstream.unread);
             if sending.moved + receiving.moved != before {
                 deadline.set(Phase::Transfer, stall);
+            }
+            if received.is_pending() && receiving.stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(hung_up()));
             }
             received.map_err(RelayError::Midway)
         })
@@ -414,6 +421,12 @@ impl Way<'_> {
         }
         builder.body(()).map_err(|_| RelayError::Response(BadResponse::Head))
     }
+}
+
+/// The caller reset its stream, or its connection is gone. The exchange ends at once: a stream that was reset does not count
+/// against the caller's limit any more, so it may not cost anything any more (CVE-2023-44487).
+fn hung_up() -> RelayError {
+    RelayError::Caller(PumpError::Read(io::ErrorKind::ConnectionReset.into()))
 }
 
 /// Reads on until a response head is there.

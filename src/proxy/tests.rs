@@ -396,3 +396,30 @@ async fn a_service_that_is_silent_for_too_long_is_a_504_over_http2_as_over_http1
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_its_caller_resets_costs_the_service_nothing_more() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let mut caller = world.http2().await;
+            for begun in [false, true] {
+                let (answer, mut stream) = caller.send_request(request("/a"), true).unwrap();
+                let mut service = world.asked().await;
+                let mut body = None;
+                if begun {
+                    service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n").await.unwrap();
+                    body = Some(answer.await.unwrap());
+                } else {
+                    drop(answer);
+                }
+
+                stream.send_reset(h2::Reason::CANCEL);
+
+                let hung_up = timeout(Duration::from_secs(1), service.read_u8()).await;
+                assert!(matches!(hung_up, Ok(Err(_))), "begun: {begun}");
+                drop(body);
+            }
+        })
+        .await;
+}
