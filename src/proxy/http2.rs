@@ -68,6 +68,7 @@ where
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
     let mut draining = worker.draining.clone();
     let mut ending = *draining.borrow();
+    let mut dismissed = false;
     if ending {
         connection.graceful_shutdown();
     }
@@ -79,6 +80,7 @@ where
                     respond.send_reset(h2::Reason::REFUSED_STREAM);
                 }
                 Some(Ok((request, respond))) => {
+                    dismissed = false;
                     deadline.set(Phase::Idle, limits.idle);
                     let counted = UnderWay::new(&under_way);
                     let stream = Stream { worker: Rc::clone(&worker), visitor: Rc::clone(&visitor), _counted: counted };
@@ -92,12 +94,14 @@ where
                     drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
                     return;
                 }
-                Phase::Head | Phase::Idle | Phase::Transfer => {
-                    if under_way.get() == 0 {
-                        connection.graceful_shutdown();
-                    }
-                    deadline.set(Phase::Idle, limits.idle);
+                // A graceful shutdown waits for the peer: for its PONG, and for it to read what was answered.
+                Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 && dismissed => return,
+                Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 => {
+                    dismissed = true;
+                    connection.graceful_shutdown();
+                    deadline.set(Phase::Idle, limits.stall);
                 }
+                Phase::Head | Phase::Idle | Phase::Transfer => deadline.set(Phase::Idle, limits.idle),
             },
             changed = draining.changed(), if !ending => {
                 ending = true;

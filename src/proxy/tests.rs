@@ -423,3 +423,22 @@ async fn a_stream_that_its_caller_resets_costs_the_service_nothing_more() {
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_http2_connection_is_closed_even_if_its_caller_answers_no_ping() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let (mut near, far) = tokio::io::duplex(64 * 1024);
+            let begun = Instant::now();
+            let serving =
+                tokio::task::spawn_local(http2::serve(Rc::clone(&world.worker), world.visitor(), far, None));
+            near.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+
+            let served = timeout(LONG, serving).await;
+
+            assert!(served.is_ok(), "still open");
+            assert!(begun.elapsed() < Duration::from_secs(130), "{:?}", begun.elapsed());
+        })
+        .await;
+}
