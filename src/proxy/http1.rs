@@ -18,6 +18,7 @@ use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::Framing;
+use super::headers::loggable;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
 use super::refuse::Answer;
 use super::relay::{Pace, Relayed, Side, Stage, relay};
@@ -417,7 +418,7 @@ fn log(
         peer: address,
         protocol: "http/1.1",
         method: request.method,
-        path: request.path,
+        path: loggable(request.path),
         status: done.status,
         code,
         service: request.verdict.service,

@@ -21,6 +21,7 @@ use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, Repeatable, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
+use super::headers::loggable;
 use super::http_gate::read_http2;
 use super::pump::PumpError;
 use super::refuse::{Answer, PROBLEM};
@@ -191,7 +192,7 @@ impl Stream {
             peer: Some(self.visitor.peer),
             protocol: "http/2",
             method: head.method,
-            path: head.path,
+            path: loggable(head.path),
             status: done.status,
             code,
             service: verdict.service,

@@ -442,3 +442,24 @@ async fn an_idle_http2_connection_is_closed_even_if_its_caller_answers_no_ping()
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_key_in_a_path_is_refused_and_not_logged() {
+    let world = World::new();
+    for path in ["/pstn_sk_0000000000A1_secret", "/%70stn%5Fsk_0000000000A1_secret"] {
+        LocalSet::new()
+            .run_until(async {
+                let mut caller = world.http1(LONG);
+                let head = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+                caller.write_all(head.as_bytes()).await.unwrap();
+                let answer = rest(&mut caller).await;
+                assert!(answer.contains("key-in-url"), "{answer}");
+            })
+            .await;
+    }
+
+    let logged = world.logged();
+
+    assert_eq!(logged.matches("decision=key-in-url").count(), 2, "{logged}");
+    assert!(!logged.contains("secret"), "{logged}");
+}
