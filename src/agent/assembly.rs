@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
 use crate::id::{ListenerId, RemoteId, WorkloadId};
 use crate::issuance::Issued;
-use crate::pki::{BundleSet, InvalidRoot, Verifier};
+use crate::pki::{BundleSet, InvalidRoot, Revocations, Verifier};
 use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, TlsError, client_config,
     server_config,
@@ -44,6 +45,7 @@ pub(super) struct Materials {
     pub(super) config: Arc<Config>,
     pub(super) issued: Arc<Issued>,
     pub(super) bundles: Arc<BundleSet>,
+    pub(super) revocations: Arc<Revocations>,
     pub(super) registry: Arc<registry::Snapshot>,
     pub(super) peppers: Arc<Peppers>,
 }
@@ -53,9 +55,21 @@ pub(super) struct Materials {
 pub(super) struct Assembly {
     clock: Arc<dyn Clock>,
     verifier: Option<Arc<Verifier>>,
-    listeners: BTreeMap<ListenerId, (u64, Arc<Listener>)>,
+    listeners: BTreeMap<ListenerId, Made>,
     remotes: BTreeMap<RemoteId, Arc<Remote>>,
 }
+
+/// A listener's TLS, from which certificate it was made and when.
+#[derive(Clone, Debug)]
+struct Made {
+    generation: u64,
+    at: Timestamp,
+    listener: Arc<Listener>,
+}
+
+/// TLS sessions can be resumed for as long as their configuration lives. It is made anew at this age, so that no session
+/// becomes older than an hour, however often it is resumed.
+const OLDEST_SESSIONS: Duration = Duration::from_secs(55 * 60);
 
 impl Assembly {
     /// An assembly that has made nothing yet.
@@ -63,18 +77,27 @@ impl Assembly {
         Self { clock, verifier: None, listeners: BTreeMap::new(), remotes: BTreeMap::new() }
     }
 
+    /// Whether some listener's sessions grow too old unless everything is assembled again.
+    pub(super) fn is_stale(&self) -> bool {
+        let now = self.clock.now();
+        self.listeners.values().any(|made| now.since(made.at) >= OLDEST_SESSIONS)
+    }
+
     /// The data plane's view of `materials`.
     ///
     /// # Errors
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
-        let Materials { config, issued, bundles, registry, peppers } = materials;
-        let known =
-            self.verifier.as_ref().filter(|verifier| Arc::ptr_eq(verifier.bundles(), bundles)).cloned();
+        let Materials { config, issued, bundles, revocations, registry, peppers } = materials;
+        let now = self.clock.now();
+        let same = |verifier: &&Arc<Verifier>| {
+            Arc::ptr_eq(verifier.bundles(), bundles) && Arc::ptr_eq(verifier.revocations(), revocations)
+        };
+        let known = self.verifier.as_ref().filter(same).cloned();
         let trust_is_new = known.is_none();
         let verifier = match known {
             Some(verifier) => verifier,
-            None => Arc::new(Verifier::new(Arc::clone(bundles))?),
+            None => Arc::new(Verifier::new(Arc::clone(bundles), Arc::clone(revocations))?),
         };
         let mut listeners = BTreeMap::new();
         for settings in &config.listeners {
@@ -82,11 +105,14 @@ impl Assembly {
                 .svids
                 .get(&settings.workload)
                 .ok_or_else(|| AssemblyError::NoIdentity(settings.workload.clone()))?;
-            let kept = self.listeners.get(&settings.id).filter(|(generation, listener)| {
-                !trust_is_new && *generation == svid.generation && listener.settings == *settings
+            let kept = self.listeners.get(&settings.id).filter(|made| {
+                !trust_is_new
+                    && made.generation == svid.generation
+                    && made.listener.settings == *settings
+                    && now.since(made.at) < OLDEST_SESSIONS
             });
-            let listener = match kept {
-                Some((_, listener)) => Arc::clone(listener),
+            let made = match kept {
+                Some(made) => made.clone(),
                 None => {
                     let protocols: &[&[u8]] = match settings.protocol {
                         ListenerProtocol::Http => &[b"h2", b"http/1.1"],
@@ -96,10 +122,12 @@ impl Assembly {
                     let tls =
                         server_config(svid, Arc::clone(&verifier), clock, settings.oldest_tls, protocols)
                             .map_err(|source| AssemblyError::Tls { door: settings.id.to_string(), source })?;
-                    Arc::new(Listener { settings: settings.clone(), own_id: svid.spiffe_id.clone(), tls })
+                    let own_id = svid.spiffe_id.clone();
+                    let listener = Arc::new(Listener { settings: settings.clone(), own_id, tls });
+                    Made { generation: svid.generation, at: now, listener }
                 }
             };
-            listeners.insert(settings.id.clone(), (svid.generation, listener));
+            listeners.insert(settings.id.clone(), made);
         }
         let mut remotes = BTreeMap::new();
         for settings in &config.remotes {
@@ -139,7 +167,7 @@ impl Assembly {
             peppers: Arc::clone(peppers),
             verifier,
             routes: Arc::new(Routes::new(config.services.iter().cloned())),
-            listeners: listeners.into_iter().map(|(id, (_, listener))| (id, listener)).collect(),
+            listeners: listeners.into_iter().map(|(id, made)| (id, made.listener)).collect(),
             remotes,
             limits: Arc::new(config.limits.clone()),
             api_key_header: Arc::clone(&config.api_key_header),

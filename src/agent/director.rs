@@ -20,9 +20,11 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
 use crate::id::WorkloadId;
 use crate::issuance::{self, Feed, IssuanceError};
+use crate::pki::{Revoked, Usage, VerifyError};
 use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
 use crate::store::registry_dir::{self, RegistryReadError};
+use crate::store::revocation_file::{self, RevocationError};
 use crate::telemetry::Metrics;
 use crate::toml_text::Problem;
 use crate::workload::{Delivery, Statuses};
@@ -51,6 +53,9 @@ pub enum ReloadError {
     /// The registry is wrong.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Registry(Vec<Problem>),
+    /// The revocations cannot be read.
+    #[error("the revocations cannot be read")]
+    Revocations(#[from] RevocationError),
     /// Keys that are read at start only.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Restart(Vec<NeedsRestart>),
@@ -83,6 +88,9 @@ pub(super) enum Order {
     /// Read the configuration file and the registry again.
     Reload(oneshot::Sender<Result<Vec<String>, ReloadError>>),
 }
+
+/// What depends on time alone is looked at this often.
+const LOOK_AROUND: Duration = Duration::from_secs(60);
 
 /// Everything that the director works with.
 pub(super) struct Director {
@@ -126,8 +134,9 @@ impl Director {
                 },
                 _ = changes.recv() => {
                     self.follow_registry();
-                    self.follow_trust();
+                    self.follow_trust().await;
                 }
+                () = tokio::time::sleep(LOOK_AROUND) => self.end_old_sessions(),
             }
         }
     }
@@ -220,18 +229,61 @@ impl Director {
         });
     }
 
-    fn follow_trust(&mut self) {
-        let bundles = match trust::bundles(&self.materials.issued.bundle, &self.materials.config.trust) {
-            Ok(bundles) => bundles,
-            Err(error) => return self.reject_trust(&error.into()),
+    async fn follow_trust(&mut self) {
+        let config = &self.materials.config;
+        let read = trust::bundles(&self.materials.issued.bundle, &config.trust)
+            .map_err(ReloadError::from)
+            .and_then(|bundles| Ok((bundles, revocation_file::load(&config.state_dir)?)));
+        let (bundles, revocations) = match read {
+            Ok(read) => read,
+            Err(error) => return self.reject_trust(&error),
         };
         self.update(|state| state.trust_error = None);
-        if bundles == *self.materials.bundles {
+        let mut next = self.materials.clone();
+        if bundles != *next.bundles {
+            next.bundles = Arc::new(bundles);
+        } else if revocations == *next.revocations {
             return;
         }
-        match self.publish(Materials { bundles: Arc::new(bundles), ..self.materials.clone() }) {
-            Ok(()) => tracing::info!("trust bundles in force"),
+        if revocations != *next.revocations {
+            next.revocations = Arc::new(revocations);
+        }
+        match self.publish(next) {
+            Ok(()) => {
+                tracing::info!(revoked = self.materials.revocations.iter().len(), "trust in force");
+                self.replace_revoked().await;
+            }
             Err(error) => self.reject_trust(&error),
+        }
+    }
+
+    /// Gives workloads of ours whose certificate or key was revoked a fresh one.
+    async fn replace_revoked(&self) {
+        let verifier = Arc::clone(&self.current.load().verifier);
+        for (workload, svid) in &self.materials.issued.svids {
+            let Err(VerifyError::Revoked(revoked)) =
+                verifier.verify(&svid.chain, Usage::Client, self.clock.now())
+            else {
+                continue;
+            };
+            tracing::warn!(%workload, %revoked, "a certificate of this host is revoked");
+            if matches!(revoked, Revoked::SpiffeId(_)) {
+                continue;
+            }
+            let (reply, _) = oneshot::channel();
+            let command = issuance::Command::IssueNow { workload: workload.clone(), reply };
+            if self.commands.send(command).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Makes TLS anew before a session that could be resumed becomes too old.
+    fn end_old_sessions(&mut self) {
+        if self.assembly.is_stale()
+            && let Err(error) = self.publish(self.materials.clone())
+        {
+            tracing::error!(error = %chain(&error), "TLS cannot be made anew");
         }
     }
 
@@ -286,8 +338,8 @@ impl Director {
             self.configure_issuance(&new).await?;
         }
         let issued = Arc::clone(&self.feed.borrow_and_update());
-        let peppers = Arc::clone(&self.materials.peppers);
-        let materials = Materials { config: Arc::clone(&new), issued, bundles, registry, peppers };
+        let materials =
+            Materials { config: Arc::clone(&new), issued, bundles, registry, ..self.materials.clone() };
         if let Err(error) = self.publish(materials) {
             self.configure_issuance(&old).await?;
             return Err(error);
@@ -316,6 +368,7 @@ impl Director {
     fn publish(&mut self, materials: Materials) -> Result<(), ReloadError> {
         let snapshot = self.assembly.assemble(&materials)?;
         self.current.store(Arc::new(snapshot));
+        self.plane.announce_change();
         self.materials = materials;
         Ok(())
     }
@@ -374,7 +427,8 @@ struct Watching(AbortHandle);
 
 impl Watching {
     fn start(config: &Config, changed: mpsc::Sender<()>) -> Self {
-        let files = config.trust.iter().map(|bundle| bundle.path.clone()).collect();
+        let bundles = config.trust.iter().map(|bundle| bundle.path.clone());
+        let files = bundles.chain([revocation_file::path(&config.state_dir)]).collect();
         let watched = Watched { files, folders: config.registry_dirs.clone() };
         Self(tokio::spawn(config::watch(watched, changed)).abort_handle())
     }

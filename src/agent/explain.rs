@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::credential::Refusal;
 use crate::id::ServiceId;
 use crate::identity::{SpiffeId, Subject};
-use crate::pki::Usage;
+use crate::pki::{Usage, Verified};
 use crate::proxy::{Listener, ListenerProtocol, Outcome, Part, Snapshot, rehearse};
 use crate::store::pem;
 
@@ -34,7 +34,7 @@ pub(super) fn explain(
         }
         Operation::Tcp { service } => (Some(tcp_service(service.as_ref(), listener)?), None),
     };
-    let subject = match &question.certificate {
+    let verified = match &question.certificate {
         None => None,
         Some(Presented::SpiffeId(id)) => Some(imagined(id, now)?),
         Some(Presented::ChainPem(text)) => {
@@ -43,7 +43,7 @@ pub(super) fn explain(
             };
             let chain = pem::certificates(text.as_bytes()).map_err(invalid)?;
             match snapshot.verifier.verify(&chain, Usage::Client, now) {
-                Ok(subject) => Some(subject),
+                Ok(verified) => Some(verified),
                 Err(error) => return Ok(handshake_failure(&error.to_string(), snapshot, now)),
             }
         }
@@ -53,7 +53,7 @@ pub(super) fn explain(
         (None, Some(service)) => Part::Tcp(service),
         (None, None) => return Err(StewardError::Invalid("nothing is asked for".into())),
     };
-    let outcome = rehearse(listener, subject, &part, snapshot, now);
+    let outcome = rehearse(listener, verified, &part, snapshot, now);
     Ok(explanation(&outcome, snapshot, now))
 }
 
@@ -105,11 +105,11 @@ fn head(
     Ok(head)
 }
 
-/// A subject that says no more than its SPIFFE ID.
-fn imagined(id: &str, now: Timestamp) -> Result<Subject, StewardError> {
+/// A certificate that says no more than its SPIFFE ID.
+fn imagined(id: &str, now: Timestamp) -> Result<Verified, StewardError> {
     let spiffe_id: SpiffeId =
         id.parse().map_err(|error| StewardError::Invalid(format!("{id:?} is no SPIFFE ID: {error}")))?;
-    Ok(Subject {
+    Ok(Verified::imagined(Subject {
         spiffe_id,
         dns: Vec::new(),
         attributes: Vec::new(),
@@ -120,7 +120,7 @@ fn imagined(id: &str, now: Timestamp) -> Result<Subject, StewardError> {
         not_after: now,
         sha256: [0; 32],
         spki_sha256: [0; 32],
-    })
+    }))
 }
 
 /// What is looked at, in order. A request that is refused at one step passed those before it.

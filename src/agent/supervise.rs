@@ -26,6 +26,7 @@ use crate::issuance::{IssuanceError, Rotator};
 use crate::proxy::{Current, Plane, PlaneContext, PlaneError};
 use crate::registry::CredentialKind;
 use crate::store::pepper_file::{self, PepperError};
+use crate::store::revocation_file::{self, RevocationError};
 use crate::store::{AuthorityDir, StoreError};
 use crate::telemetry::{AccessSink, LogWriter, Metrics, SubscribeError, subscribe};
 
@@ -84,6 +85,9 @@ pub enum AgentError {
     /// The registry cannot be used.
     #[error(transparent)]
     Registry(ReloadError),
+    /// The revocations cannot be used.
+    #[error("the revocations cannot be used")]
+    Revocations(#[from] RevocationError),
     /// The system does not give what every process gets.
     #[error("the control plane cannot start")]
     Runtime(#[source] io::Error),
@@ -150,8 +154,15 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let registry = Arc::new(read_registry(&config.registry_dirs).map_err(AgentError::Registry)?);
     let issued = Arc::clone(&feed.borrow_and_update());
     let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
-    let materials =
-        Materials { config: Arc::clone(&config), issued, bundles, registry: Arc::clone(&registry), peppers };
+    let revocations = Arc::new(revocation_file::load(&config.state_dir)?);
+    let materials = Materials {
+        config: Arc::clone(&config),
+        issued,
+        bundles,
+        revocations,
+        registry: Arc::clone(&registry),
+        peppers,
+    };
     let mut assembly = Assembly::new(Arc::clone(&clock));
     let current: Current = Arc::new(ArcSwap::from_pointee(assembly.assemble(&materials)?));
     let attestor = Arc::new(KernelAttestor::new(&config.workloads).map_err(|_| AgentError::Selectors)?);

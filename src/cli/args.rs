@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::clock::Timestamp;
 use crate::id::{AppId, AuthorityId, CredentialId, ListenerId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
+use crate::pki::Revoked;
 use crate::toml_text::{InvalidDuration, parse_duration};
 
 /// A per-host mutual-TLS identity agent.
@@ -142,6 +143,22 @@ pub(super) enum CertVerb {
         /// Whose
         #[arg(required = true, value_name = "WORKLOAD")]
         workloads: Vec<WorkloadId>,
+    },
+    /// Refuse a certificate from now on, also on live connections
+    Revoke {
+        /// serial:HEX, spki:SHA-256, or a SPIFFE ID; that of an authority takes all below it along
+        what: Revoked,
+
+        /// Why, for whoever reads the list later
+        #[arg(long, default_value = "no reason given")]
+        reason: String,
+    },
+    /// Show what is revoked
+    Revocations(Format),
+    /// Accept again what was revoked by mistake
+    Unrevoke {
+        /// As `cert revocations` shows it
+        what: Revoked,
     },
 }
 

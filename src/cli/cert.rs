@@ -5,22 +5,28 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use serde::Serialize;
 
 use super::args::{CertVerb, Format, IssueArgs};
 use super::local_ca::{self, LocalCa};
 use super::moment::moment;
 use super::output::{self, Verdict};
+use super::table::Table;
 use super::{locate, status};
 use crate::admin::{Desk, IssuedCertificate, Order};
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::id::WorkloadId;
-use crate::store::atomic_file;
+use crate::pki::{Revocation, Revoked};
+use crate::store::{atomic_file, revocation_file};
 
 pub(super) async fn run(config: &Path, verb: CertVerb) -> anyhow::Result<Verdict> {
     match verb {
         CertVerb::List(format) => list(config, format).await?,
         CertVerb::Issue(args) => issue(config, args).await?,
         CertVerb::Renew { workloads } => renew(config, workloads).await?,
+        CertVerb::Revocations(format) => revocations(config, format)?,
+        CertVerb::Revoke { what, reason } => revoke(config, what, reason)?,
+        CertVerb::Unrevoke { what } => return unrevoke(config, &what),
     }
     Ok(Verdict::Yes)
 }
@@ -41,6 +47,53 @@ async fn renew(config: &Path, workloads: Vec<WorkloadId>) -> anyhow::Result<()> 
         output::print(&format!("{workload}: serial {}, valid until {until}\n", renewed.serial))?;
     }
     Ok(())
+}
+
+fn revoke(config: &Path, what: Revoked, reason: String) -> anyhow::Result<()> {
+    let config = locate::config(config)?;
+    let revocation = Revocation { at: SystemClock.now().to_whole_second(), reason };
+    let mut is_new = true;
+    revocation_file::update(&config.state_dir, |list| {
+        is_new = list.iter().all(|(revoked, _)| *revoked != what);
+        list.with(what.clone(), revocation)
+    })?;
+    output::tell(&format!("{what} {}.", if is_new { "is revoked" } else { "was revoked before" }));
+    Ok(())
+}
+
+fn unrevoke(config: &Path, what: &Revoked) -> anyhow::Result<Verdict> {
+    let config = locate::config(config)?;
+    let mut was_there = false;
+    revocation_file::update(&config.state_dir, |list| {
+        was_there = list.iter().any(|(revoked, _)| revoked == what);
+        list.without(what)
+    })?;
+    output::tell(&format!("{what} {}.", if was_there { "is accepted again" } else { "was not revoked" }));
+    Ok(if was_there { Verdict::Yes } else { Verdict::No })
+}
+
+#[derive(Serialize)]
+struct RevocationRow<'a> {
+    what: String,
+    at: Timestamp,
+    reason: &'a str,
+}
+
+fn revocations(config: &Path, format: Format) -> anyhow::Result<()> {
+    let list = revocation_file::load(&locate::config(config)?.state_dir)?;
+    if format.json {
+        let rows = list.iter().map(|(what, revocation)| RevocationRow {
+            what: what.to_string(),
+            at: revocation.at,
+            reason: &revocation.reason,
+        });
+        return output::print_json(&rows.collect::<Vec<_>>());
+    }
+    let mut table = Table::new(["REVOKED", "AT", "BECAUSE"]);
+    for (what, revocation) in list.iter() {
+        table.row([what.to_string(), moment(revocation.at, SystemClock.now()), revocation.reason.clone()]);
+    }
+    Ok(output::print(&table.to_string())?)
 }
 
 async fn issue(config: &Path, args: IssueArgs) -> anyhow::Result<()> {

@@ -157,12 +157,14 @@ impl World {
         for (at, issued) in self.history.lock().unwrap().iter() {
             assert!(issued.generation >= generation);
             generation = issued.generation;
-            let verifier = Verifier::new(Arc::new(BundleSet::from_iter([issued.bundle.clone()]))).unwrap();
+            let verifier =
+                Verifier::new(Arc::new(BundleSet::from_iter([issued.bundle.clone()])), Arc::default())
+                    .unwrap();
             assert_eq!(issued.hierarchy.issuing[0].slot, Slot::Active);
             for (workload, svid) in &issued.svids {
                 assert_eq!(svid.authority, issued.hierarchy.issuing[0].id);
                 let subject = verifier.verify(&svid.chain, Usage::Client, *at).unwrap();
-                assert_eq!(subject.spiffe_id, svid.spiffe_id);
+                assert_eq!(subject.subject.spiffe_id, svid.spiffe_id);
                 assert_eq!(issued.renewals[workload].last_success, svid.issued_at);
             }
         }

@@ -9,6 +9,8 @@ mod bundle;
 mod authority;
 mod hierarchy;
 mod issue;
+mod revocation;
+mod verified;
 mod verifier;
 
 pub use authority::{Authority, AuthorityError, AuthorityPlan, Level, LifeError};
@@ -18,8 +20,10 @@ pub use issue::{IssueError, issue};
 pub use key::{KeyAlgorithm, KeyError, KeyPair, UnknownAlgorithm};
 pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};
 pub use random::{Rng, SystemRng};
+pub use revocation::{InvalidRevoked, Revocation, Revocations, Revoked};
 pub use rotation::{Life, Renewal, Step};
 pub use svid::X509Svid;
+pub use verified::{Verified, chain_digest};
 pub use verifier::{InvalidRoot, MAX_BYTES, MAX_CERTIFICATES, Usage, Verifier, VerifyError};
 
 #[cfg(test)]

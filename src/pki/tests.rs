@@ -86,7 +86,7 @@ impl World {
 }
 
 fn believing(bundles: impl IntoIterator<Item = TrustBundle>) -> Verifier {
-    Verifier::new(Arc::new(bundles.into_iter().collect())).unwrap()
+    Verifier::new(Arc::new(bundles.into_iter().collect()), Arc::default()).unwrap()
 }
 
 fn uri(text: &str) -> SanType {
@@ -144,7 +144,7 @@ fn a_leaf_is_believed_at_both_ends_whatever_its_key() {
         let svid = issue(&hierarchy.issuing().active, &profile, now()).unwrap();
 
         for usage in [Usage::Client, Usage::Server] {
-            let subject = believing([hierarchy.bundle()]).verify(&svid.chain, usage, now()).unwrap();
+            let subject = believing([hierarchy.bundle()]).verify(&svid.chain, usage, now()).unwrap().subject;
             assert_eq!(subject.spiffe_id, profile.spiffe_id);
             assert_eq!(subject.serial, svid.serial);
             assert_eq!((subject.not_before, subject.not_after), (svid.not_before, svid.not_after));
@@ -696,7 +696,65 @@ fn an_issuing_authority_cannot_make_another() {
 fn a_root_that_is_no_certificate_is_named() {
     let broken = TrustBundle { domain: domain("a.test"), sequence: 1, roots: vec![vec![0].into()] };
 
-    let error = Verifier::new(Arc::new([broken].into_iter().collect())).unwrap_err();
+    let error = Verifier::new(Arc::new([broken].into_iter().collect()), Arc::default()).unwrap_err();
 
     assert!(error.to_string().starts_with("root number 1 of the bundle of a.test cannot be used"), "{error}");
+}
+
+fn revoking(world: &World, revoked: Revoked) -> Verifier {
+    let because = Revocation { at: now(), reason: "a test".to_owned() };
+    let revocations = Revocations::default().with(revoked, because);
+    Verifier::new(Arc::new(BundleSet::from_iter([world.hierarchy.bundle()])), Arc::new(revocations)).unwrap()
+}
+
+#[test]
+fn a_leaf_is_revoked_by_its_serial_number_its_key_or_its_holder() {
+    let world = World::of("a.test");
+    let (chain, other) = (world.leaf(|_| ()), world.leaf(|_| ()));
+    let subject = world.verifier.verify(&chain, Usage::Client, now()).unwrap().subject;
+
+    for revoked in [
+        Revoked::Serial(subject.serial.clone()),
+        Revoked::Spki(subject.spki_sha256),
+        Revoked::SpiffeId(subject.spiffe_id),
+    ] {
+        let verifier = revoking(&world, revoked.clone());
+        let spares_others = !matches!(revoked, Revoked::SpiffeId(_));
+
+        let outcome = verifier.verify(&chain, Usage::Client, now());
+
+        assert!(matches!(outcome, Err(VerifyError::Revoked(found)) if found == revoked));
+        assert_eq!(verifier.verify(&other, Usage::Client, now()).is_ok(), spares_others);
+    }
+}
+
+#[test]
+fn an_authority_is_revoked_with_all_that_it_signed() {
+    let world = World::of("a.test");
+    let certificate = world.active().certificate().clone();
+    let parsed = parse(&certificate);
+    let digits: String = parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+    let revoked: Revoked = format!("serial:{digits}").parse().unwrap();
+
+    let outcome = revoking(&world, revoked).verify(&world.leaf(|_| ()), Usage::Client, now());
+
+    assert!(matches!(outcome, Err(VerifyError::Revoked(Revoked::Serial(_)))));
+}
+
+#[test]
+fn what_was_believed_once_is_confirmed_only_as_long_as_it_would_be_believed_again() {
+    let (world, other) = (World::of("a.test"), World::of("b.test"));
+    let verified = world.verifier.verify(&world.leaf(|_| ()), Usage::Client, now()).unwrap();
+    let rekeyed = World::of("a.test");
+
+    assert!(world.verifier.confirm(&verified, now()).is_ok());
+    assert!(world.verifier.confirm(&verified, verified.not_after()).is_ok());
+    assert!(matches!(
+        world.verifier.confirm(&verified, verified.not_after() + Duration::from_secs(1)),
+        Err(VerifyError::Expired { .. })
+    ));
+    assert!(matches!(other.verifier.confirm(&verified, now()), Err(VerifyError::UnknownTrustDomain(_))));
+    assert!(matches!(rekeyed.verifier.confirm(&verified, now()), Err(VerifyError::UnknownIssuer(_))));
+    let by_id = Revoked::SpiffeId(verified.subject.spiffe_id.clone());
+    assert!(matches!(revoking(&world, by_id).confirm(&verified, now()), Err(VerifyError::Revoked(_))));
 }

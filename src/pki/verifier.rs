@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
@@ -22,6 +24,8 @@ use x509_parser::prelude::FromDer as _;
 use crate::clock::Timestamp;
 use crate::identity::{InvalidSubject, Subject, TrustDomain};
 use crate::pki::bundle::BundleSet;
+use crate::pki::revocation::{Revocations, Revoked};
+use crate::pki::verified::{Link, Verified, anchor_digest, sized};
 
 /// No chain has more certificates: leaf, issuing authority, one in between, and a root that was sent needlessly.
 pub const MAX_CERTIFICATES: usize = 4;
@@ -71,6 +75,9 @@ pub enum VerifyError {
         /// From when on it is.
         not_before: Timestamp,
     },
+    /// A certificate of the chain, its key or its holder was revoked.
+    #[error("{0} is revoked")]
+    Revoked(Revoked),
     /// More bytes than [`MAX_BYTES`].
     #[error("the chain has {0} bytes, more than {MAX_BYTES}")]
     TooLarge(usize),
@@ -105,12 +112,13 @@ pub struct InvalidRoot {
 pub struct Verifier {
     bundles: Arc<BundleSet>,
     anchors: BTreeMap<TrustDomain, Vec<TrustAnchor<'static>>>,
+    revocations: Arc<Revocations>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
-    /// A verifier that believes exactly `bundles`.
-    pub fn new(bundles: Arc<BundleSet>) -> Result<Self, InvalidRoot> {
+    /// A verifier that believes exactly `bundles`, and nothing that stands in `revocations`.
+    pub fn new(bundles: Arc<BundleSet>, revocations: Arc<Revocations>) -> Result<Self, InvalidRoot> {
         let mut anchors = BTreeMap::new();
         for bundle in bundles.iter() {
             let mut roots = Vec::with_capacity(bundle.roots.len());
@@ -125,7 +133,7 @@ impl Verifier {
             anchors.insert(bundle.domain.clone(), roots);
         }
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        Ok(Self { bundles, anchors, algorithms })
+        Ok(Self { bundles, anchors, revocations, algorithms })
     }
 
     /// The bundles that are believed.
@@ -134,13 +142,19 @@ impl Verifier {
         &self.bundles
     }
 
+    /// What is not believed any more.
+    #[must_use]
+    pub const fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
     /// The holder of `chain` (leaf first), if it is to be believed at `now`.
     pub fn verify(
         &self,
         chain: &[CertificateDer<'_>],
         usage: Usage,
         now: Timestamp,
-    ) -> Result<Subject, VerifyError> {
+    ) -> Result<Verified, VerifyError> {
         let (leaf, intermediates) = within_budget(chain)?;
         let time = unix_time(now)?;
         let subject = Subject::from_der(leaf)?;
@@ -156,12 +170,40 @@ impl Verifier {
         let path = end_entity
             .verify_for_usage(self.algorithms.all, anchors, intermediates, time, usage, None, None)
             .map_err(|error| reason(error, &domain))?;
-        check_intermediates(&path)?;
+        let anchor = path.anchor();
+        let anchor = anchor_digest(anchor.subject.as_ref(), anchor.subject_public_key_info.as_ref());
+        let verified = with_intermediates(subject, anchor, &path)?;
         // webpki counts whole seconds; the agent refuses what expired a moment ago as well.
-        if now > subject.not_after {
-            return Err(VerifyError::Expired { not_after: subject.not_after });
+        self.confirm(&verified, now)?;
+        Ok(verified)
+    }
+
+    /// Whether a chain that was believed once, perhaps by another verifier, is to be believed at `now` by this one. Costs
+    /// no signature.
+    pub fn confirm(&self, verified: &Verified, now: Timestamp) -> Result<(), VerifyError> {
+        unix_time(now)?;
+        if now > verified.not_after {
+            return Err(VerifyError::Expired { not_after: verified.not_after });
         }
-        Ok(subject)
+        if now < verified.not_before {
+            return Err(VerifyError::NotYetValid { not_before: verified.not_before });
+        }
+        let domain = verified.subject.spiffe_id.trust_domain();
+        let Some(anchors) = self.anchors.get(&domain) else {
+            return Err(VerifyError::UnknownTrustDomain(domain));
+        };
+        let is_ours = |anchor: &TrustAnchor<'_>| {
+            anchor_digest(anchor.subject.as_ref(), anchor.subject_public_key_info.as_ref()) == verified.anchor
+        };
+        if !anchors.iter().any(is_ours) {
+            return Err(VerifyError::UnknownIssuer(domain));
+        }
+        let of_link = |link: &Link| self.revocations.of_certificate(&link.serial, &link.spki_sha256);
+        let revoked = verified.intermediates.iter().find_map(of_link);
+        match revoked.or_else(|| self.revocations.of_leaf(&verified.subject)) {
+            Some(revoked) => Err(VerifyError::Revoked(revoked)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -188,8 +230,14 @@ fn unix_time(now: Timestamp) -> Result<UnixTime, VerifyError> {
     }
 }
 
-/// webpki ignores key usage altogether.
-fn check_intermediates(path: &VerifiedPath<'_>) -> Result<(), VerifyError> {
+/// What is remembered of a proven chain. webpki ignores key usage altogether, so an intermediate's is checked here.
+fn with_intermediates(
+    subject: Subject,
+    anchor: [u8; 32],
+    path: &VerifiedPath<'_>,
+) -> Result<Verified, VerifyError> {
+    let (mut not_before, mut not_after) = (subject.not_before, subject.not_after);
+    let mut intermediates = Vec::new();
     for intermediate in path.intermediate_certificates() {
         let der = intermediate.der();
         let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| VerifyError::BadIntermediate)?;
@@ -197,8 +245,17 @@ fn check_intermediates(path: &VerifiedPath<'_>) -> Result<(), VerifyError> {
             Ok(Some(usage)) if usage.value.key_cert_sign() => (),
             Ok(Some(_) | None) | Err(_) => return Err(VerifyError::BadIntermediate),
         }
+        let validity = parsed.validity();
+        not_before = not_before.max(Timestamp::from_unix(validity.not_before.timestamp()));
+        not_after = not_after.min(Timestamp::from_unix(validity.not_after.timestamp()));
+        let significant: Vec<u8> =
+            parsed.raw_serial().iter().copied().skip_while(|&byte| byte == 0).collect();
+        intermediates.push(Link {
+            serial: HEXLOWER.encode(&significant),
+            spki_sha256: sized(digest::digest(&digest::SHA256, parsed.public_key().raw).as_ref()),
+        });
     }
-    Ok(())
+    Ok(Verified { subject, intermediates, anchor, not_before, not_after })
 }
 
 fn reason(error: webpki::Error, domain: &TrustDomain) -> VerifyError {

@@ -11,10 +11,12 @@ use super::request_id::{RequestId, RequestIds};
 use super::response::{field, number_into};
 use super::settings::ServiceSettings;
 use super::snapshot::{Listener, Snapshot};
+use super::worker::Worker;
 use crate::authz::{Ask, Door, No, Permit, check};
 use crate::clock::Timestamp;
 use crate::credential::{Evidence, HeaderEvidence, Refusal, authenticate};
 use crate::identity::Subject;
+use crate::pki::Verified;
 use crate::registry::PolicyPath;
 
 /// A caller from outside, with all that each of its requests inherits.
@@ -22,19 +24,19 @@ use crate::registry::PolicyPath;
 pub(super) struct Visitor {
     pub(super) listener: Arc<Listener>,
     pub(super) peer: SocketAddr,
-    /// What its certificate says, if it showed one.
-    pub(super) subject: Option<Subject>,
+    /// Its certificate, if it showed one.
+    pub(super) verified: Option<Arc<Verified>>,
     /// Field lines that are the same for every request of the connection.
     fields: Vec<u8>,
 }
 
 impl Visitor {
-    /// Someone who came in by `listener` and showed `subject`.
-    pub(super) fn new(listener: Arc<Listener>, peer: SocketAddr, subject: Option<Subject>) -> Self {
+    /// Someone who came in by `listener` and showed a certificate that was `verified`, or none.
+    pub(super) fn new(listener: Arc<Listener>, peer: SocketAddr, verified: Option<Arc<Verified>>) -> Self {
         let mut fields = Vec::with_capacity(256);
         field(&mut fields, "x-forwarded-for", peer.ip().to_canonical().to_string().as_bytes());
         field(&mut fields, "x-forwarded-proto", b"https");
-        if let Some(subject) = &subject {
+        if let Some(subject) = verified.as_ref().map(|verified| &verified.subject) {
             let element = forwarded_client_cert(
                 listener.own_id.as_str(),
                 &subject.sha256,
@@ -45,12 +47,23 @@ impl Visitor {
             field(&mut fields, "x-forwarded-client-cert", element.as_bytes());
             field(&mut fields, "x-postern-spiffe-id", subject.spiffe_id.as_str().as_bytes());
         }
-        Self { listener, peer, subject, fields }
+        Self { listener, peer, verified, fields }
+    }
+
+    /// What its certificate says, if it showed one.
+    pub(super) fn subject(&self) -> Option<&Subject> {
+        self.verified.as_ref().map(|verified| &verified.subject)
+    }
+
+    /// Whether its certificate is still believed.
+    pub(super) fn still_stands(&self, worker: &Worker) -> bool {
+        let door = self.listener.settings.id.as_str();
+        self.verified.as_ref().is_none_or(|verified| worker.still_believes(verified, door))
     }
 
     /// The SPIFFE ID of its certificate, or nothing.
     pub(super) fn spiffe_id(&self) -> &str {
-        self.subject.as_ref().map(|subject| subject.spiffe_id.as_str()).unwrap_or_default()
+        self.subject().map(|subject| subject.spiffe_id.as_str()).unwrap_or_default()
     }
 }
 
@@ -143,7 +156,7 @@ pub(super) fn admit<'s>(
     };
     let fields = head.fields.iter().map(|field| (field.name, field.value));
     let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header).map_err(refuse)?;
-    let evidence = Evidence { certificate: visitor.subject.as_ref(), headers };
+    let evidence = Evidence { certificate: visitor.subject(), headers };
 
     let Some(service) = snapshot.routes.find(head.authority, path.as_str()) else {
         // Who cannot say who it is learns nothing about what exists here.

@@ -79,6 +79,11 @@ impl Deadline {
         self.validity.get().is_some_and(|validity| validity <= Instant::now())
     }
 
+    /// Whether the certificate ends by `at`, on which the connection rests.
+    pub(super) fn ends_by(&self, at: Instant) -> bool {
+        self.validity.get().is_some_and(|validity| validity <= at)
+    }
+
     /// Gives what is under way a last `span` after the certificate has ended.
     pub(super) fn grant_farewell(&self, span: Duration) {
         self.validity.set(Some(Instant::now() + span));

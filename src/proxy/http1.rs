@@ -38,6 +38,16 @@ pub(super) enum Peer {
     Resident(Box<Resident>),
 }
 
+impl Peer {
+    /// Whether the connection may go on under the snapshot that is in force now.
+    fn still_stands(&self, worker: &Worker) -> bool {
+        match self {
+            Self::Resident(_) => true,
+            Self::Visitor(visitor) => visitor.still_stands(worker),
+        }
+    }
+}
+
 /// Serves requests on `io` until either side has had enough. `validity` is when the certificate ends that it rests on.
 pub(super) async fn serve<S>(worker: Rc<Worker>, peer: Peer, io: S, validity: Option<Instant>)
 where
@@ -45,8 +55,12 @@ where
 {
     let limits = Arc::clone(&worker.snapshot().limits);
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
-    let ending = Cell::new(*worker.draining.borrow());
-    let mut draining = worker.draining.clone();
+    let mut signal = worker.signal.clone();
+    let ending = Cell::new(signal.borrow_and_update().draining);
+    if !peer.still_stands(&worker) {
+        return;
+    }
+    let mut listening = true;
     let mut connection = Connection { io, unread: Buffer::default() };
     let ended = {
         let mut serving = pin!(serve_all(&worker, &peer, &mut connection, &limits, &deadline, &ending));
@@ -61,14 +75,23 @@ where
                     Phase::Transfer if deadline.give_notice(LINGER) => {}
                     Phase::Head | Phase::Idle | Phase::Transfer | Phase::Validity => break Some(phase),
                 },
-                _ = draining.changed(), if !ending.get() => ending.set(true),
+                changed = signal.changed(), if listening => {
+                    listening = changed.is_ok();
+                    if signal.borrow_and_update().draining {
+                        ending.set(true);
+                    }
+                    if !peer.still_stands(&worker) {
+                        return;
+                    }
+                }
             }
         }
     };
     match ended {
         Some(Phase::Head) => connection.give_up(&worker, &HEAD_TIMEOUT).await,
         Some(Phase::Validity) => {
-            tracing::debug!(target: "postern::proxy", "connection ended with its certificate")
+            worker.cuts.count("certificate-expired");
+            tracing::debug!(target: "postern::proxy", "connection ended with its certificate");
         }
         Some(Phase::Idle | Phase::Transfer) | None => {}
     }
@@ -221,7 +244,8 @@ where
             return false;
         }
     };
-    let caller = Caller { keep_alive: request.caller.keep_alive && !ending.get(), ..request.caller };
+    let last = ending.get() || deadline.ends_by(begun + NOTICE);
+    let caller = Caller { keep_alive: request.caller.keep_alive && !last, ..request.caller };
     let done = match &request.outcome {
         Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
         Outcome::Forward(route) => {
@@ -415,6 +439,10 @@ fn log(
 
 /// How long a request that is under way may go on after the certificate of its connection has ended.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long before its certificate ends a connection announces that it closes (RFC 9112 §9.6), so that a busy caller comes
+/// back in time instead of writing into a connection that is just being closed.
+const NOTICE: Duration = Duration::from_secs(1);
 
 /// How long a closing connection waits for its peer.
 const LINGER: Duration = Duration::from_secs(1);

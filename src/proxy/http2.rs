@@ -71,11 +71,15 @@ pub(super) async fn serve(
     let visitor: Rc<Visitor> = Rc::from(visitor);
     let under_way = Rc::new(Cell::new(0_usize));
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
-    let mut draining = worker.draining.clone();
-    let mut ending = *draining.borrow();
+    let mut signal = worker.signal.clone();
+    let mut ending = signal.borrow_and_update().draining;
+    if !visitor.still_stands(&worker) {
+        return;
+    }
     if ending {
         connection.graceful_shutdown();
     }
+    let mut listening = true;
     loop {
         tokio::select! {
             biased;
@@ -93,6 +97,7 @@ pub(super) async fn serve(
             },
             phase = deadline.expired() => match phase {
                 Phase::Validity => {
+                    worker.cuts.count("certificate-expired");
                     connection.graceful_shutdown();
                     drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
                     return;
@@ -104,9 +109,13 @@ pub(super) async fn serve(
                     deadline.set(Phase::Idle, limits.idle);
                 }
             },
-            changed = draining.changed(), if !ending => {
-                ending = true;
-                if changed.is_ok() {
+            changed = signal.changed(), if listening => {
+                listening = changed.is_ok();
+                if !visitor.still_stands(&worker) {
+                    return;
+                }
+                if signal.borrow_and_update().draining && !ending {
+                    ending = true;
                     connection.graceful_shutdown();
                 }
             }

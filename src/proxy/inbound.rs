@@ -16,13 +16,12 @@ use super::http1::Peer;
 use super::plane::back_off;
 use super::settings::ListenerProtocol;
 use super::snapshot::{Listener, Snapshot};
-use super::tls::verify_error;
+use super::tls::{client_verdict, verify_error};
 use super::worker::{OpenConnection, Worker};
 use super::{http1, http2, tcp};
 use crate::clock::Timestamp;
 use crate::id::ListenerId;
-use crate::identity::Subject;
-use crate::pki::Usage;
+use crate::pki::{Verified, VerifyError};
 
 /// Accepts callers at a listener for as long as the door is open.
 ///
@@ -71,18 +70,19 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
         }
     };
     let now = worker.now();
-    let subject = match subject(&stream, &snapshot, now) {
-        Ok(subject) => subject,
-        Err(reason) => {
+    let verified = match verified(&stream, &snapshot, now) {
+        Ok(verified) => verified,
+        Err(error) => {
+            let reason = error.to_string();
             worker.handshakes.count("not-valid-any-more");
             tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, reason, "resumed session refused");
             return;
         }
     };
     worker.handshakes.count("ok");
-    let validity = subject.as_ref().map(|subject| ends(subject, now));
+    let validity = verified.as_ref().map(|verified| ends(verified, now));
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, subject));
+    let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, verified));
     drop(snapshot);
     match &listener.settings.protocol {
         ListenerProtocol::Http if is_http2 => http2::serve(worker, visitor, stream, validity).await,
@@ -91,32 +91,23 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
     }
 }
 
-/// What the caller's certificate says, if it showed one.
+/// The caller's certificate, if it showed one, verified as of now.
 ///
-/// A resumed session carries a certificate that was verified when the session began. It is verified again now, before
-/// a byte passes.
-fn subject(
+/// A resumed session carries a certificate that was verified when the session began. So the verdict is asked for again on
+/// every connection, before a byte passes; after a full handshake it is at hand.
+fn verified(
     stream: &TlsStream<TcpStream>,
     snapshot: &Snapshot,
     now: Timestamp,
-) -> Result<Option<Subject>, String> {
-    let session = stream.get_ref().1;
-    let Some(chain) = session.peer_certificates() else { return Ok(None) };
-    if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
-        return snapshot
-            .verifier
-            .verify(chain, Usage::Client, now)
-            .map(Some)
-            .map_err(|error| error.to_string());
-    }
-    let leaf = chain.first().ok_or("the session has an empty chain")?;
-    Subject::from_der(leaf).map(Some).map_err(|error| error.to_string())
+) -> Result<Option<Arc<Verified>>, VerifyError> {
+    let chain = stream.get_ref().1.peer_certificates();
+    chain.map(|chain| client_verdict(&snapshot.verifier, chain, now)).transpose()
 }
 
 /// When a connection that rests on this certificate ends.
-fn ends(subject: &Subject, now: Timestamp) -> Instant {
+fn ends(verified: &Verified, now: Timestamp) -> Instant {
     // A span beyond what an instant can express is cut to some thirty years: longer than any connection.
-    Instant::now() + subject.not_after.since(now).min(Duration::from_secs(1_000_000_000))
+    Instant::now() + verified.not_after().since(now).min(Duration::from_secs(1_000_000_000))
 }
 
 fn count_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, error: &io::Error) {

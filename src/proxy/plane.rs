@@ -112,6 +112,15 @@ pub enum PlaneError {
     Thread(#[source] io::Error),
 }
 
+/// What every live connection must hear of.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Signal {
+    /// The agent is stopping.
+    pub(super) draining: bool,
+    /// Grows with each snapshot.
+    pub(super) changes: u64,
+}
+
 enum Order {
     Close(Door),
     Open(Door, Socket),
@@ -121,7 +130,7 @@ enum Order {
 #[derive(Debug)]
 pub struct Plane {
     threads: Vec<(mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
-    draining: watch::Sender<bool>,
+    signal: watch::Sender<Signal>,
 }
 
 /// With whom an address may be shared.
@@ -139,9 +148,9 @@ impl Plane {
     /// # Errors
     /// The system gives no thread or no event queue.
     pub fn start(threads: usize, context: &PlaneContext) -> Result<Self, PlaneError> {
-        let (draining, drain) = watch::channel(false);
-        let threads = (0..threads.max(1)).map(|number| spawn(number, context.clone(), drain.clone()));
-        Ok(Self { threads: threads.collect::<Result<_, _>>().map_err(PlaneError::Thread)?, draining })
+        let (signal, heard) = watch::channel(Signal::default());
+        let threads = (0..threads.max(1)).map(|number| spawn(number, context.clone(), heard.clone()));
+        Ok(Self { threads: threads.collect::<Result<_, _>>().map_err(PlaneError::Thread)?, signal })
     }
 
     /// How many threads there are, and so how many sockets a door needs.
@@ -199,10 +208,15 @@ impl Plane {
         }
     }
 
+    /// Has every live connection looked at again: a new snapshot is in force.
+    pub fn announce_change(&self) {
+        self.signal.send_modify(|signal| signal.changes = signal.changes.wrapping_add(1));
+    }
+
     /// Closes all doors, lets requests that are under way finish, and returns when the last connection has ended or the
     /// snapshot's drain limit has passed. Blocks.
     pub fn drain(self) {
-        self.draining.send_replace(true);
+        self.signal.send_modify(|signal| signal.draining = true);
         let (orders, threads): (Vec<_>, Vec<_>) = self.threads.into_iter().unzip();
         drop(orders);
         for thread in threads {
@@ -216,7 +230,7 @@ impl Plane {
 fn spawn(
     number: usize,
     context: PlaneContext,
-    draining: watch::Receiver<bool>,
+    signal: watch::Receiver<Signal>,
 ) -> io::Result<(mpsc::UnboundedSender<Order>, JoinHandle<()>)> {
     let (orders, received) = mpsc::unbounded_channel();
     let thread = std::thread::Builder::new().name(format!("data-{number}")).spawn(move || {
@@ -225,7 +239,7 @@ fn spawn(
             .max_blocking_threads(4)
             .build_local(LocalOptions::default());
         match runtime {
-            Ok(runtime) => runtime.block_on(run(context, received, draining)),
+            Ok(runtime) => runtime.block_on(run(context, received, signal)),
             Err(error) => tracing::error!(%error, "a data-plane thread has no event queue"),
         }
     })?;
@@ -235,9 +249,9 @@ fn spawn(
 async fn run(
     context: PlaneContext,
     mut orders: mpsc::UnboundedReceiver<Order>,
-    draining: watch::Receiver<bool>,
+    signal: watch::Receiver<Signal>,
 ) {
-    let worker = Worker::new(&context, draining);
+    let worker = Worker::new(&context, signal);
     tokio::task::spawn_local(Rc::clone(&worker).flush_log());
     tokio::task::spawn_local(Rc::clone(&worker).sweep_pool());
     let mut doors: HashMap<Door, AbortHandle> = HashMap::new();

@@ -12,7 +12,7 @@ use super::snapshot::{Listener, Snapshot};
 use super::tcp;
 use crate::clock::Timestamp;
 use crate::id::ServiceId;
-use crate::identity::Subject;
+use crate::pki::Verified;
 
 /// A request that is only imagined.
 #[derive(Debug)]
@@ -40,17 +40,17 @@ pub struct Outcome {
     pub credential: Option<(&'static str, String)>,
 }
 
-/// Plays `part` for a caller with the verified certificate `subject`, or with none.
+/// Plays `part` for a caller with a `verified` certificate, or with none.
 #[must_use]
 pub fn rehearse(
     listener: &Arc<Listener>,
-    subject: Option<Subject>,
+    verified: Option<Verified>,
     part: &Part<'_>,
     snapshot: &Snapshot,
     now: Timestamp,
 ) -> Outcome {
     let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    let visitor = Visitor::new(Arc::clone(listener), nowhere, subject);
+    let visitor = Visitor::new(Arc::clone(listener), nowhere, verified.map(Arc::new));
     match part {
         Part::Tcp(service) => {
             let (verdict, admitted) = tcp::judge(&visitor, service, snapshot, now);

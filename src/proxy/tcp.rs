@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
@@ -14,6 +15,7 @@ use super::admission::{Admission, Verdict, Visitor};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Route, dial, way};
+use super::plane::Signal;
 use super::settings::Limits;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
@@ -39,7 +41,10 @@ pub(super) async fn serve(
         (verdict, Some(admission)) => {
             match connect(worker, &Route::Service(admission), &snapshot.limits).await {
                 Ok(mut upstream) => {
-                    let moved = pipe(worker, &mut stream, &mut upstream.io, validity, &snapshot.limits).await;
+                    let allowed = || may_go_on(worker, visitor, service);
+                    let moved =
+                        pipe(worker, &mut stream, &mut upstream.io, validity, &snapshot.limits, allowed)
+                            .await;
                     (Verdict { code: moved.ended.unwrap_or(verdict.code), ..verdict }, moved)
                 }
                 Err(code) => (Verdict { code, ..verdict }, Moved::default()),
@@ -76,7 +81,7 @@ pub(super) fn judge<'s>(
     snapshot: &'s Snapshot,
     now: Timestamp,
 ) -> (Verdict<'s>, Option<Admission<'s>>) {
-    let evidence = Evidence { certificate: visitor.subject.as_ref(), headers: HeaderEvidence::default() };
+    let evidence = Evidence { certificate: visitor.subject(), headers: HeaderEvidence::default() };
     let settings = snapshot.routes.service(service);
     let door = Door {
         listener: visitor.listener.settings.accepts.as_ref(),
@@ -91,6 +96,21 @@ pub(super) fn judge<'s>(
         }
         (Ok(_), None) => (Verdict::of_nobody("no-such-service"), None),
         (Err(no), _) => (Verdict::of_no(&no, service.as_str()), None),
+    }
+}
+
+/// Whether a connection that was let in once would be let in again; if not, why.
+fn may_go_on(worker: &Worker, visitor: &Visitor, service: &ServiceId) -> Result<(), &'static str> {
+    if !visitor.still_stands(worker) {
+        return Err("revoked");
+    }
+    let snapshot = worker.snapshot();
+    match judge(visitor, service, &snapshot, worker.now()) {
+        (_, Some(_)) => Ok(()),
+        (verdict, None) => {
+            worker.cuts.count(verdict.code);
+            Err(verdict.code)
+        }
     }
 }
 
@@ -115,13 +135,15 @@ pub(super) struct Moved {
     pub(super) ended: Option<&'static str>,
 }
 
-/// Carries bytes both ways until both sides are done, nothing moves for too long, the certificate ends, or the agent stops.
+/// Carries bytes both ways until both sides are done, nothing moves for too long, the certificate ends, the agent stops, or
+/// a new snapshot does not `allow` it any more.
 pub(super) async fn pipe<A, B>(
     worker: &Worker,
     near: &mut A,
     far: &mut B,
     validity: Option<Instant>,
     limits: &Limits,
+    allowed: impl Fn() -> Result<(), &'static str>,
 ) -> Moved
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -129,7 +151,7 @@ where
 {
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
     let (mut up, mut down) = (OneWay::default(), OneWay::default());
-    let mut draining = worker.draining.clone();
+    let mut signal = worker.signal.clone();
     let ended = {
         let mut both = pin!(std::future::poll_fn(|cx| {
             let before = up.moved + down.moved;
@@ -148,10 +170,13 @@ where
             biased;
             ended = &mut both => ended,
             phase = deadline.expired() => Some(match phase {
-                Phase::Validity => "certificate-expired",
+                Phase::Validity => {
+                    worker.cuts.count("certificate-expired");
+                    "certificate-expired"
+                }
                 Phase::Head | Phase::Idle | Phase::Transfer => "idle-timeout",
             }),
-            () = drained(&mut draining, limits.drain) => Some("agent-stopped"),
+            code = forbidden(&mut signal, limits.drain, allowed) => Some(code),
         }
     };
     // Both ends are told in good order; one that has hung up already does not mind.
@@ -163,11 +188,23 @@ where
     Moved { up: up.moved, down: down.moved, ended }
 }
 
-/// Ends a little before the drain does, so that a raw connection is closed and not cut.
-async fn drained(draining: &mut tokio::sync::watch::Receiver<bool>, within: Duration) {
-    // The sender lives as long as the plane; without it there is nothing left to drain.
-    if draining.wait_for(|draining| *draining).await.is_ok() {
-        tokio::time::sleep(within.saturating_sub(Duration::from_secs(1))).await;
+/// Ends when the connection may not go on: when it is not allowed any more, or a little before a drain ends, so that it is
+/// closed and not cut.
+async fn forbidden(
+    signal: &mut watch::Receiver<Signal>,
+    within: Duration,
+    allowed: impl Fn() -> Result<(), &'static str>,
+) -> &'static str {
+    loop {
+        if let Err(code) = allowed() {
+            return code;
+        }
+        let draining = signal.borrow_and_update().draining;
+        // Without a sender there is no plane any more.
+        if draining || signal.changed().await.is_err() {
+            tokio::time::sleep(within.saturating_sub(Duration::from_secs(1))).await;
+            return "agent-stopped";
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! TLS for both directions: our certificates shown, the peer's identity verified by SPIFFE rules alone.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use rustls::{
 
 use crate::clock::{Clock, Timestamp};
 use crate::identity::SpiffeId;
-use crate::pki::{Usage, Verifier, VerifyError, X509Svid};
+use crate::pki::{Usage, Verified, Verifier, VerifyError, X509Svid, chain_digest};
 use crate::proxy::settings::OldestTls;
 
 /// Why no TLS configuration can be made.
@@ -137,6 +139,40 @@ fn timestamp(now: UnixTime) -> Timestamp {
     Timestamp::from_unix(i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
 }
 
+/// Verdicts that a thread remembers; more clients than that are verified in full again.
+const VERDICTS: usize = 4096;
+
+thread_local! {
+    static KNOWN: RefCell<HashMap<[u8; 32], Arc<Verified>>> = RefCell::default();
+}
+
+/// Whether a client's chain is to be believed now, and what it says.
+///
+/// A chain that this thread has proven before is only confirmed: its validity, its root and the revocations are looked at
+/// anew, its signatures are not computed again.
+///
+/// # Errors
+/// Why nobody should believe it.
+pub(super) fn client_verdict(
+    verifier: &Verifier,
+    chain: &[CertificateDer<'_>],
+    now: Timestamp,
+) -> Result<Arc<Verified>, VerifyError> {
+    let digest = chain_digest(chain);
+    if let Some(verified) = KNOWN.with_borrow(|known| known.get(&digest).cloned()) {
+        verifier.confirm(&verified, now)?;
+        return Ok(verified);
+    }
+    let verified = Arc::new(verifier.verify(chain, Usage::Client, now)?);
+    KNOWN.with_borrow_mut(|known| {
+        if known.len() >= VERDICTS {
+            known.clear();
+        }
+        known.insert(digest, Arc::clone(&verified));
+    });
+    Ok(verified)
+}
+
 /// The verdict in rustls' words, so that peers get the right alert; our own reason travels inside.
 fn tls_error(error: VerifyError) -> rustls::Error {
     CertificateError::Other(OtherError(Arc::new(error))).into()
@@ -178,8 +214,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verifier
-            .verify(&chain(end_entity, intermediates), Usage::Client, timestamp(now))
+        client_verdict(&self.verifier, &chain(end_entity, intermediates), timestamp(now))
             .map(|_| ClientCertVerified::assertion())
             .map_err(tls_error)
     }
@@ -246,10 +281,11 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let subject = self
+        let verified = self
             .verifier
             .verify(&chain(end_entity, intermediates), Usage::Server, timestamp(now))
             .map_err(tls_error)?;
+        let subject = verified.subject;
         if self.expected.contains(&subject.spiffe_id) {
             return Ok(ServerCertVerified::assertion());
         }

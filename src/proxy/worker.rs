@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::plane::{Attestor, PlaneContext};
+use super::plane::{Attestor, PlaneContext, Signal};
 use super::request_id::RequestIds;
 use super::snapshot::{Current, Snapshot};
 use super::upstream::Pool;
 use crate::clock::{Clock, Timestamp};
+use crate::pki::{Verified, VerifyError};
 use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics};
 
 /// Access-log lines wait no longer than this for company.
@@ -34,13 +35,14 @@ pub(super) struct Worker {
     pub(super) metrics: Arc<Metrics>,
     access: AccessLog,
     access_pending: Notify,
-    pub(super) draining: watch::Receiver<bool>,
+    pub(super) signal: watch::Receiver<Signal>,
+    pub(super) cuts: CodeCounter,
     open: Cell<usize>,
 }
 
 impl Worker {
     /// A thread's belongings, made on that thread.
-    pub(super) fn new(context: &PlaneContext, draining: watch::Receiver<bool>) -> Rc<Self> {
+    pub(super) fn new(context: &PlaneContext, signal: watch::Receiver<Signal>) -> Rc<Self> {
         Rc::new(Self {
             current: Arc::clone(&context.current),
             clock: Arc::clone(&context.clock),
@@ -53,7 +55,8 @@ impl Worker {
             metrics: Arc::clone(&context.metrics),
             access: AccessLog::new(context.access.clone()),
             access_pending: Notify::new(),
-            draining,
+            signal,
+            cuts: context.metrics.cuts(),
             open: Cell::new(0),
         })
     }
@@ -66,6 +69,20 @@ impl Worker {
     /// The time of day.
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Whether a connection that rests on `verified` may go on; if not, it is counted and logged why.
+    pub(super) fn still_believes(&self, verified: &Verified, door: &str) -> bool {
+        match self.current.load().verifier.confirm(verified, self.now()) {
+            Ok(()) => true,
+            Err(error) => {
+                let code = if matches!(error, VerifyError::Revoked(_)) { "revoked" } else { "not-trusted" };
+                self.cuts.count(code);
+                let spiffe_id = &verified.subject.spiffe_id;
+                tracing::warn!(target: "postern::proxy", %spiffe_id, door, reason = %error, "connection cut");
+                false
+            }
+        }
     }
 
     /// Connections that are open on this thread.

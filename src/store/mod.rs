@@ -5,6 +5,7 @@ pub mod pem;
 pub mod registry_dir;
 pub mod registry_edit;
 pub mod pepper_file;
+pub mod revocation_file;
 mod authority_dir;
 
 pub use authority_dir::{AuthorityDir, Committed, StoreError, StoredHierarchy};

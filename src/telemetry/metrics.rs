@@ -41,6 +41,7 @@ pub struct Metrics {
     requests: Family<CodeLabel, Counter>,
     outbound: Family<CodeLabel, Counter>,
     handshakes: Family<CodeLabel, Counter>,
+    cuts: Family<CodeLabel, Counter>,
     reloads: Family<ResultLabel, Counter>,
     /// Connections that are open now.
     pub connections: Gauge,
@@ -69,6 +70,7 @@ impl Metrics {
             requests: family(&mut registry, "requests", "Inbound requests and raw connections by decision"),
             outbound: family(&mut registry, "outbound", "Outbound requests and raw connections by outcome"),
             handshakes: family(&mut registry, "handshakes", "TLS handshakes by outcome"),
+            cuts: family(&mut registry, "connections_cut", "Live connections that were ended, by reason"),
             reloads: family(&mut registry, "reloads", "Reloads of configuration and registry by result"),
             connections: family(&mut registry, "connections", "Connections open now"),
             access_log_dropped: family(
@@ -138,6 +140,12 @@ impl Metrics {
     #[must_use]
     pub fn handshakes(&self) -> CodeCounter {
         CodeCounter::new(self.handshakes.clone())
+    }
+
+    /// A thread's own counter of live connections that were ended.
+    #[must_use]
+    pub fn cuts(&self) -> CodeCounter {
+        CodeCounter::new(self.cuts.clone())
     }
 
     /// Counts a reload that was carried out or rejected.

@@ -1,0 +1,71 @@
+//! A chain that was believed once, with all that is needed to ask again whether it still is.
+
+use aws_lc_rs::digest;
+use rustls::pki_types::CertificateDer;
+
+use crate::clock::Timestamp;
+use crate::identity::Subject;
+
+/// A chain that was believed. The same question is asked again with `Verifier::confirm`, without any signature.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Verified {
+    /// What the leaf says of its holder.
+    pub subject: Subject,
+    /// The authorities between the leaf and the root.
+    pub(super) intermediates: Vec<Link>,
+    /// SHA-256 over the root's name and key.
+    pub(super) anchor: [u8; 32],
+    /// From when on every certificate of the chain is valid.
+    pub(super) not_before: Timestamp,
+    /// Until when every certificate of the chain is valid.
+    pub(super) not_after: Timestamp,
+}
+
+/// One authority of a chain.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Link {
+    pub(super) serial: String,
+    pub(super) spki_sha256: [u8; 32],
+}
+
+impl Verified {
+    /// A chain that nobody has shown and that no verifier will confirm: for questions of the kind "what if".
+    #[must_use]
+    pub const fn imagined(subject: Subject) -> Self {
+        let (not_before, not_after) = (subject.not_before, subject.not_after);
+        Self { subject, intermediates: Vec::new(), anchor: [0; 32], not_before, not_after }
+    }
+
+    /// Until when every certificate of the chain is valid.
+    #[must_use]
+    pub const fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+}
+
+/// SHA-256 over a chain, by which a verdict is found again.
+#[must_use]
+pub fn chain_digest(chain: &[CertificateDer<'_>]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for certificate in chain {
+        // Lengths keep one chain from being cut like another.
+        context.update(&u64::try_from(certificate.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(certificate);
+    }
+    sized(context.finish().as_ref())
+}
+
+/// SHA-256 over a root's name and key.
+pub(super) fn anchor_digest(subject: &[u8], spki: &[u8]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(&u64::try_from(subject.len()).unwrap_or(u64::MAX).to_be_bytes());
+    context.update(subject);
+    context.update(spki);
+    sized(context.finish().as_ref())
+}
+
+pub(super) fn sized(digest: &[u8]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
+    bytes
+}
