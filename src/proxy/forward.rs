@@ -149,7 +149,9 @@ fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
 
 const BAD_ANSWER: Answer = Answer::new(502, "bad-gateway", "The service gave no usable answer.");
 const BAD_BODY: Answer = Answer::new(400, "bad-body", "The request body is malformed.");
-const NO_ANSWER: Answer = Answer::new(504, "upstream-timeout", "The service did not answer in time.");
+/// The service was reached, and then nothing more was heard of it.
+pub(super) const NO_ANSWER: Answer =
+    Answer::new(504, "upstream-timeout", "The service did not answer in time.");
 const NO_IDENTITY: Answer = Answer::new(503, "no-identity", "The workload has no identity at the moment.");
 const TIMED_OUT: Answer = Answer::new(504, "upstream-timeout", "The service could not be reached in time.");
 const UNAVAILABLE: Answer = Answer::new(502, "upstream-unavailable", "The service cannot be reached.");

@@ -13,17 +13,15 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use httparse::Header;
-use tokio::io::AsyncRead;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
-use tokio_rustls::server::TlsStream;
 
 use super::admission::{Admission, Trace, Verdict, Visitor, admit, request_id};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, Repeatable, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
-use super::headers::loggable_path;
+use super::headers::loggable;
 use super::http_gate::read_http2;
 use super::pump::PumpError;
 use super::refuse::{Answer, PROBLEM};
@@ -49,12 +47,10 @@ const RESETS: usize = 64;
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Serves streams on `io` until either side has had enough. `validity` is when the certificate ends that it rests on.
-pub(super) async fn serve(
-    worker: Rc<Worker>,
-    visitor: Box<Visitor>,
-    io: TlsStream<TcpStream>,
-    validity: Option<Instant>,
-) {
+pub(super) async fn serve<S>(worker: Rc<Worker>, visitor: Box<Visitor>, io: S, validity: Option<Instant>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let limits = Arc::clone(&worker.snapshot().limits);
     let header_list = u32::try_from(limits.head_size).unwrap_or(u32::MAX);
     let handshake = h2::server::Builder::new()
@@ -76,6 +72,7 @@ pub(super) async fn serve(
     if !visitor.still_stands(&worker) {
         return;
     }
+    let mut dismissed = false;
     if ending {
         connection.graceful_shutdown();
     }
@@ -88,6 +85,7 @@ pub(super) async fn serve(
                     respond.send_reset(h2::Reason::REFUSED_STREAM);
                 }
                 Some(Ok((request, respond))) => {
+                    dismissed = false;
                     deadline.set(Phase::Idle, limits.idle);
                     let counted = UnderWay::new(&under_way);
                     let stream = Stream { worker: Rc::clone(&worker), visitor: Rc::clone(&visitor), _counted: counted };
@@ -102,12 +100,14 @@ pub(super) async fn serve(
                     drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
                     return;
                 }
-                Phase::Head | Phase::Idle | Phase::Transfer => {
-                    if under_way.get() == 0 {
-                        connection.graceful_shutdown();
-                    }
-                    deadline.set(Phase::Idle, limits.idle);
+                // A graceful shutdown waits for the peer: for its PONG, and for it to read what was answered.
+                Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 && dismissed => return,
+                Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 => {
+                    dismissed = true;
+                    connection.graceful_shutdown();
+                    deadline.set(Phase::Idle, limits.stall);
                 }
+                Phase::Head | Phase::Idle | Phase::Transfer => deadline.set(Phase::Idle, limits.idle),
             },
             changed = signal.changed(), if listening => {
                 listening = changed.is_ok();
@@ -201,7 +201,7 @@ impl Stream {
             peer: Some(self.visitor.peer),
             protocol: "http/2",
             method: head.method,
-            path: loggable_path(head.path),
+            path: loggable(head.path),
             status: done.status,
             code,
             service: verdict.service,
@@ -319,9 +319,11 @@ impl Exchange {
             tokio::select! {
                 biased;
                 relayed = way.relay(upstream, head, &deadline, limits.stall) => relayed,
-                _ = deadline.expired() => Err(match begun.get() {
-                    false => RelayError::TimedOut,
-                    true => RelayError::Midway(PumpError::Read(io::ErrorKind::TimedOut.into())),
+                // An answer that has begun can neither be replaced nor asked for again.
+                _ = deadline.expired() => Err(if begun.get() {
+                    RelayError::Midway(PumpError::Read(io::ErrorKind::TimedOut.into()))
+                } else {
+                    RelayError::TimedOut
                 }),
             }
         });
@@ -345,7 +347,7 @@ struct Way<'a> {
     framing: Framing,
     to_head_request: bool,
     id: &'a RequestId,
-    /// Whether something of the answer has gone to the caller.
+    /// Whether the answer has gone out to the caller, as far as it has come.
     begun: &'a Cell<bool>,
 }
 
@@ -368,7 +370,11 @@ impl Way<'_> {
                 if sending.moved != before {
                     deadline.set(Phase::Transfer, stall);
                 }
-                poll_answer(cx, upstream, self.to_head_request)
+                let answer = poll_answer(cx, upstream, self.to_head_request);
+                if answer.is_pending() && self.respond.poll_reset(cx).is_ready() {
+                    return Poll::Ready(Err(hung_up()));
+                }
+                answer
             })
             .await?;
             if answer.status >= 200 {
@@ -380,8 +386,8 @@ impl Way<'_> {
         let response = self.response(upstream, &answer)?;
         let ended = answer.body == Framing::Length(0);
         let gone = |error: h2::Error| RelayError::Midway(PumpError::Write(io::Error::other(error)));
-        let stream = self.respond.send_response(response, ended).map_err(gone)?;
         self.begun.set(true);
+        let stream = self.respond.send_response(response, ended).map_err(gone)?;
         upstream.unread.consume(answer.length);
         let mut receiving = Receiving { stream, decoder: Decoder::new(answer.body), moved: 0, ended };
         poll_fn(|cx| {
@@ -392,6 +398,9 @@ impl Way<'_> {
             let received = receiving.poll(cx, &mut upstream.io, &mut upstream.unread);
             if sending.moved + receiving.moved != before {
                 deadline.set(Phase::Transfer, stall);
+            }
+            if received.is_pending() && receiving.stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(hung_up()));
             }
             received.map_err(RelayError::Midway)
         })
@@ -426,6 +435,12 @@ impl Way<'_> {
         }
         builder.body(()).map_err(|_| RelayError::Response(BadResponse::Head))
     }
+}
+
+/// The caller reset its stream, or its connection is gone. The exchange ends at once: a stream that was reset does not count
+/// against the caller's limit any more, so it may not cost anything any more (CVE-2023-44487).
+fn hung_up() -> RelayError {
+    RelayError::Caller(PumpError::Read(io::ErrorKind::ConnectionReset.into()))
 }
 
 /// Reads on until a response head is there.
@@ -485,8 +500,6 @@ impl Sending {
         body: &mut RecvStream,
         upstream: &mut Upstream,
     ) -> Poll<Result<(), RelayError>> {
-        use tokio::io::AsyncWrite;
-
         loop {
             if self.failed || self.is_done() {
                 return Poll::Ready(Ok(()));

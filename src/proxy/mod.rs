@@ -34,3 +34,6 @@ pub use settings::{
 };
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot};
 pub use tls::{TlsError, client_config, server_config};
+
+#[cfg(test)]
+mod tests;
