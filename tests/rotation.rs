@@ -197,6 +197,10 @@ async fn a_configuration_that_cannot_be_used_changes_nothing_and_is_told() {
     })
     .await;
     eventually("all is well", async || world.status().await.config.last_error.is_none().then_some(())).await;
+    write(&path, &good.replace("id = \"inbound\"", "id = \"renamed\""));
+    world.admin().reload().await.unwrap();
+    assert_eq!(world.talk(Some(&caller)).await.get("/a", "").await.status, 200, "under another name");
+    assert_eq!(talk.get("/a", "").await.status, 200, "that came in by the door's old name");
     write(&path, &good);
     world.admin().reload().await.unwrap();
     eventually("the second door is closed", async || {
