@@ -473,3 +473,21 @@ async fn a_key_in_a_path_is_refused_and_not_logged() {
     assert_eq!(logged.matches("decision=key-in-url").count(), 2, "{logged}");
     assert!(!logged.contains("secret"), "{logged}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_is_logged_all_the_same() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let mut caller = world.http1(LONG);
+            caller.write_all(GET).await.unwrap();
+            let mut service = world.asked().await;
+            service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok").await.unwrap();
+            rest(&mut caller).await;
+        })
+        .await;
+
+    let logged = world.logged();
+
+    assert!(logged.contains("path=/a status=0 decision=broken-off"), "{logged}");
+}
