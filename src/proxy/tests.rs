@@ -25,6 +25,7 @@ use super::http2;
 use super::plane::{Attestor, NotAttested, PlaneContext, Signal};
 use super::settings::{Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings};
 use super::snapshot::{Listener, Routes, Snapshot};
+use super::tcp;
 use super::worker::Worker;
 use crate::clock::{ManualClock, Timestamp};
 use crate::credential::Peppers;
@@ -54,6 +55,8 @@ id = "all"
   service = "*"
   methods = ["*"]
   path = "/**"
+  [[product.operation]]
+  service = "*"
 "#;
 
 #[derive(Clone, Debug, Default)]
@@ -490,4 +493,29 @@ async fn a_request_that_is_given_up_is_logged_all_the_same() {
     let logged = world.logged();
 
     assert!(logged.contains("path=/a status=0 decision=broken-off"), "{logged}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_raw_connection_that_was_cut_on_one_side_does_not_look_closed_on_the_other() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let (mut caller, far) = tokio::io::duplex(1024);
+            let shut_down = Rc::new(Cell::new(false));
+            let far = Watched { inner: far, shut_down: Rc::clone(&shut_down) };
+            let (worker, visitor) = (Rc::clone(&world.worker), world.visitor());
+            tokio::task::spawn_local(async move {
+                tcp::serve(&worker, &visitor, &"service".parse().unwrap(), far, None).await;
+            });
+            let (service, _) = world.service.accept().await.unwrap();
+            caller.write_all(b"unread").await.unwrap();
+            service.readable().await.unwrap();
+
+            // Unread bytes make a reset of it.
+            drop(service);
+
+            rest(&mut caller).await;
+            assert!(!shut_down.get());
+        })
+        .await;
 }
