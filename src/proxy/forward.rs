@@ -7,7 +7,7 @@ use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
 use super::settings::Limits;
 use super::snapshot::Client;
-use super::upstream::{DialError, PoolKey, Upstream, dial_local, dial_remote};
+use super::upstream::{DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
 use super::worker::Worker;
 use crate::id::{RemoteId, WorkloadId};
 use crate::identity::SpiffeId;
@@ -103,11 +103,8 @@ pub(super) fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
             let snapshot = worker.snapshot();
             let settings = snapshot.remotes.get(remote)?;
             let client = settings.clients.get(workload)?.clone();
-            let key = PoolKey::Remote {
-                remote: remote.clone(),
-                workload: workload.clone(),
-                generation: client.generation,
-            };
+            let terms = Terms::of(&client);
+            let key = PoolKey::Remote { remote: remote.clone(), workload: workload.clone(), terms };
             Some(Way { key, remote: Some((settings.settings.address.clone(), client)) })
         }
     }
@@ -119,7 +116,7 @@ pub(super) fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
 /// Nobody answers there, or not who was expected.
 pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<Upstream, Failure> {
     let dialled = match (&way.key, &way.remote) {
-        (_, Some((address, client))) => dial_remote(address, client, limits.connect).await,
+        (_, Some((address, client))) => dial_remote(address, client, limits.connect, worker.now()).await,
         (PoolKey::Local(endpoint), None) => dial_local(endpoint, limits.connect).await,
         (PoolKey::Remote { .. }, None) => Err(DialError::Name),
     };

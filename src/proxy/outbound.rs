@@ -127,16 +127,14 @@ where
     }
     let (now, begun) = (worker.now(), Instant::now());
     let id = worker.ids.next(now);
-    let validity = begun + client.not_after.since(now);
     let (code, moved) = match tcp::connect(&worker, &Route::Remote(&resident), &snapshot.limits).await {
         Ok(mut upstream) => {
             let has_identity = || match worker.snapshot().remotes.get(&remote) {
                 Some(remote) if remote.clients.contains_key(&resident.workload) => Ok(()),
                 Some(_) | None => Err("no-identity"),
             };
-            let io = &mut upstream.io;
-            let moved =
-                tcp::pipe(&worker, &mut stream, io, Some(validity), &snapshot.limits, has_identity).await;
+            let (io, until) = (&mut upstream.io, upstream.until);
+            let moved = tcp::pipe(&worker, &mut stream, io, until, &snapshot.limits, has_identity).await;
             (moved.ended.unwrap_or("allowed"), moved)
         }
         Err(code) => (code, tcp::Moved::default()),
