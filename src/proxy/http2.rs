@@ -361,6 +361,7 @@ impl Way<'_> {
         stall: Duration,
     ) -> Result<Relayed, RelayError> {
         let mut sending = Sending::new(head, self.framing);
+        let mut asked = false;
         let answer = loop {
             let answer = poll_fn(|cx| {
                 let before = sending.moved;
@@ -380,7 +381,13 @@ impl Way<'_> {
             if answer.status >= 200 {
                 break answer;
             }
-            // Interim answers say nothing that HTTP/2's own flow control does not say better.
+            // A caller that expects to be asked for its body is asked, once; other interim answers end here.
+            if answer.status == 100 && !asked {
+                asked = true;
+                let interim = http::Response::builder().status(http::StatusCode::CONTINUE).body(());
+                let interim = interim.map_err(|_| RelayError::Response(BadResponse::Head))?;
+                self.respond.send_informational(interim).map_err(|_| hung_up())?;
+            }
             upstream.unread.consume(answer.length);
         };
         let response = self.response(upstream, &answer)?;

@@ -519,3 +519,28 @@ async fn a_raw_connection_that_was_cut_on_one_side_does_not_look_closed_on_the_o
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_caller_that_waits_to_be_asked_for_its_body_is_asked() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let mut caller = world.http2().await;
+            let request = http::Request::post("https://h/a").header("expect", "100-continue");
+            let (mut answer, mut body) = caller.send_request(request.body(()).unwrap(), false).unwrap();
+            let mut service = world.asked().await;
+            service.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+
+            let asked =
+                timeout(Duration::from_secs(1), std::future::poll_fn(|cx| answer.poll_informational(cx)));
+            assert_eq!(asked.await.unwrap().unwrap().unwrap().status(), 100);
+
+            body.send_data(Bytes::from_static(b"hi"), true).unwrap();
+            let mut sent = [0; 12];
+            service.read_exact(&mut sent).await.unwrap();
+            assert_eq!(&sent, b"2\r\nhi\r\n0\r\n\r\n");
+            service.write_all(b"HTTP/1.1 204 Done\r\n\r\n").await.unwrap();
+            assert_eq!(answer.await.unwrap().status(), 204);
+        })
+        .await;
+}
