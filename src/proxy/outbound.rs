@@ -33,6 +33,9 @@ pub(super) async fn accept_tcp(
         match socket.accept().await {
             Ok((stream, peer)) => {
                 failures = 0;
+                if is_full(&worker) {
+                    continue;
+                }
                 tokio::task::spawn_local(from_tcp(Rc::clone(&worker), remote.clone(), stream, peer));
             }
             Err(error) => back_off(&error, &mut failures).await,
@@ -55,11 +58,23 @@ pub(super) async fn accept_unix(
         match socket.accept().await {
             Ok((stream, _)) => {
                 failures = 0;
+                if is_full(&worker) {
+                    continue;
+                }
                 tokio::task::spawn_local(from_unix(Rc::clone(&worker), remote.clone(), stream));
             }
             Err(error) => back_off(&error, &mut failures).await,
         }
     }
+}
+
+/// Whether the thread has as many connections as it may have. Local callers fill no more of it than those from outside.
+fn is_full(worker: &Worker) -> bool {
+    let full = worker.open() >= worker.snapshot().limits.connections;
+    if full {
+        worker.outbound.count("too-many-connections");
+    }
+    full
 }
 
 async fn from_tcp(worker: Rc<Worker>, remote: RemoteId, stream: TcpStream, peer: SocketAddr) {
