@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::admission::{Admission, Trace, Verdict, Visitor, admit, dispatch, request_id};
-use super::buffer::{Buffer, poll_read_with};
+use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::Framing;
@@ -204,6 +204,9 @@ async fn serve_all<S>(
     let (mut head, mut upstream_head, mut out) = (Vec::new(), Vec::new(), Vec::new());
     loop {
         deadline.set(Phase::Idle, limits.idle);
+        for scratch in [&mut head, &mut upstream_head, &mut out] {
+            release(scratch);
+        }
         let complete = connection.read_head(&mut head, limits.head_size, deadline, ending, limits.head).await;
         let keep_alive = match complete {
             Ok(false) => return,
