@@ -14,7 +14,7 @@ use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use httparse::Header;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admission::{Admission, Trace, Verdict, Visitor, admit, request_id};
 use super::buffer::{Buffer, poll_read_with};
@@ -42,6 +42,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// Streams that the peer reset and that are still remembered; more end the connection.
 const RESETS: usize = 64;
+
+/// How long before its certificate ends a connection says GOAWAY, so that a busy caller comes back in time instead of opening
+/// a stream that nobody looks at any more.
+const NOTICE: Duration = Duration::from_secs(1);
 
 /// How long streams may go on after the connection's certificate has ended.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -76,6 +80,9 @@ where
     if ending {
         connection.graceful_shutdown();
     }
+    let near_end = validity.map_or_else(Instant::now, |end| end.checked_sub(NOTICE).unwrap_or(end));
+    let mut near_end = std::pin::pin!(sleep_until(near_end));
+    let mut unannounced = validity.is_some();
     let mut listening = true;
     loop {
         tokio::select! {
@@ -109,6 +116,10 @@ where
                 }
                 Phase::Head | Phase::Idle | Phase::Transfer => deadline.set(Phase::Idle, limits.idle),
             },
+            () = &mut near_end, if unannounced => {
+                unannounced = false;
+                connection.graceful_shutdown();
+            }
             changed = signal.changed(), if listening => {
                 listening = changed.is_ok();
                 if !visitor.still_stands(&worker) {
