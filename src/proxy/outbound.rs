@@ -9,12 +9,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
+use super::context::NotAttested;
 use super::forward::{Resident, Route};
 use super::http1::{self, Peer};
-use super::plane::{NotAttested, back_off};
 use super::settings::RemoteProtocol;
 use super::tcp;
-use super::worker::{OpenConnection, Worker};
+use super::worker::{OpenConnection, Worker, back_off};
 use crate::id::{RemoteId, WorkloadId};
 use crate::telemetry::AccessEvent;
 

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::admission::{Admission, Verdict, Visitor};
 use super::buffer::{Buffer, poll_read_with};
+use super::context::Signal;
 use super::deadline::{Deadline, Phase};
 use super::forward::{Route, dial, way};
-use super::plane::Signal;
 use super::settings::Limits;
 use super::snapshot::Snapshot;
 use super::worker::Worker;

@@ -20,9 +20,9 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::admission::Visitor;
+use super::context::{Attestor, NotAttested, PlaneContext, Signal};
 use super::http1::{self, Peer};
 use super::http2;
-use super::plane::{Attestor, NotAttested, PlaneContext, Signal};
 use super::settings::{Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings};
 use super::snapshot::{Listener, Routes, Snapshot};
 use super::tcp;
