@@ -16,7 +16,7 @@ pub use desk::Desk;
 pub use health::serve as serve_health;
 pub use question::{Explanation, Operation, Presented, Question, StepOutcome, TrailStep};
 pub use secret_text::SecretText;
-pub use server::{BindError, bind, serve};
+pub use server::{bind, serve};
 pub use steward::{Steward, StewardError};
 pub use view::{
     AuthorityStatus, ConfigStatus, DeliveryStatus, Failure, IssuedCertificate, ListenerStatus, Named, Order,

@@ -1,9 +1,7 @@
 //! The admin API over a Unix socket: whoever may connect may read, and only root and the agent's own user may change anything.
 
-use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +10,6 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 use tokio::net::unix::UCred;
 
@@ -21,75 +18,16 @@ use super::connections::{self, Bounds};
 use super::steward::{Steward, StewardError};
 use super::view::{Named, Order};
 use crate::id::{AuthorityId, WorkloadId};
+use crate::store::socket_file::{self, SocketError};
 
-/// Why the socket cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The system refused something.
-    #[error("cannot {step} {}", path.display())]
-    Io {
-        /// What was attempted, as a verb phrase that the path completes.
-        step: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// Somebody answers there.
-    #[error("another agent listens on {}", .0.display())]
-    InUse(PathBuf),
-    /// A file that is no socket.
-    #[error("{} exists and is no socket: move it away, or configure another path", .0.display())]
-    NoSocket(PathBuf),
-}
-
-/// Opens the socket at `path` for its owner and group (0660), in the place of one that an earlier agent left behind.
-///
-/// It never stands there under wider permissions, and nobody finds it before it answers.
+/// Opens the socket at `path` for its owner and group, in the place of one that an earlier agent left behind.
 ///
 /// # Errors
 /// Somebody else uses the path, or the system refuses.
-pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
-    expect_free(path)?;
-    let mut name = std::ffi::OsString::from(path);
-    name.push(format!(".{}", std::process::id()));
-    let staged = PathBuf::from(name);
-    let fail = |step| {
-        let path = path.to_owned();
-        move |source| BindError::Io { step, path, source }
-    };
-    drop(fs::remove_file(&staged));
-    let opened = open(&staged).and_then(|socket| fs::rename(&staged, path).map(|()| socket));
-    let socket =
-        opened.inspect_err(|_| drop(fs::remove_file(&staged))).map_err(fail("listen on the admin socket"))?;
-    UnixListener::from_std(socket.into()).map_err(fail("listen on the admin socket"))
-}
-
-fn open(path: &Path) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    fs::set_permissions(path, Permissions::from_mode(0o660))?;
-    socket.listen(BACKLOG)?;
-    Ok(socket)
-}
-
-const BACKLOG: i32 = 128;
-
-fn expect_free(path: &Path) -> Result<(), BindError> {
-    let io_error = |step, source| BindError::Io { step, path: path.to_owned(), source };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io_error("look at", error)),
-        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NoSocket(path.to_owned())),
-        Ok(_) => (),
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(BindError::InUse(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-        Err(error) => Err(io_error("look at", error)),
-    }
+pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    let socket = socket_file::listen(path)?;
+    let refused = |source| SocketError::Io { step: "listen on the socket", path: path.to_owned(), source };
+    UnixListener::from_std(socket).map_err(refused)
 }
 
 /// Serves on `listener` until `shutdown`.

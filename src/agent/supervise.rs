@@ -18,7 +18,7 @@ use super::director::{Deliveries, Director, InForce, Order, ReloadError, read_re
 use super::quickstart::{self, Quickstart, QuickstartError};
 use super::steward::AgentSteward;
 use super::trust::{self, TrustError};
-use crate::admin::{self, BindError};
+use crate::admin;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
@@ -27,6 +27,7 @@ use crate::proxy::{Current, Plane, PlaneContext, PlaneError};
 use crate::registry::CredentialKind;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
+use crate::store::socket_file::SocketError;
 use crate::store::{AuthorityDir, StoreError};
 use crate::telemetry::{AccessSink, LogWriter, Metrics, SubscribeError, subscribe};
 
@@ -35,7 +36,7 @@ use crate::telemetry::{AccessSink, LogWriter, Metrics, SubscribeError, subscribe
 pub enum AgentError {
     /// The operators' socket cannot be bound.
     #[error("the admin socket cannot be opened")]
-    Admin(#[from] BindError),
+    Admin(#[from] SocketError),
     /// What is configured cannot be put together.
     #[error("the data plane cannot be set up")]
     Assembly(#[from] AssemblyError),

@@ -119,7 +119,8 @@ fn admitted(
         Err(_) => "the attestation was broken off".to_owned(),
     };
     worker.outbound.count("not-attested");
-    tracing::warn!(target: "postern::proxy", %remote, ?peer, reason = refused, "local caller refused");
+    let peer = peer.map_or_else(|| "a Unix socket".to_owned(), |peer| peer.to_string());
+    tracing::warn!(target: "postern::proxy", %remote, peer, reason = refused, "local caller refused");
     None
 }
 

@@ -16,6 +16,7 @@ use super::context::{PlaneContext, Signal};
 use super::worker::Worker;
 use super::{inbound, outbound};
 use crate::id::{ListenerId, RemoteId};
+use crate::store::socket_file::{self, SocketError};
 
 /// A door to be opened on every thread.
 #[derive(Debug)]
@@ -68,6 +69,9 @@ pub enum PlaneError {
         #[source]
         source: io::Error,
     },
+    /// A Unix socket cannot be opened.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// A thread cannot be started.
     #[error("cannot start a data-plane thread")]
     Thread(#[source] io::Error),
@@ -137,7 +141,7 @@ impl Plane {
     /// The path cannot be bound, or somebody else listens there.
     pub fn bind_unix(&self, path: &std::path::Path) -> Result<Vec<Socket>, PlaneError> {
         let fail = |source| PlaneError::Bind { address: path.display().to_string(), source };
-        let listener = bind_unix(path).map_err(fail)?;
+        let listener = socket_file::listen(path)?;
         let copies = (1..self.width()).map(|_| listener.try_clone().map(Socket::Unix));
         let mut sockets = copies.collect::<Result<Vec<_>, _>>().map_err(fail)?;
         sockets.push(Socket::Unix(listener));
@@ -273,20 +277,4 @@ fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(1024)?;
     Ok(socket.into())
-}
-
-fn bind_unix(path: &std::path::Path) -> io::Result<std::os::unix::net::UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
-
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::ErrorKind::AddrInUse.into());
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = std::os::unix::net::UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
