@@ -546,7 +546,7 @@ impl Rotator {
     fn activate(&mut self, id: &AuthorityId, now: Timestamp) -> Result<(), IssuanceError> {
         let issued = self.holders.values().map(|holder| holder.svid.not_after);
         let until = issued.max().unwrap_or(now).max(now + self.settings.longest_leaf());
-        self.adopt(self.hierarchy.activate(Level::Issuing, id, until, now)?)?;
+        self.adopt(self.hierarchy.activate_issuing(id, until, now)?)?;
         self.rotation = Tracked::of_authority(&self.hierarchy);
         tracing::info!(authority = %id, "issuing authority activated");
         Ok(())
