@@ -18,8 +18,9 @@ use super::trust::{self, TrustError};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
 use crate::id::WorkloadId;
-use crate::issuance::{self, Feed, IssuanceError};
-use crate::pki::{Revoked, Usage, VerifyError};
+use crate::identity::TrustDomain;
+use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
+use crate::pki::{BundleSet, Revoked, Usage, VerifyError};
 use crate::proxy::{Current, Opening, Plane, PlaneError};
 use crate::registry;
 use crate::store::registry_dir::{self, RegistryReadError};
@@ -321,17 +322,21 @@ impl Director {
         let new = Arc::new(config::load(&old.path)?);
         let changes = config::plan(&old, &new).map_err(ReloadError::Restart)?;
         let registry = Arc::new(read_registry(&new.registry_dirs)?);
-        let bundles = trust::bundles(&self.materials.issued.bundle, &new.trust)?;
+        trust::bundles(&self.materials.issued.bundle, &new.trust)?;
         let openings = self.bind(&changes)?;
-        let bundles = if bundles == *self.materials.bundles {
-            Arc::clone(&self.materials.bundles)
-        } else {
-            Arc::new(bundles)
-        };
         if changes.contains(&Change::Issuance) {
             self.configure_issuance(&new).await?;
         }
         let issued = Arc::clone(&self.feed.borrow_and_update());
+        // Not before: a new root may have come with what was issued.
+        let bundles = match trust::bundles(&issued.bundle, &new.trust) {
+            Ok(bundles) if bundles == *self.materials.bundles => Arc::clone(&self.materials.bundles),
+            Ok(bundles) => Arc::new(bundles),
+            Err(error) => {
+                self.configure_issuance(&old).await?;
+                return Err(error.into());
+            }
+        };
         let materials =
             Materials { config: Arc::clone(&new), issued, bundles, registry, ..self.materials.clone() };
         if let Err(error) = self.publish(materials) {
@@ -363,6 +368,7 @@ impl Director {
         let snapshot = self.assembly.assemble(&materials)?;
         self.current.store(Arc::new(snapshot));
         self.plane.announce_change();
+        self.deliveries.acknowledge_data_plane(&materials.config.issuance.domain, &materials.bundles);
         self.materials = materials;
         Ok(())
     }
@@ -387,6 +393,10 @@ impl Director {
                     renewal.overdue,
                 );
             }
+        }
+        let hierarchy = &issued.hierarchy;
+        for (level, renewal) in [("root", &hierarchy.roll_over), ("issuing", &hierarchy.rotation)] {
+            self.metrics.set_rotation(level, renewal.next_rotation_at.unix(), renewal.overdue);
         }
         for authority in issued.hierarchy.roots.iter().chain(&issued.hierarchy.issuing) {
             let (level, slot) = (authority.level.as_str(), authority.slot.as_str());
@@ -438,14 +448,25 @@ impl Drop for Watching {
 pub(super) struct Deliveries {
     clock: Arc<dyn Clock>,
     statuses: Statuses,
+    acknowledgements: watch::Sender<Acknowledgements>,
     running: JoinSet<()>,
 }
 
 impl Deliveries {
-    /// No delivery yet; they report to `statuses`.
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+    /// No delivery yet; what readers have taken is told to `acknowledgements`.
+    pub(super) fn new(clock: Arc<dyn Clock>, acknowledgements: watch::Sender<Acknowledgements>) -> Self {
         let (statuses, _) = watch::channel(BTreeMap::new());
-        Self { clock, statuses, running: JoinSet::new() }
+        Self { clock, statuses, acknowledgements, running: JoinSet::new() }
+    }
+
+    /// Tells that the data plane goes by `bundles`.
+    pub(super) fn acknowledge_data_plane(&self, own: &TrustDomain, bundles: &BundleSet) {
+        if let Some(bundle) = bundles.get(own) {
+            let now = self.clock.now();
+            let change =
+                |all: &mut Acknowledgements| all.acknowledge(&Consumer::DataPlane, bundle.sequence, now);
+            self.acknowledgements.send_modify(change);
+        }
     }
 
     /// How the deliveries stand.
@@ -459,6 +480,10 @@ impl Deliveries {
         self.running = JoinSet::new();
         self.statuses
             .send_modify(|statuses| statuses.retain(|workload, _| config.workloads.contains_key(workload)));
+        let readers = config.workloads.iter().filter(|(_, settings)| settings.files.is_some());
+        let readers = readers.map(|(workload, _)| Consumer::Files(workload.clone()));
+        let consumers = readers.chain([Consumer::DataPlane]);
+        self.acknowledgements.send_modify(|all| all.expect(consumers, self.clock.now()));
         for (workload, settings) in &config.workloads {
             if let Some(files) = &settings.files {
                 let delivery = Delivery {
@@ -466,6 +491,7 @@ impl Deliveries {
                     settings: Arc::new(files.clone()),
                     clock: Arc::clone(&self.clock),
                     statuses: self.statuses.clone(),
+                    acknowledgements: self.acknowledgements.clone(),
                 };
                 self.running.spawn(delivery.run(feed.clone()));
             }
