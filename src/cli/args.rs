@@ -339,6 +339,8 @@ mod tests {
             "cert renew",
             "key create --app a --expires tomorrow",
             "ca rotate --timeout 5",
+            "ca retire",
+            "ca rollback --force",
             "sing",
         ] {
             assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words}");
