@@ -4,6 +4,7 @@
 //! metric until it is mended.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::id::WorkloadId;
 use crate::identity::TrustDomain;
 use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
 use crate::pki::{BundleSet, Revoked, Usage, VerifyError};
-use crate::proxy::{Current, Opening, Plane, PlaneError};
+use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
 use crate::store::registry_dir::{self, RegistryReadError};
 use crate::store::revocation_file::{self, RevocationError};
@@ -147,15 +148,20 @@ impl Director {
     /// A door cannot be opened.
     pub(super) fn open_doors(&self) -> Result<(), PlaneError> {
         let changes = config::all_doors(&self.materials.config);
-        self.bind(&changes)?.into_iter().for_each(|opening| self.plane.open(opening));
+        self.bind(&changes, &[])?.into_iter().for_each(|opening| self.plane.open(opening));
         Ok(())
     }
 
-    fn bind(&self, changes: &[Change]) -> Result<Vec<Opening>, PlaneError> {
+    /// Binds what `changes` open; the doors that are open now may be followed by others at their addresses.
+    fn bind(&self, changes: &[Change], open: &[Change]) -> Result<Vec<Opening>, PlaneError> {
+        let claim = |address: SocketAddr| {
+            let is_ours = |change: &Change| matches!(change, Change::OpenTcp(_, held) if *held == address);
+            if open.iter().any(is_ours) { Claim::Heir } else { Claim::Sole }
+        };
         let mut openings = Vec::new();
         for change in changes {
             let (door, sockets) = match change {
-                Change::OpenTcp(door, address) => (door, self.plane.bind_tcp(*address)?),
+                Change::OpenTcp(door, address) => (door, self.plane.bind_tcp(*address, claim(*address))?),
                 Change::OpenUnix(door, path) => (door, self.plane.bind_unix(path)?),
                 Change::Close(_) | Change::Issuance | Change::Workloads => continue,
             };
@@ -323,7 +329,7 @@ impl Director {
         let changes = config::plan(&old, &new).map_err(ReloadError::Restart)?;
         let registry = Arc::new(read_registry(&new.registry_dirs)?);
         trust::bundles(&self.materials.issued.bundle, &new.trust)?;
-        let openings = self.bind(&changes)?;
+        let openings = self.bind(&changes, &config::all_doors(&old))?;
         if changes.contains(&Change::Issuance) {
             self.configure_issuance(&new).await?;
         }

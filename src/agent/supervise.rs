@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::proxy::{Current, Plane, PlaneContext, PlaneError};
+use crate::registry::CredentialKind;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
 use crate::store::{AuthorityDir, StoreError};
@@ -68,6 +69,13 @@ pub enum AgentError {
     /// The peppers cannot be used.
     #[error("the peppers of the API keys cannot be used")]
     Peppers(#[from] PepperError),
+    /// Keys are on file, but not what they were hashed under.
+    #[error(
+        "the registry holds API keys, but {} is gone, without which none of them is worth anything: restore it, or take the \
+         keys out and make new ones",
+        .0.display()
+    )]
+    PeppersLost(PathBuf),
     /// A data-plane socket or thread.
     #[error("the data plane cannot start")]
     Plane(#[from] PlaneError),
@@ -75,8 +83,8 @@ pub enum AgentError {
     #[error("the quickstart's samples cannot be made")]
     Quickstart(#[from] QuickstartError),
     /// The registry cannot be used.
-    #[error("the registry cannot be used:\n{0}")]
-    Registry(#[source] ReloadError),
+    #[error(transparent)]
+    Registry(ReloadError),
     /// The revocations cannot be used.
     #[error("the revocations cannot be used")]
     Revocations(#[from] RevocationError),
@@ -133,6 +141,9 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let config = Arc::new(config);
     make_folder(&config.state_dir)?;
     make_folder(&config.runtime_dir)?;
+    if !pepper_file::exists(&config.state_dir)? {
+        check_first_start(&config)?;
+    }
     let directory = AuthorityDir::open(&config.state_dir)?;
     let (rotator, mut feed) = Rotator::start(config.issuance.clone(), directory, Arc::clone(&clock))?;
     let (acknowledgements, acknowledged) = watch::channel(Acknowledgements::default());
@@ -249,6 +260,15 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     drop(rotating.await);
     admin.abort();
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Nothing is made for a registry that cannot be used, and no pepper in place of one that was lost.
+fn check_first_start(config: &Config) -> Result<(), AgentError> {
+    let registry = read_registry(&config.registry_dirs).map_err(AgentError::Registry)?;
+    if registry.credentials().any(|credential| credential.kind() == CredentialKind::ApiKey) {
+        return Err(AgentError::PeppersLost(config.state_dir.join("peppers.toml")));
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::id::WorkloadId;
 use crate::issuance;
 use crate::pki::Lifetimes;
-use crate::proxy::ListenerProtocol;
+use crate::proxy::{ListenerProtocol, ListenerSettings, RemoteSettings};
 use crate::suggest;
 use crate::toml_text::{Document, Place, Problem, TableReader, Value};
 use crate::workload::Directory;
@@ -114,6 +114,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     unique(&listeners, |listener| listener.id.as_str());
     unique(&services, |service| service.id.as_str());
     unique(&remotes, |remote| remote.id.as_str());
+    distinct(&listeners, &remotes);
     for reserved in workloads.iter().filter(|workload| workload.item.0 == own_workload) {
         reserved.place.problem("the name `agent` is the agent's own; its identity is set in [agent]");
     }
@@ -217,6 +218,21 @@ fn unique<'d, T>(items: &[Placed<'d, T>], name: impl Fn(&T) -> &str) {
             Some(first) => item.place.problem(format!("the name {name:?} is taken, see {first}")),
             None => {
                 seen.insert(name, item.place.clone());
+            }
+        }
+    }
+}
+
+/// Reports each address that two doors would share, with the place of the first.
+fn distinct(listeners: &[Placed<'_, ListenerSettings>], remotes: &[Placed<'_, RemoteSettings>]) {
+    let inbound = listeners.iter().map(|listener| (listener.item.address, &listener.place));
+    let outbound = remotes.iter().filter_map(|remote| Some((remote.item.listen?, &remote.place)));
+    let mut seen = HashMap::new();
+    for (address, place) in inbound.chain(outbound).filter(|(address, _)| address.port() > 0) {
+        match seen.get(&address) {
+            Some(first) => place.problem(format!("the address {address} is taken, see {first}")),
+            None => {
+                seen.insert(address, place);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::framing::Framing;
-use super::headers::{Fate, carries_api_key, fate_of_request_field, forwarded_client_cert};
+use super::headers::{Fate, fate_of_request_field, forwarded_client_cert, names_api_key};
 use super::http_gate::Head;
 use super::refuse::Answer;
 use super::request_id::{RequestId, RequestIds};
@@ -146,9 +146,7 @@ pub(super) fn admit<'s>(
     let listener = visitor.listener.settings.accepts.as_ref();
     let refuse =
         |refusal: Refusal| (Answer::from_refusal(refusal, [listener]), Verdict::of_nobody(refusal.code()));
-    if carries_api_key(head.path.as_bytes())
-        || head.query.is_some_and(|query| carries_api_key(query.as_bytes()))
-    {
+    if names_api_key(head.path) || head.query.is_some_and(names_api_key) {
         return Err(refuse(Refusal::KeyInUrl));
     }
     let Ok(path) = PolicyPath::parse(head.path) else {

@@ -29,7 +29,9 @@ pub(super) enum Phase {
 pub(super) struct Deadline {
     phase: Cell<Phase>,
     at: Cell<Instant>,
-    validity: Cell<Option<Instant>>,
+    validity: Option<Instant>,
+    /// Until when what is under way may go on behind the validity.
+    farewell: Cell<Option<Instant>>,
     late: Cell<bool>,
     armed: Cell<Instant>,
     timer: RefCell<Pin<Box<Sleep>>>,
@@ -43,7 +45,8 @@ impl Deadline {
         Self {
             phase: Cell::new(phase),
             at: Cell::new(at),
-            validity: Cell::new(validity),
+            validity,
+            farewell: Cell::new(None),
             late: Cell::new(false),
             armed: Cell::new(armed),
             timer: RefCell::new(Box::pin(sleep_until(armed))),
@@ -74,20 +77,24 @@ impl Deadline {
         self.late.get()
     }
 
-    /// Whether the certificate has ended on which the connection rests.
+    /// Whether the certificate has ended on which the connection rests, farewell or not.
     pub(super) fn is_past_validity(&self) -> bool {
-        self.validity.get().is_some_and(|validity| validity <= Instant::now())
+        self.validity.is_some_and(|validity| validity <= Instant::now())
     }
 
     /// Whether the certificate ends by `at`, on which the connection rests.
     pub(super) fn ends_by(&self, at: Instant) -> bool {
-        self.validity.get().is_some_and(|validity| validity <= at)
+        self.validity.is_some_and(|validity| validity <= at)
     }
 
-    /// Gives what is under way a last `span` after the certificate has ended.
-    pub(super) fn grant_farewell(&self, span: Duration) {
-        self.validity.set(Some(Instant::now() + span));
+    /// Gives what is under way a last `span` after the certificate has ended; false when it has had one.
+    pub(super) fn grant_farewell(&self, span: Duration) -> bool {
+        if self.farewell.get().is_some() {
+            return false;
+        }
+        self.farewell.set(Some(Instant::now() + span));
         self.arm(self.next());
+        true
     }
 
     /// Ends when a deadline has passed, and says which.
@@ -96,7 +103,7 @@ impl Deadline {
             loop {
                 ready!(self.timer.borrow_mut().as_mut().poll(cx));
                 let now = Instant::now();
-                if self.validity.get().is_some_and(|validity| validity <= now) {
+                if self.end().is_some_and(|end| end <= now) {
                     return Poll::Ready(Phase::Validity);
                 }
                 if self.at.get() <= now {
@@ -111,7 +118,12 @@ impl Deadline {
     /// Whichever deadline comes first.
     fn next(&self) -> Instant {
         let at = self.at.get();
-        self.validity.get().map_or(at, |validity| validity.min(at))
+        self.end().map_or(at, |end| end.min(at))
+    }
+
+    /// When the connection ends, whatever happens on it.
+    fn end(&self) -> Option<Instant> {
+        self.farewell.get().or(self.validity)
     }
 
     fn arm(&self, at: Instant) {

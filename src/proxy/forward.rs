@@ -7,7 +7,7 @@ use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
 use super::settings::Limits;
 use super::snapshot::Client;
-use super::upstream::{DialError, PoolKey, Upstream, dial_local, dial_remote};
+use super::upstream::{DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
 use super::worker::Worker;
 use crate::id::{RemoteId, WorkloadId};
 use crate::identity::SpiffeId;
@@ -103,11 +103,8 @@ pub(super) fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
             let snapshot = worker.snapshot();
             let settings = snapshot.remotes.get(remote)?;
             let client = settings.clients.get(workload)?.clone();
-            let key = PoolKey::Remote {
-                remote: remote.clone(),
-                workload: workload.clone(),
-                generation: client.generation,
-            };
+            let terms = Terms::of(&client);
+            let key = PoolKey::Remote { remote: remote.clone(), workload: workload.clone(), terms };
             Some(Way { key, remote: Some((settings.settings.address.clone(), client)) })
         }
     }
@@ -119,7 +116,7 @@ pub(super) fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
 /// Nobody answers there, or not who was expected.
 pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<Upstream, Failure> {
     let dialled = match (&way.key, &way.remote) {
-        (_, Some((address, client))) => dial_remote(address, client, limits.connect).await,
+        (_, Some((address, client))) => dial_remote(address, client, limits.connect, worker.now()).await,
         (PoolKey::Local(endpoint), None) => dial_local(endpoint, limits.connect).await,
         (PoolKey::Remote { .. }, None) => Err(DialError::Name),
     };
@@ -149,7 +146,9 @@ fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
 
 const BAD_ANSWER: Answer = Answer::new(502, "bad-gateway", "The service gave no usable answer.");
 const BAD_BODY: Answer = Answer::new(400, "bad-body", "The request body is malformed.");
-const NO_ANSWER: Answer = Answer::new(504, "upstream-timeout", "The service did not answer in time.");
+/// The service was reached, and then nothing more was heard of it.
+pub(super) const NO_ANSWER: Answer =
+    Answer::new(504, "upstream-timeout", "The service did not answer in time.");
 const NO_IDENTITY: Answer = Answer::new(503, "no-identity", "The workload has no identity at the moment.");
 const TIMED_OUT: Answer = Answer::new(504, "upstream-timeout", "The service could not be reached in time.");
 const UNAVAILABLE: Answer = Answer::new(502, "upstream-unavailable", "The service cannot be reached.");

@@ -97,9 +97,30 @@ pub(super) fn carries_api_key(text: &[u8]) -> bool {
     memchr::memmem::find(text, API_KEY_MARK.as_bytes()).is_some()
 }
 
+/// Whether part of a request target holds something that looks like one of our keys, in whatever spelling.
+pub(super) fn names_api_key(text: &str) -> bool {
+    carries_api_key(text.as_bytes()) || text.contains('%') && carries_api_key(&unescaped(text))
+}
+
 /// `path` as it may stand in a log.
-pub(super) fn loggable_path(path: &str) -> &str {
-    if carries_api_key(path.as_bytes()) { "(withheld: it holds an API key)" } else { path }
+pub(super) fn loggable(path: &str) -> &str {
+    if names_api_key(path) { "(withheld)" } else { path }
+}
+
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        let escape = behind.split_at_checked(2).filter(|_| byte == b'%');
+        let meant = escape.and_then(|(digits, behind)| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            Some((u8::from_str_radix(digits, 16).ok()?, behind))
+        });
+        let (byte, behind) = meant.unwrap_or((byte, behind));
+        decoded.push(byte);
+        rest = behind;
+    }
+    decoded
 }
 
 /// No protected or hop-by-hop name is longer.
@@ -200,6 +221,16 @@ mod tests {
         assert_eq!(fate_of_request_field("Accept", b"*/*"), Fate::Pass);
         assert_eq!(fate_of_request_field("Authorization", b"Bearer abc"), Fate::Pass);
         assert_eq!(fate_of_request_field("Authorization", b"Bearer pstn_sk_0000000000A1_x"), Fate::Remove);
+    }
+
+    #[test]
+    fn a_key_is_found_in_every_spelling() {
+        for text in ["/a/pstn_sk_x", "k=%70stn%5fsk", "k=%pstn_", "%7%70stn_"] {
+            assert!(names_api_key(text), "{text}");
+        }
+        for text in ["/a", "k=%70stn", "%", "%5", "p%00stn_"] {
+            assert!(!names_api_key(text), "{text}");
+        }
     }
 
     #[test]

@@ -14,14 +14,14 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::admission::{Admission, Trace, Verdict, Visitor, admit, dispatch, request_id};
-use super::buffer::{Buffer, poll_read_with};
+use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
-use super::forward::{Failure, Repeatable, Resident, Route, forward};
+use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::Framing;
-use super::headers::loggable_path;
+use super::headers::loggable;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
 use super::refuse::Answer;
-use super::relay::{Pace, Relayed, Side, relay};
+use super::relay::{Pace, Relayed, Side, Stage, relay};
 use super::request_id::RequestId;
 use super::response::Caller;
 use super::settings::{Endpoint, Limits};
@@ -61,7 +61,7 @@ where
         return;
     }
     let mut listening = true;
-    let mut connection = Connection { io, unread: Buffer::default() };
+    let mut connection = Connection { io, unread: Buffer::default(), stage: Cell::new(Stage::Answered) };
     let ended = {
         let mut serving = pin!(serve_all(&worker, &peer, &mut connection, &limits, &deadline, &ending));
         loop {
@@ -70,7 +70,7 @@ where
                 () = &mut serving => break None,
                 phase = deadline.expired() => match phase {
                     // What was asked while the certificate was good is answered, and nothing after it.
-                    Phase::Validity if !ending.replace(true) => deadline.grant_farewell(FAREWELL),
+                    Phase::Validity if deadline.grant_farewell(FAREWELL) => ending.set(true),
                     // The request that is under way says so itself, if the caller can still be told.
                     Phase::Transfer if deadline.give_notice(LINGER) => {}
                     Phase::Head | Phase::Idle | Phase::Transfer | Phase::Validity => break Some(phase),
@@ -87,8 +87,15 @@ where
             }
         }
     };
+    if connection.stage.get() == Stage::Answering {
+        // The caller must not take for whole what broke off, so it gets neither another answer nor a proper goodbye.
+        return;
+    }
     match ended {
         Some(Phase::Head) => connection.give_up(&worker, &HEAD_TIMEOUT).await,
+        Some(Phase::Transfer) if connection.stage.get() == Stage::Asked => {
+            connection.give_up(&worker, &NO_ANSWER).await;
+        }
         Some(Phase::Validity) => {
             worker.cuts.count("certificate-expired");
             tracing::debug!(target: "postern::proxy", "connection ended with its certificate");
@@ -104,9 +111,18 @@ const HEAD_TOO_LARGE: Answer = Answer::new(431, "head-too-large", "The request h
 struct Connection<S> {
     io: S,
     unread: Buffer,
+    stage: Cell<Stage>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Writes an answer of our own; says whether it could be written.
+    async fn answer(&mut self, bytes: &[u8]) -> bool {
+        self.stage.set(Stage::Answering);
+        let written = self.io.write_all(bytes).await.is_ok();
+        self.stage.set(Stage::Answered);
+        written
+    }
+
     async fn give_up(&mut self, worker: &Worker, answer: &Answer) {
         let mut out = Vec::new();
         answer.write_http1(&mut out, &worker.ids.next(worker.now()), false, false);
@@ -188,18 +204,22 @@ async fn serve_all<S>(
     let (mut head, mut upstream_head, mut out) = (Vec::new(), Vec::new(), Vec::new());
     loop {
         deadline.set(Phase::Idle, limits.idle);
+        for scratch in [&mut head, &mut upstream_head, &mut out] {
+            release(scratch);
+        }
         let complete = connection.read_head(&mut head, limits.head_size, deadline, ending, limits.head).await;
         let keep_alive = match complete {
             Ok(false) => return,
             Ok(true) if deadline.is_past_validity() => return,
             Ok(true) => {
                 deadline.set(Phase::Transfer, limits.stall);
+                connection.stage.set(Stage::Asked);
                 let scratch = Scratch { head: &head, upstream_head: &mut upstream_head, out: &mut out };
                 serve_one(worker, peer, connection, scratch, deadline, ending).await
             }
             Err(answer) => {
                 answer.write_http1(&mut out, &worker.ids.next(worker.now()), false, false);
-                drop(connection.io.write_all(&out).await);
+                connection.answer(&out).await;
                 count_refusal(worker, peer, answer.code);
                 false
             }
@@ -238,7 +258,7 @@ where
                 Answer::new(bad.status(), "bad-request", "The request head is malformed or ambiguous.");
             out.clear();
             answer.write_http1(out, &worker.ids.next(now), false, false);
-            drop(connection.io.write_all(out).await);
+            connection.answer(out).await;
             tracing::debug!(target: "postern::proxy", error = %bad, "request refused");
             count_refusal(worker, peer, answer.code);
             return false;
@@ -246,7 +266,8 @@ where
     };
     let last = ending.get() || deadline.ends_by(begun + NOTICE);
     let caller = Caller { keep_alive: request.caller.keep_alive && !last, ..request.caller };
-    let done = match &request.outcome {
+    let mut entry = Entry { worker, peer, request: &request, done: BROKEN_OFF, now, begun };
+    entry.done = match &request.outcome {
         Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
         Outcome::Forward(route) => {
             if let Route::Service(Admission { service, .. }) = route
@@ -257,15 +278,17 @@ where
                 let pace = Pace { deadline, stall: snapshot.limits.stall, ending };
                 let repeatable = Repeatable::of(request.method, request.body);
                 let relayed = forward(worker, route, &snapshot.limits, repeatable, async |upstream| {
-                    let side =
-                        Side { io: &mut connection.io, unread: &mut connection.unread, out: &mut *out };
+                    let side = Side {
+                        io: &mut connection.io,
+                        unread: &mut connection.unread,
+                        out: &mut *out,
+                        stage: &connection.stage,
+                    };
                     relay(side, upstream, &mut *upstream_head, request.body, &caller, &request.id, pace).await
                 });
                 match relayed.await {
                     Ok(relayed) => Done::from(relayed),
-                    Err(Failure::Broken) => {
-                        Done { status: 0, received: 0, sent: 0, keep_alive: false, code: Some("broken-off") }
-                    }
+                    Err(Failure::Broken) => BROKEN_OFF,
                     Err(Failure::Answer(answer)) => {
                         let failed = answer_here(connection, out, &answer, &request, &caller).await;
                         Done { code: Some(answer.code), ..failed }
@@ -274,8 +297,23 @@ where
             }
         }
     };
-    log(worker, peer, &request, &done, now, begun);
-    done.keep_alive
+    entry.done.keep_alive
+}
+
+/// A line of the access log, written when it is dropped: also for a request that is given up before its end.
+struct Entry<'a> {
+    worker: &'a Worker,
+    peer: &'a Peer,
+    request: &'a Request<'a>,
+    done: Done,
+    now: crate::clock::Timestamp,
+    begun: Instant,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        log(self.worker, self.peer, self.request, &self.done, self.now, self.begun);
+    }
 }
 
 /// A request that has been read and judged.
@@ -303,6 +341,10 @@ struct Done {
     /// Overrides the verdict in the log, where acting on it failed.
     code: Option<&'static str>,
 }
+
+/// What is known of a request that did not come to its end.
+const BROKEN_OFF: Done =
+    Done { status: 0, received: 0, sent: 0, keep_alive: false, code: Some("broken-off") };
 
 impl From<Relayed> for Done {
     fn from(relayed: Relayed) -> Self {
@@ -346,7 +388,7 @@ fn judge<'a>(
 }
 
 /// Answers without a service; a body that has not arrived whole ends the connection.
-async fn answer_here<S: AsyncWrite + Unpin>(
+async fn answer_here<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<S>,
     out: &mut Vec<u8>,
     answer: &Answer,
@@ -356,12 +398,12 @@ async fn answer_here<S: AsyncWrite + Unpin>(
     let keep_alive = caller.keep_alive && request.body == Framing::Length(0);
     out.clear();
     answer.write_http1(out, &request.id, caller.to_head_request, keep_alive);
-    let written = connection.io.write_all(out).await.is_ok();
+    let written = connection.answer(out).await;
     Done { status: answer.status, received: 0, sent: 0, keep_alive: keep_alive && written, code: None }
 }
 
 /// Answers as the built-in service.
-async fn show<S: AsyncWrite + Unpin>(
+async fn show<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<S>,
     out: &mut Vec<u8>,
     upstream_head: &[u8],
@@ -387,7 +429,7 @@ async fn show<S: AsyncWrite + Unpin>(
     if !caller.to_head_request {
         out.extend_from_slice(&body);
     }
-    let written = connection.io.write_all(out).await.is_ok();
+    let written = connection.answer(out).await;
     let sent = u64::try_from(body.len()).unwrap_or(0);
     Done { status: 200, received: 0, sent, keep_alive: keep_alive && written, code: None }
 }
@@ -423,7 +465,7 @@ fn log(
         peer: address,
         protocol: "http/1.1",
         method: request.method,
-        path: loggable_path(request.path),
+        path: loggable(request.path),
         status: done.status,
         code,
         service: request.verdict.service,

@@ -13,17 +13,15 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use httparse::Header;
-use tokio::io::AsyncRead;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
-use tokio_rustls::server::TlsStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admission::{Admission, Trace, Verdict, Visitor, admit, request_id};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, Repeatable, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
-use super::headers::loggable_path;
+use super::headers::loggable;
 use super::http_gate::read_http2;
 use super::pump::PumpError;
 use super::refuse::{Answer, PROBLEM};
@@ -45,16 +43,18 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Streams that the peer reset and that are still remembered; more end the connection.
 const RESETS: usize = 64;
 
+/// How long before its certificate ends a connection says GOAWAY, so that a busy caller comes back in time instead of opening
+/// a stream that nobody looks at any more.
+const NOTICE: Duration = Duration::from_secs(1);
+
 /// How long streams may go on after the connection's certificate has ended.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Serves streams on `io` until either side has had enough. `validity` is when the certificate ends that it rests on.
-pub(super) async fn serve(
-    worker: Rc<Worker>,
-    visitor: Box<Visitor>,
-    io: TlsStream<TcpStream>,
-    validity: Option<Instant>,
-) {
+pub(super) async fn serve<S>(worker: Rc<Worker>, visitor: Box<Visitor>, io: S, validity: Option<Instant>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let limits = Arc::clone(&worker.snapshot().limits);
     let header_list = u32::try_from(limits.head_size).unwrap_or(u32::MAX);
     let handshake = h2::server::Builder::new()
@@ -76,9 +76,13 @@ pub(super) async fn serve(
     if !visitor.still_stands(&worker) {
         return;
     }
+    let mut dismissed = false;
     if ending {
         connection.graceful_shutdown();
     }
+    let near_end = validity.map_or_else(Instant::now, |end| end.checked_sub(NOTICE).unwrap_or(end));
+    let mut near_end = std::pin::pin!(sleep_until(near_end));
+    let mut unannounced = validity.is_some();
     let mut listening = true;
     loop {
         tokio::select! {
@@ -88,6 +92,7 @@ pub(super) async fn serve(
                     respond.send_reset(h2::Reason::REFUSED_STREAM);
                 }
                 Some(Ok((request, respond))) => {
+                    dismissed = false;
                     deadline.set(Phase::Idle, limits.idle);
                     let counted = UnderWay::new(&under_way);
                     let stream = Stream { worker: Rc::clone(&worker), visitor: Rc::clone(&visitor), _counted: counted };
@@ -102,13 +107,19 @@ pub(super) async fn serve(
                     drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
                     return;
                 }
-                Phase::Head | Phase::Idle | Phase::Transfer => {
-                    if under_way.get() == 0 {
-                        connection.graceful_shutdown();
-                    }
-                    deadline.set(Phase::Idle, limits.idle);
+                // A graceful shutdown waits for the peer: for its PONG, and for it to read what was answered.
+                Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 && dismissed => return,
+                Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 => {
+                    dismissed = true;
+                    connection.graceful_shutdown();
+                    deadline.set(Phase::Idle, limits.stall);
                 }
+                Phase::Head | Phase::Idle | Phase::Transfer => deadline.set(Phase::Idle, limits.idle),
             },
+            () = &mut near_end, if unannounced => {
+                unannounced = false;
+                connection.graceful_shutdown();
+            }
             changed = signal.changed(), if listening => {
                 listening = changed.is_ok();
                 if !visitor.still_stands(&worker) {
@@ -201,7 +212,7 @@ impl Stream {
             peer: Some(self.visitor.peer),
             protocol: "http/2",
             method: head.method,
-            path: loggable_path(head.path),
+            path: loggable(head.path),
             status: done.status,
             code,
             service: verdict.service,
@@ -319,9 +330,11 @@ impl Exchange {
             tokio::select! {
                 biased;
                 relayed = way.relay(upstream, head, &deadline, limits.stall) => relayed,
-                _ = deadline.expired() => Err(match begun.get() {
-                    false => RelayError::TimedOut,
-                    true => RelayError::Midway(PumpError::Read(io::ErrorKind::TimedOut.into())),
+                // An answer that has begun can neither be replaced nor asked for again.
+                _ = deadline.expired() => Err(if begun.get() {
+                    RelayError::Midway(PumpError::Read(io::ErrorKind::TimedOut.into()))
+                } else {
+                    RelayError::TimedOut
                 }),
             }
         });
@@ -345,7 +358,7 @@ struct Way<'a> {
     framing: Framing,
     to_head_request: bool,
     id: &'a RequestId,
-    /// Whether something of the answer has gone to the caller.
+    /// Whether the answer has gone out to the caller, as far as it has come.
     begun: &'a Cell<bool>,
 }
 
@@ -359,6 +372,7 @@ impl Way<'_> {
         stall: Duration,
     ) -> Result<Relayed, RelayError> {
         let mut sending = Sending::new(head, self.framing);
+        let mut asked = false;
         let answer = loop {
             let answer = poll_fn(|cx| {
                 let before = sending.moved;
@@ -368,20 +382,30 @@ impl Way<'_> {
                 if sending.moved != before {
                     deadline.set(Phase::Transfer, stall);
                 }
-                poll_answer(cx, upstream, self.to_head_request)
+                let answer = poll_answer(cx, upstream, self.to_head_request);
+                if answer.is_pending() && self.respond.poll_reset(cx).is_ready() {
+                    return Poll::Ready(Err(hung_up()));
+                }
+                answer
             })
             .await?;
             if answer.status >= 200 {
                 break answer;
             }
-            // Interim answers say nothing that HTTP/2's own flow control does not say better.
+            // A caller that expects to be asked for its body is asked, once; other interim answers end here.
+            if answer.status == 100 && !asked {
+                asked = true;
+                let interim = http::Response::builder().status(http::StatusCode::CONTINUE).body(());
+                let interim = interim.map_err(|_| RelayError::Response(BadResponse::Head))?;
+                self.respond.send_informational(interim).map_err(|_| hung_up())?;
+            }
             upstream.unread.consume(answer.length);
         };
         let response = self.response(upstream, &answer)?;
         let ended = answer.body == Framing::Length(0);
         let gone = |error: h2::Error| RelayError::Midway(PumpError::Write(io::Error::other(error)));
-        let stream = self.respond.send_response(response, ended).map_err(gone)?;
         self.begun.set(true);
+        let stream = self.respond.send_response(response, ended).map_err(gone)?;
         upstream.unread.consume(answer.length);
         let mut receiving = Receiving { stream, decoder: Decoder::new(answer.body), moved: 0, ended };
         poll_fn(|cx| {
@@ -392,6 +416,9 @@ impl Way<'_> {
             let received = receiving.poll(cx, &mut upstream.io, &mut upstream.unread);
             if sending.moved + receiving.moved != before {
                 deadline.set(Phase::Transfer, stall);
+            }
+            if received.is_pending() && receiving.stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(hung_up()));
             }
             received.map_err(RelayError::Midway)
         })
@@ -426,6 +453,12 @@ impl Way<'_> {
         }
         builder.body(()).map_err(|_| RelayError::Response(BadResponse::Head))
     }
+}
+
+/// The caller reset its stream, or its connection is gone. The exchange ends at once: a stream that was reset does not count
+/// against the caller's limit any more, so it may not cost anything any more (CVE-2023-44487).
+fn hung_up() -> RelayError {
+    RelayError::Caller(PumpError::Read(io::ErrorKind::ConnectionReset.into()))
 }
 
 /// Reads on until a response head is there.
@@ -485,8 +518,6 @@ impl Sending {
         body: &mut RecvStream,
         upstream: &mut Upstream,
     ) -> Poll<Result<(), RelayError>> {
-        use tokio::io::AsyncWrite;
-
         loop {
             if self.failed || self.is_done() {
                 return Poll::Ready(Ok(()));

@@ -26,7 +26,7 @@ mod inbound;
 mod outbound;
 mod rehearse;
 
-pub use plane::{Attestor, Door, NotAttested, Opening, Plane, PlaneContext, PlaneError, Socket};
+pub use plane::{Attestor, Claim, Door, NotAttested, Opening, Plane, PlaneContext, PlaneError, Socket};
 pub use rehearse::{Outcome, Part, rehearse};
 pub use settings::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
@@ -34,3 +34,6 @@ pub use settings::{
 };
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot};
 pub use tls::{TlsError, client_config, server_config};
+
+#[cfg(test)]
+mod tests;

@@ -133,6 +133,15 @@ pub struct Plane {
     signal: watch::Sender<Signal>,
 }
 
+/// With whom an address may be shared.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Claim {
+    /// With a door of our own that is about to close.
+    Heir,
+    /// With nobody.
+    Sole,
+}
+
 impl Plane {
     /// Starts `threads` threads without any door.
     ///
@@ -154,7 +163,10 @@ impl Plane {
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub fn bind_tcp(&self, address: SocketAddr) -> Result<Vec<Socket>, PlaneError> {
+    pub fn bind_tcp(&self, address: SocketAddr, claim: Claim) -> Result<Vec<Socket>, PlaneError> {
+        if claim == Claim::Sole {
+            free(address).map_err(|source| PlaneError::Bind { address: address.to_string(), source })?;
+        }
         let mut address = address;
         (0..self.width())
             .map(|_| {
@@ -295,6 +307,16 @@ pub(super) async fn back_off(error: &io::Error, failures: &mut u32) {
     let wait = Duration::from_millis(5 << (*failures).min(8));
     tracing::warn!(%error, ?wait, "cannot accept");
     tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
+}
+
+/// Whether nobody listens at `address`. A shared port would be split with another agent of the same user, which nobody would
+/// notice but every other caller.
+fn free(address: SocketAddr) -> io::Result<()> {
+    use socket2::{Domain, Protocol, Socket, Type};
+
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {

@@ -20,6 +20,7 @@ pub(super) struct Pump {
     staged: Vec<u8>,
     written: usize,
     ended: bool,
+    flushed: bool,
     moved: u64,
 }
 
@@ -38,7 +39,8 @@ impl Pump {
     /// A pump that writes `head` first, then the body that is read as `from` and written as `to`.
     pub(super) fn new(head: Vec<u8>, from: Framing, to: Framing) -> Self {
         let chunked = to == Framing::Chunked;
-        Self { decoder: Decoder::new(from), chunked, staged: head, written: 0, ended: false, moved: 0 }
+        let decoder = Decoder::new(from);
+        Self { decoder, chunked, staged: head, written: 0, ended: false, flushed: false, moved: 0 }
     }
 
     /// Bytes of body that were moved so far.
@@ -47,8 +49,8 @@ impl Pump {
     }
 
     /// Whether everything was written and flushed.
-    pub(super) fn is_done(&self) -> bool {
-        self.ended && self.written >= self.staged.len()
+    pub(super) const fn is_done(&self) -> bool {
+        self.flushed
     }
 
     /// The memory of the head, to be used again. Where no body went with it, it still holds the head.
@@ -72,8 +74,10 @@ impl Pump {
         W: AsyncWrite + Unpin + ?Sized,
     {
         loop {
-            if self.is_done() {
-                return Pin::new(&mut *to).poll_flush(cx).map_err(PumpError::Write);
+            if self.ended && self.written >= self.staged.len() {
+                let flushed = Pin::new(&mut *to).poll_flush(cx).map_err(PumpError::Write);
+                self.flushed = matches!(flushed, Poll::Ready(Ok(())));
+                return flushed;
             }
             self.stage(unread)?;
             if self.written < self.staged.len() {
@@ -226,5 +230,54 @@ mod tests {
         let result = std::future::poll_fn(|cx| pump.poll(cx, &mut reader, &mut unread, &mut out)).await;
 
         assert!(matches!(result, Err(PumpError::Body(InvalidBody::Truncated))));
+    }
+    /// Takes everything at once, like a TLS stream before a full socket, and lets go of it only when it is flushed.
+    #[derive(Default)]
+    struct Hesitant {
+        sent: Vec<u8>,
+        held: Vec<u8>,
+        asked: bool,
+    }
+
+    impl AsyncWrite for Hesitant {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.held.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if !std::mem::replace(&mut self.asked, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let held = std::mem::take(&mut self.held);
+            self.sent.extend(held);
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.poll_flush(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pump_is_done_only_when_its_last_byte_has_left() {
+        let (mut reader, mut to, mut unread) = (b"hello".as_slice(), Hesitant::default(), Buffer::default());
+        let mut pump = Pump::new(Vec::new(), Framing::Length(5), Framing::Length(5));
+
+        // As a relay does it: a pump that is done is not polled again.
+        std::future::poll_fn(|cx| {
+            if pump.is_done() {
+                return Poll::Ready(());
+            }
+            pump.poll(cx, &mut reader, &mut unread, &mut to).map(|moved| moved.unwrap())
+        })
+        .await;
+
+        assert_eq!(to.sent, b"hello");
     }
 }

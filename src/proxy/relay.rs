@@ -27,6 +27,18 @@ pub(super) struct Side<'a, S> {
     pub(super) unread: &'a mut Buffer,
     /// Where the caller's answer is put together.
     pub(super) out: &'a mut Vec<u8>,
+    pub(super) stage: &'a Cell<Stage>,
+}
+
+/// How far a connection has come with the request that it read last.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Stage {
+    /// The whole answer has been written, or nothing was asked yet.
+    Answered,
+    /// Part of an answer may have been written: another one would be taken for its rest.
+    Answering,
+    /// Not a byte of the final answer has been written.
+    Asked,
 }
 
 /// How an exchange is timed.
@@ -69,7 +81,7 @@ pub(super) enum RelayError {
     /// The service's answer cannot be passed on.
     #[error("the answer cannot be passed on")]
     Response(#[source] BadResponse),
-    /// Nothing moved for too long, and nothing of an answer had come.
+    /// The service did not answer in time.
     #[error("the service did not answer in time")]
     TimedOut,
     /// The service hung up before it answered.
@@ -95,7 +107,7 @@ pub(super) async fn relay<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Side { io, unread, out } = side;
+    let Side { io, unread, out, stage } = side;
     let mut sending = Pump::new(std::mem::take(head), body, body);
     let outcome = async {
         let answer = loop {
@@ -113,11 +125,13 @@ where
         response::write_http1(out, head_bytes, &answer, caller, request_id);
         upstream.unread.consume(answer.length);
         let mut receiving = Pump::new(std::mem::take(out), answer.body, framing);
+        stage.set(Stage::Answering);
         let received =
             poll_fn(|cx| poll_body(cx, &mut sending, &mut receiving, io, unread, upstream, pace)).await;
         let sent = receiving.moved();
         *out = receiving.into_scratch();
         received?;
+        stage.set(Stage::Answered);
         let whole = sending.is_done();
         Ok(Relayed {
             status: answer.status,
@@ -203,7 +217,7 @@ where
     if !sending.is_done() {
         match sending.poll(cx, io, unread, &mut upstream.io) {
             Poll::Ready(Err(PumpError::Write(_)) | Ok(())) | Poll::Pending => {}
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(RelayError::Caller(error))),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(RelayError::Midway(error))),
         }
     }
     let outcome = receiving.poll(cx, &mut upstream.io, &mut upstream.unread, io);

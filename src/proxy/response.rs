@@ -46,7 +46,7 @@ pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<Respon
         return Err(BadResponse::Switched);
     }
     let bodiless = to_head_request || status < 200 || matches!(status, 204 | 304);
-    let mut keep_alive = minor == 1;
+    let (mut close, mut keep) = (false, minor == 1);
     let (mut content_length, mut encoding) = (None, None);
     for field in response.headers.iter() {
         if field.name.eq_ignore_ascii_case("content-length") {
@@ -59,8 +59,8 @@ pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<Respon
             }
         } else if field.name.eq_ignore_ascii_case("connection") {
             let value = field.value.to_ascii_lowercase();
-            keep_alive = memchr::memmem::find(&value, b"close").is_none()
-                && (keep_alive || memchr::memmem::find(&value, b"keep-alive").is_some());
+            close |= memchr::memmem::find(&value, b"close").is_some();
+            keep |= memchr::memmem::find(&value, b"keep-alive").is_some();
         }
     }
     let body = match (encoding, content_length) {
@@ -71,7 +71,9 @@ pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<Respon
         (None, Some(digits)) => Framing::Length(number(digits).ok_or(BadResponse::Length)?),
         (None, None) => Framing::Close,
     };
-    let keep_alive = keep_alive && body != Framing::Close;
+    // A service that announces a body where there can be none may send one, too.
+    let announced = encoding.is_some() || content_length.is_some_and(|digits| number(digits) != Some(0));
+    let keep_alive = keep && !close && body != Framing::Close && !(status == 204 && announced);
     Ok(Some(ResponseHead { status, body, keep_alive, length }))
 }
 
@@ -197,7 +199,8 @@ pub(super) fn number_into(out: &mut Vec<u8>, mut number: u64) {
 }
 
 fn reason(bytes: &[u8]) -> &[u8] {
-    let line_end = memchr::memchr(b'\r', bytes).unwrap_or(0);
+    // A service may end its lines in a bare LF; what stands behind it is a field, with a fate of its own.
+    let line_end = memchr::memchr2(b'\r', b'\n', bytes).unwrap_or(0);
     bytes.get(13..line_end).unwrap_or_default()
 }
 
@@ -256,6 +259,29 @@ mod tests {
         }
         assert_eq!(read(b"HTTP/1.1 101 Go\r\n\r\n", false), Err(BadResponse::Switched));
         assert_eq!(read(b"nonsense\r\n\r\n", false), Err(BadResponse::Head));
+    }
+
+    #[test]
+    fn a_status_line_ends_at_its_first_line_end() {
+        let wire = "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n";
+
+        let written = written(wire, KEEP);
+
+        assert!(written.starts_with("HTTP/1.1 200 OK\r\nX: y\r\n"), "{written}");
+        assert!(!written.contains("Transfer-Encoding"), "{written}");
+    }
+
+    #[test]
+    fn one_close_ends_the_connection_whatever_else_is_said() {
+        for wire in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n",
+            // Whatever follows a head that has no body is not the next answer.
+            "HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ] {
+            assert!(!read(wire.as_bytes(), false).unwrap().unwrap().keep_alive, "{wire}");
+        }
     }
 
     #[test]

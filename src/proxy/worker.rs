@@ -74,7 +74,8 @@ impl Worker {
     /// Whether a connection that rests on `verified` may go on; if not, it is counted and logged why.
     pub(super) fn still_believes(&self, verified: &Verified, door: &str) -> bool {
         match self.current.load().verifier.confirm(verified, self.now()) {
-            Ok(()) => true,
+            // The connection's own deadline sees to its end, and to what is under way then.
+            Ok(()) | Err(VerifyError::Expired { .. }) => true,
             Err(error) => {
                 let code = if matches!(error, VerifyError::Revoked(_)) { "revoked" } else { "not-trusted" };
                 self.cuts.count(code);

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use postern::clock::{Clock as _, SystemClock, Timestamp};
+use postern::clock::{Clock as _, SystemClock};
+use postern::identity::Subject;
 use postern::pki::{Authority, AuthorityPlan, Hierarchy, KeyAlgorithm, Profile, X509Svid, issue};
 use postern::store::pem;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -21,9 +22,10 @@ impl Clone for Identity {
 }
 
 impl Identity {
-    /// What lies in the folder `current` of a delivery.
+    /// What lies in the folder `current` of a delivery. The link is followed once, for it may be swapped meanwhile.
     pub(crate) fn delivered(folder: &Path) -> Self {
-        let read = |name: &str| std::fs::read(folder.join("current").join(name)).unwrap();
+        let current = folder.join("current").canonicalize().unwrap();
+        let read = |name: &str| std::fs::read(current.join(name)).unwrap();
         let chain = pem::certificates(&read("chain.pem")).unwrap();
         let key = pem::private_key(&read("key.pem")).unwrap();
         Self { chain, key: PrivatePkcs8KeyDer::from(key.expose_secret().to_vec()).into() }
@@ -56,14 +58,15 @@ impl Identity {
         self.chain.iter().map(pem::certificate_to_pem).collect()
     }
 
-    /// Until when the leaf is valid.
-    pub(crate) fn not_after(&self) -> Timestamp {
-        postern::identity::Subject::from_der(&self.chain[0]).unwrap().not_after
+    /// Whether the key belongs to the leaf.
+    pub(crate) fn is_a_pair(&self) -> bool {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        rustls::sign::CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &provider).is_ok()
     }
 
-    /// The leaf's serial number.
-    pub(crate) fn serial(&self) -> String {
-        postern::identity::Subject::from_der(&self.chain[0]).unwrap().serial
+    /// What the leaf says.
+    pub(crate) fn subject(&self) -> Subject {
+        Subject::from_der(&self.chain[0]).unwrap()
     }
 }
 

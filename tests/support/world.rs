@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use super::caller::dial;
-use super::{Answer, H2, Identity, PATIENCE, Talk, Tls, eventually, soon, write};
+use super::{Answer, H2, Identity, Talk, Tls, eventually, write};
 
 /// A configuration and a registry that are being put together.
 pub(crate) struct Scene {
@@ -162,6 +162,14 @@ impl Scene {
         write(&self.path().join("registry/apps.toml"), &self.registry);
     }
 
+    /// Makes the CA ahead of the start, so that others can be told whom to trust; its roots as PEM.
+    pub(crate) fn init_ca(&self) -> String {
+        self.write();
+        let mut init = postern(self.path());
+        assert!(init.args(["ca", "init"]).output().unwrap().status.success());
+        std::fs::read_to_string(self.path().join("state/bundle.pem")).unwrap()
+    }
+
     /// Starts the agent and waits until it is ready.
     pub(crate) async fn start(self) -> World {
         self.write();
@@ -176,12 +184,18 @@ impl Scene {
 /// What lets an app use `orders`.
 pub(crate) const GRANT: &str = "[[app.grant]]\nproduct = \"orders\"\n\n";
 
+/// The command `postern` with the configuration in `folder`.
+pub(crate) fn postern(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+    command.arg("--config").arg(folder.join("postern.toml"));
+    command
+}
+
 /// Runs the agent in `folder`, with its log in the file `log`.
 pub(crate) fn run(folder: &Path) -> Child {
     let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_postern"))
-        .args(["run", "--config"])
-        .arg(folder.join("postern.toml"))
+    postern(folder)
+        .arg("run")
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
@@ -327,8 +341,7 @@ impl World {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.child = run(self.folder.path());
-        soon("the agent is back", self.until_ready()).await;
-        debug_assert!(!PATIENCE.is_zero());
+        self.until_ready().await;
     }
 }
 

@@ -1,0 +1,223 @@
+//! The way out: the kernel says who calls, each caller goes on under its own identity, and only to whom it was meant for.
+//!
+//! Processes of other users are needed, which only root can start; without root these tests say so and pass.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
+#[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
+mod support;
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use support::{Answer, Scene, Service, Talk, World, soon, write};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+use tokio::time::Instant;
+
+/// Users that need not exist: the kernel knows numbers only.
+const WEB: u32 = 60_001;
+const BATCH: u32 = 60_002;
+const BRIEF: u32 = 60_003;
+const NOBODY: u32 = 60_009;
+
+/// Whether other users' processes can be started here.
+fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        #[expect(clippy::print_stdout, reason = "a skipped test must not look like one that ran")]
+        {
+            println!("skipped: only root can start processes of other users");
+        }
+    }
+    is_root
+}
+
+/// Two agents of two trust domains, each of which believes the other's identities.
+struct Pair {
+    near: World,
+    far: World,
+    _echo: Service,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let echo = Service::echoing("hello ").await;
+        let mut far = Scene::of("far.test");
+        far.config("[[trust]]\ndomain = \"near.test\"\nbundle = \"other.pem\"\n")
+            .listener("inbound", "")
+            .config("[[listener]]\nid = \"raw\"\naddress = \"{ip}:8444\"\nprotocol = \"tcp\"\nservice = \"echo\"\n")
+            .service("whoami", "builtin:whoami", "")
+            .service("echo", &echo.address.to_string(), "");
+        far.registry(
+            "[[developer]]\nid = \"team\"\n\n[[product]]\nid = \"whoami\"\n[[product.operation]]\nservice = \"whoami\"\n\
+             methods = [\"*\"]\npath = \"/**\"\n\n[[product]]\nid = \"raw\"\n[[product.operation]]\nservice = \"echo\"\n",
+        );
+        for (app, products) in [("web", &["whoami", "raw"][..]), ("batch", &["whoami"]), ("brief", &["raw"])]
+        {
+            far.app(app, &format!("[[app.certificate]]\nuri = \"spiffe://near.test/{app}\"\n"));
+            for product in products {
+                far.registry(&format!("[[app.grant]]\nproduct = \"{product}\"\n"));
+            }
+        }
+
+        let mut near = Scene::of("near.test");
+        near.config("[[trust]]\ndomain = \"far.test\"\nbundle = \"other.pem\"\n");
+        for (id, uid, ttl) in [("web", WEB, "1h"), ("batch", BATCH, "1h"), ("brief", BRIEF, "3s")] {
+            near.config(&format!(
+                "[[workload]]\nid = \"{id}\"\nttl = \"{ttl}\"\nmatch = {{ uid = {uid} }}\n"
+            ));
+        }
+        let remotes = [
+            ("far", 8443, "http", "agent", 15001),
+            ("imposter", 8443, "http", "somebody-else", 15002),
+            ("raw", 8444, "tcp", "agent", 15003),
+        ];
+        for (id, port, protocol, spiffe_id, listen) in remotes {
+            near.config(&format!(
+                "[[remote]]\nid = \"{id}\"\naddress = \"{}:{port}\"\nprotocol = \"{protocol}\"\nlisten = \"{{ip}}:{listen}\"\n\
+                 socket = \"{id}.sock\"\nspiffe_ids = [\"spiffe://far.test/{spiffe_id}\"]\n",
+                far.ip
+            ));
+        }
+
+        write(&near.path().join("other.pem"), &far.init_ca());
+        write(&far.path().join("other.pem"), &near.init_ca());
+        // Other users must get as far as the socket.
+        std::fs::set_permissions(near.path(), Permissions::from_mode(0o755)).unwrap();
+        Self { far: far.start().await, near: near.start().await, _echo: echo }
+    }
+
+    /// What a process of `uid` hears that connects to a port, or to a socket by its file name, and sends `text`.
+    async fn hears(&self, uid: u32, place: &str, text: &str) -> String {
+        let place = match place.parse::<u16>() {
+            Ok(port) => format!("{}:{port}", self.near.ip),
+            Err(_) => self.near.path().join("run").join(place).display().to_string(),
+        };
+        // Members of the agent's group may open its sockets.
+        let mut child = Command::new("python3")
+            .args(["-I", "-c", CLIENT, &place])
+            .uid(uid)
+            .gid(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(text.as_bytes()).await.unwrap();
+        drop(stdin);
+        let output = soon("a client", child.wait_with_output()).await.unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    async fn asks(&self, uid: u32, place: &str) -> Option<Answer> {
+        let heard =
+            self.hears(uid, place, "GET /a HTTP/1.1\r\nhost: far.test\r\nconnection: close\r\n\r\n").await;
+        if heard.is_empty() {
+            return None;
+        }
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        theirs.write_all(heard.as_bytes()).await.unwrap();
+        drop(theirs);
+        Some(Talk::new(ours).answer().await)
+    }
+}
+
+/// Connects, sends its input and prints what comes back until the other side hangs up.
+const CLIENT: &str = "
+import socket, sys
+place = sys.argv[1]
+if place.startswith('/'):
+    peer = socket.socket(socket.AF_UNIX)
+    peer.connect(place)
+else:
+    host, port = place.split(':')
+    peer = socket.create_connection((host, int(port)))
+peer.settimeout(9)
+try:
+    peer.sendall(sys.stdin.buffer.read())
+    while data := peer.recv(65536):
+        sys.stdout.buffer.write(data)
+except (BrokenPipeError, ConnectionResetError):
+    pass
+";
+
+#[tokio::test]
+async fn each_user_is_known_by_an_identity_of_its_own_at_the_far_end() {
+    if !is_root() {
+        return;
+    }
+    let pair = Pair::start().await;
+
+    for place in ["15001", "far.sock"] {
+        for (uid, app) in [(WEB, "web"), (BATCH, "batch")] {
+            let answer = pair.asks(uid, place).await.unwrap();
+            assert_eq!(answer.status, 200, "{place}: {answer:?}");
+            assert_eq!(answer.json()["spiffe_id"], format!("spiffe://near.test/{app}"), "{place}");
+            assert_eq!(answer.json()["app"], app, "{place}");
+            let event = pair.near.access(answer.header("x-request-id").unwrap()).await;
+            assert_eq!((&event["direction"], &event["door"]), (&"out".into(), &"far".into()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_user_who_is_no_workload_gets_nothing_and_the_log_says_why() {
+    if !is_root() {
+        return;
+    }
+    let pair = Pair::start().await;
+    assert_eq!(pair.asks(WEB, "15001").await.unwrap().status, 200);
+
+    for place in ["15001", "far.sock", "15003", "raw.sock"] {
+        assert!(pair.asks(NOBODY, place).await.is_none(), "{place}");
+    }
+
+    let log = pair.near.log_with("local caller refused").await;
+    assert!(log.contains(&format!("uid {NOBODY}: the caller is no workload; nearest is")), "{log}");
+    assert!(log.contains(&format!("uid is {NOBODY}, not 6000")), "{log}");
+    assert_eq!(pair.near.metric("postern_outbound_total{code=\"not-attested\"}").await, Some(4.0));
+    assert!(!pair.far.log().contains("near.test/agent"), "nobody goes out as the agent");
+}
+
+#[tokio::test]
+async fn a_remote_that_is_somebody_else_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let pair = Pair::start().await;
+    assert_eq!(pair.asks(WEB, "15001").await.unwrap().status, 200);
+
+    for place in ["15002", "imposter.sock"] {
+        let answer = pair.asks(WEB, place).await.unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (502, "upstream-unavailable"), "{place}");
+    }
+
+    let log = pair.near.log_with("upstream cannot be reached").await;
+    assert!(log.contains("spiffe://far.test/agent"), "the log names who answered instead: {log}");
+    assert_eq!(pair.far.metric("postern_requests_total{code=\"allowed\"}").await, Some(1.0));
+}
+
+#[tokio::test]
+async fn raw_connections_reach_whom_they_may_and_end_with_their_certificate() {
+    if !is_root() {
+        return;
+    }
+    let pair = Pair::start().await;
+    let begun = Instant::now();
+
+    // The connection is never closed by either end, so that only the certificate's end ends it.
+    for place in ["15003", "raw.sock"] {
+        assert_eq!(pair.hears(BRIEF, place, "world").await, "hello world", "{place}");
+    }
+    assert_eq!(pair.hears(BATCH, "15003", "world").await, "", "no grant");
+
+    assert!(begun.elapsed() < Duration::from_secs(8), "three seconds each at most: {:?}", begun.elapsed());
+    let ends = ["certificate-expired", "not-entitled"];
+    let log = pair.far.log_with("not-entitled").await + &pair.near.log_with("certificate-expired").await;
+    assert!(ends.iter().all(|end| log.contains(end)), "{log}");
+}

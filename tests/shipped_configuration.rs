@@ -1,0 +1,58 @@
+//! The configuration files that come with the agent can be read as they stand.
+
+use std::path::{Path, PathBuf};
+
+use postern::config;
+use postern::registry;
+use postern::store::registry_dir;
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
+}
+
+#[test]
+fn the_configuration_of_a_fresh_checkout_is_fine() {
+    let config = config::load(&shipped("postern.toml")).unwrap();
+
+    assert!(config.quickstart);
+    let sources = registry_dir::read(&[shipped("registry")]).unwrap();
+    let registry = registry::parse(&sources).unwrap();
+    assert!(registry.app("sample").is_some());
+}
+
+#[test]
+fn the_configuration_for_production_is_fine() {
+    let config = config::load(&shipped("production.toml")).unwrap();
+
+    assert!(!config.quickstart, "no sample credentials in production");
+    assert_eq!(config.state_dir, Path::new("/var/lib/postern"));
+    assert_eq!(config.runtime_dir, Path::new("/run/postern"));
+}
+
+#[test]
+fn what_is_commented_out_for_production_is_fine_too() {
+    let text = std::fs::read_to_string(shipped("production.toml")).unwrap();
+    let (before, sample) = text.split_once("# [[trust]]").unwrap();
+    let sample =
+        format!("# [[trust]]{sample}").replace("\n# ", "\n").replacen("# ", "", 1).replace("\n#\n", "\n\n");
+
+    let config = config::parse(Path::new("production.toml"), &format!("{before}{sample}")).unwrap();
+
+    assert_eq!(config.trust.len(), 1);
+    assert_eq!(config.remotes.len(), 1);
+}
+
+#[test]
+fn the_unit_names_the_directories_of_the_configuration_for_production() {
+    let unit = std::fs::read_to_string(shipped("postern.service")).unwrap();
+
+    for line in [
+        "ExecStart=/usr/bin/postern run --config /etc/postern/postern.toml",
+        "StateDirectory=postern",
+        "RuntimeDirectory=postern",
+        "ConfigurationDirectory=postern",
+        "Type=notify-reload",
+    ] {
+        assert!(unit.lines().any(|found| found == line), "{line}");
+    }
+}
