@@ -13,6 +13,8 @@ use postern::admin::{
 };
 use postern::clock::Timestamp;
 use postern::id::{AuthorityId, WorkloadId};
+use postern::issuance::{Change, Changed, Insistence, Run, Verb};
+use postern::pki::Level;
 use postern::secret::Secret;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,7 +24,6 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 #[derive(Default)]
 struct Scribe {
     asked: Mutex<Vec<String>>,
-    prepared: Mutex<bool>,
     reasons: Mutex<Vec<String>>,
 }
 
@@ -57,8 +58,6 @@ fn authority(slot: &str) -> AuthorityStatus {
 impl Steward for Scribe {
     fn status(&self) -> Status {
         let at = Timestamp::FLOOR;
-        let slots: &[&str] =
-            if *self.prepared.lock().unwrap() { &["active", "prepared"] } else { &["active"] };
         Status {
             version: "0.0.0".into(),
             pid: 7,
@@ -78,8 +77,9 @@ impl Steward for Scribe {
                 last_error: None,
             },
             bundle_sequence: 1,
-            authorities: slots.iter().map(|slot| authority(slot)).collect(),
+            authorities: vec![authority("active")],
             rotation: renewal(),
+            roll_over: None,
             workloads: vec![WorkloadStatus {
                 id: "billing".parse().unwrap(),
                 spiffe_id: "spiffe://postern.test/billing".into(),
@@ -118,24 +118,12 @@ impl Steward for Scribe {
         Ok(Reloaded { changes: vec!["the registry is new".into()] })
     }
 
-    async fn rotate_issuing(&self) -> Result<AuthorityId, StewardError> {
-        self.note("rotate");
-        Ok("next".parse().unwrap())
-    }
-
-    async fn prepare_issuing(&self) -> Result<AuthorityId, StewardError> {
-        *self.prepared.lock().unwrap() = true;
-        Ok("prepared-one".parse().unwrap())
-    }
-
-    async fn activate_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
-        self.note(format!("activate {id}"));
-        Ok(())
-    }
-
-    async fn discard_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
-        self.note(format!("discard {id}"));
-        Ok(())
+    async fn change_authority(&self, change: Change) -> Result<Changed, StewardError> {
+        self.note(format!("{change:?}"));
+        if change.verb == Verb::Activate(None) {
+            return Err(StewardError::Behind("it waits for the files of web".into()));
+        }
+        Ok(Changed { id: "next".parse().unwrap(), left_behind: vec!["web".into()] })
     }
 
     async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {
@@ -222,23 +210,38 @@ async fn what_the_agent_says_arrives() {
 
     assert_eq!(world.client.status().await.unwrap(), world.scribe.status());
     assert_eq!(world.client.reload().await.unwrap().changes, ["the registry is new"]);
-    assert_eq!(world.client.rotate_issuing().await.unwrap().as_str(), "next");
     assert_eq!(world.client.renew(&"billing".parse().unwrap()).await.unwrap().serial, "0a");
     assert!(world.client.bundle_pem().await.unwrap().starts_with("-----BEGIN"));
-    assert_eq!(world.scribe.asked(), ["reload", "rotate", "renew billing"]);
+    assert_eq!(world.scribe.asked(), ["reload", "renew billing"]);
 }
 
 #[tokio::test]
-async fn the_prepared_authority_need_not_be_named() {
+async fn a_change_of_an_authority_arrives_as_it_was_meant() {
     let world = World::start();
+    let id: AuthorityId = "0123456789abcdef".parse().unwrap();
 
-    let error = world.client.activate_issuing(None).await.unwrap_err();
-    assert_eq!(error.to_string(), "no issuing authority is prepared");
-    world.client.prepare_issuing().await.unwrap();
-    world.client.activate_issuing(None).await.unwrap();
-    world.client.discard_issuing(Some("other".parse().unwrap())).await.unwrap();
-
-    assert_eq!(world.scribe.asked(), ["activate prepared-one", "discard other"]);
+    for level in [Level::Issuing, Level::Root] {
+        for verb in [
+            Verb::Prepare,
+            Verb::Rotate,
+            Verb::Activate(Some(id.clone())),
+            Verb::Discard(None),
+            Verb::RollBack(None),
+            Verb::Retire(id.clone()),
+        ] {
+            let change =
+                Change { insistence: Insistence::Force, run: Run::Rehearsal, ..Change::new(level, verb) };
+            let moved = world.client.change_authority(&change).await.unwrap();
+            assert_eq!(
+                (moved.id.as_str(), moved.left_behind.as_slice()),
+                ("next", ["web".to_owned()].as_slice())
+            );
+            assert_eq!(world.scribe.asked().last().unwrap(), &format!("{change:?}"));
+        }
+    }
+    let error = world.client.change_authority(&Change::new(Level::Root, Verb::Activate(None))).await;
+    let Err(ClientError::Unwilling { code, detail }) = error else { panic!("{error:?}") };
+    assert_eq!((code.as_str(), detail.as_str()), ("left-behind", "it waits for the files of web"));
 }
 
 #[tokio::test]

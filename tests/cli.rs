@@ -219,6 +219,40 @@ fn the_ca_is_made_once_and_rotated_without_an_agent() {
 }
 
 #[test]
+fn a_root_is_rolled_over_and_back_without_an_agent_only_by_force() {
+    let world = World::new();
+    assert_eq!(world.postern("ca init").code, 0);
+    let active = || {
+        let json = world.postern("ca status --json").json();
+        json["authorities"][0]["id"].as_str().unwrap().to_owned()
+    };
+    let (first, bundle) = (active(), world.postern("ca bundle").out);
+
+    let rehearsed = world.postern("ca rotate --root --dry-run");
+    assert!(rehearsed.code == 0 && rehearsed.err.contains("nothing was changed"), "{rehearsed:?}");
+    assert_eq!(world.postern("ca bundle").out, bundle);
+
+    let refused = world.postern("ca rotate --root");
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.err.contains("waits for the agent, which is not running, other hosts"), "{refused:?}");
+    assert!(world.postern("ca bundle").out.starts_with(&bundle), "the next root is made known");
+    let prepared = world.postern("ca prepare --root");
+    assert_eq!(prepared.code, 0, "{prepared:?}");
+    let forced = world.postern("ca activate --root --force");
+    assert!(forced.code == 0 && forced.err.contains("Left behind: other hosts"), "{forced:?}");
+    assert_eq!((format!("{}\n", active()), &forced.out), (prepared.out.clone(), &prepared.out));
+
+    assert_eq!(world.postern("ca rollback --root").out, format!("{first}\n"));
+    assert_eq!(active(), first);
+    let next = prepared.out.trim();
+    assert_eq!(world.postern(&format!("ca retire --root {next}")).code, 3);
+    assert_eq!(world.postern(&format!("ca retire --root {next} --force")).code, 0);
+    assert_eq!(world.postern(&format!("ca retire --root {next}")).code, 0, "gone already");
+    assert_eq!(world.postern("ca bundle").out, bundle);
+    assert_eq!(world.postern("ca rollback --root").code, 1);
+}
+
+#[test]
 fn a_certificate_is_written_and_never_over_another() {
     let world = World::new();
     world.postern("ca init");

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use postern::clock::{Clock as _, SystemClock};
 use postern::identity::Subject;
+use postern::issuance::{Change, Verb};
+use postern::pki::Level;
 use postern::store::pem;
 use support::{Identity, Scene, Service, World, eventually, write};
 use tokio::time::Instant;
@@ -110,7 +112,8 @@ async fn read_files(world: &World, until: Instant) -> usize {
 async fn rotate_twice(world: &World) {
     for _ in 0..2 {
         tokio::time::sleep(SPAN / 4).await;
-        world.admin().rotate_issuing().await.unwrap();
+        let rotation = Change::new(Level::Issuing, Verb::Rotate);
+        world.admin().change_authority(&rotation).await.unwrap();
     }
 }
 

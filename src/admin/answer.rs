@@ -56,6 +56,7 @@ pub(super) fn wrong_method(allowed: &'static str, method: &Method) -> Answer {
 /// The agent's own no.
 pub(super) fn refusal(error: &StewardError) -> Answer {
     let (status, code) = match error {
+        StewardError::Behind(_) => (StatusCode::CONFLICT, "left-behind"),
         StewardError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
         StewardError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
         StewardError::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),

@@ -15,8 +15,9 @@ use tokio::net::UnixStream;
 
 use super::answer::Problem;
 use super::question::{Explanation, Question};
-use super::view::{IssuedCertificate, Named, Order, Reloaded, Status, WorkloadStatus};
-use crate::id::{AuthorityId, WorkloadId};
+use super::view::{IssuedCertificate, MoveOrder, Moved, Order, Reloaded, Status, WorkloadStatus};
+use crate::id::WorkloadId;
+use crate::issuance::Change;
 
 /// Why the agent gave no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +60,7 @@ pub enum ClientError {
     /// The agent did not do it, and says why.
     #[error("{detail}")]
     Unwilling {
-        /// The stable code: `conflict`, `failed`, `invalid`, `unknown`.
+        /// The stable code: `conflict`, `failed`, `invalid`, `left-behind`, `unknown`.
         code: String,
         /// For people.
         detail: String,
@@ -112,36 +113,14 @@ impl Client {
         self.post("/v1/reload", None::<&()>).await
     }
 
-    /// Has the issuing authority replaced.
+    /// Has an authority moved from slot to slot. A `left-behind` means that somebody does not know it yet.
     ///
     /// # Errors
     /// As for [`Client::status`].
-    pub async fn rotate_issuing(&self) -> Result<AuthorityId, ClientError> {
-        self.change("rotate", None).await
-    }
-
-    /// Has the next issuing authority made.
-    ///
-    /// # Errors
-    /// As for [`Client::status`].
-    pub async fn prepare_issuing(&self) -> Result<AuthorityId, ClientError> {
-        self.change("prepare", None).await
-    }
-
-    /// Has the prepared issuing authority sign from now on: this one, or the only one there is.
-    ///
-    /// # Errors
-    /// As for [`Client::status`].
-    pub async fn activate_issuing(&self, id: Option<AuthorityId>) -> Result<AuthorityId, ClientError> {
-        self.change("activate", id).await
-    }
-
-    /// Has the prepared issuing authority thrown away: this one, or the only one there is.
-    ///
-    /// # Errors
-    /// As for [`Client::status`].
-    pub async fn discard_issuing(&self, id: Option<AuthorityId>) -> Result<AuthorityId, ClientError> {
-        self.change("discard", id).await
+    pub async fn change_authority(&self, change: &Change) -> Result<Moved, ClientError> {
+        let (verb, order) = MoveOrder::of(change);
+        let path = format!("/v1/authorities/{}/{verb}", change.level.as_str());
+        self.post(&path, Some(&order)).await
     }
 
     /// Has a workload's identity issued anew.
@@ -167,12 +146,6 @@ impl Client {
     pub async fn bundle_pem(&self) -> Result<String, ClientError> {
         let body = self.exchange(Method::GET, "/v1/bundle", Bytes::new()).await?;
         String::from_utf8(body.into()).map_err(|_| self.malformed("the bundle is no text"))
-    }
-
-    async fn change(&self, verb: &str, id: Option<AuthorityId>) -> Result<AuthorityId, ClientError> {
-        let named = id.map(|id| Named { id });
-        let answer: Named = self.post(&format!("/v1/authorities/issuing/{verb}"), named.as_ref()).await?;
-        Ok(answer.id)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

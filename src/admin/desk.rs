@@ -3,8 +3,8 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::{IssuedCertificate, Order, StewardError};
-use crate::id::{AuthorityId, WorkloadId};
-use crate::issuance::{Command, Feed, Reply, Settings};
+use crate::id::WorkloadId;
+use crate::issuance::{Change, Changed, Command, Feed, Reply, Settings};
 
 /// The CA as the front door sees it, whether it belongs to a running agent or only to this one command.
 #[derive(Clone, Debug)]
@@ -26,36 +26,12 @@ impl Desk {
         &self.feed
     }
 
-    /// Prepares (unless that was done) and activates the next issuing authority.
+    /// Moves an authority from slot to slot.
     ///
     /// # Errors
-    /// It could not be made or stored.
-    pub async fn rotate_issuing(&self) -> Result<AuthorityId, StewardError> {
-        self.ask(|reply| Command::RotateIssuing { reply }).await
-    }
-
-    /// Makes the next issuing authority.
-    ///
-    /// # Errors
-    /// There is one already, or it could not be made or stored.
-    pub async fn prepare_issuing(&self) -> Result<AuthorityId, StewardError> {
-        self.ask(|reply| Command::PrepareIssuing { reply }).await
-    }
-
-    /// Lets a prepared issuing authority sign.
-    ///
-    /// # Errors
-    /// It is not the prepared one, or the change could not be stored.
-    pub async fn activate_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
-        self.ask(|reply| Command::ActivateIssuing { id, reply }).await
-    }
-
-    /// Throws a prepared issuing authority away.
-    ///
-    /// # Errors
-    /// It is not the prepared one, or the change could not be stored.
-    pub async fn discard_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
-        self.ask(|reply| Command::DiscardIssuing { id, reply }).await
+    /// It cannot move there, somebody would be left behind, or the change could not be stored.
+    pub async fn change_authority(&self, change: Change) -> Result<Changed, StewardError> {
+        self.ask(|reply| Command::Change { change, reply }).await
     }
 
     /// Issues a workload's identity anew.

@@ -47,7 +47,9 @@ fn answer_to(method: &Method, path: &str, steward: &impl Steward) -> Answer {
 fn readiness(steward: &impl Steward) -> Answer {
     let readiness = steward.readiness();
     if readiness.ready {
-        return answer::text(StatusCode::OK, PLAIN, "ready\n".to_owned());
+        let degraded = steward.status().degraded;
+        let degraded: String = degraded.iter().map(|reason| format!("degraded: {reason}\n")).collect();
+        return answer::text(StatusCode::OK, PLAIN, format!("ready\n{degraded}"));
     }
     let reasons: String = readiness.reasons.iter().map(|reason| format!("{reason}\n")).collect();
     answer::text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("not ready\n{reasons}"))

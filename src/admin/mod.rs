@@ -19,7 +19,7 @@ pub use secret_text::SecretText;
 pub use server::{bind, serve};
 pub use steward::{Steward, StewardError};
 pub use view::{
-    AuthorityStatus, ConfigStatus, DeliveryStatus, Failure, IssuedCertificate, ListenerStatus, Named, Order,
-    Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus, ServiceStatus, Status, WorkloadStatus,
-    authorities, bundle_pem, workloads,
+    AuthorityStatus, ConfigStatus, DeliveryStatus, Failure, IssuedCertificate, LaggardStatus, ListenerStatus,
+    Moved, Order, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus, RollOverStatus,
+    ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
 };

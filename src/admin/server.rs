@@ -16,8 +16,9 @@ use tokio::net::unix::UCred;
 use super::answer::{self, Answer};
 use super::connections::{self, Bounds};
 use super::steward::{Steward, StewardError};
-use super::view::{Named, Order};
-use crate::id::{AuthorityId, WorkloadId};
+use super::view::{MoveOrder, Moved, Order};
+use crate::id::WorkloadId;
+use crate::pki::Level;
 use crate::store::socket_file::{self, SocketError};
 
 /// Opens the socket at `path` for its owner and group, in the place of one that an earlier agent left behind.
@@ -110,34 +111,32 @@ async fn answer_to(request: Request<Incoming>, caller: Caller, steward: &impl St
 /// What can be asked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Call {
-    ActivateIssuing,
     Bundle,
-    DiscardIssuing,
+    Change(Level, String),
     Explain,
     Issue,
-    PrepareIssuing,
     Reload,
     Renew(WorkloadId),
-    RotateIssuing,
     Status,
 }
 
 impl Call {
     fn parse(path: &str) -> Option<(Self, Method)> {
         let call = match path.strip_prefix("/v1/")? {
-            "authorities/issuing/activate" => Self::ActivateIssuing,
-            "authorities/issuing/discard" => Self::DiscardIssuing,
-            "authorities/issuing/prepare" => Self::PrepareIssuing,
-            "authorities/issuing/rotate" => Self::RotateIssuing,
             "bundle" => return Some((Self::Bundle, Method::GET)),
             "certificates" => Self::Issue,
             "explain" => Self::Explain,
             "reload" => Self::Reload,
             "status" => return Some((Self::Status, Method::GET)),
-            other => {
-                let workload = other.strip_prefix("workloads/")?.strip_suffix("/renew")?;
-                Self::Renew(workload.parse().ok()?)
-            }
+            other => match other.split('/').collect::<Vec<_>>().as_slice() {
+                ["workloads", workload, "renew"] => Self::Renew(workload.parse().ok()?),
+                ["authorities", level, verb] if Moved::VERBS.contains(verb) => {
+                    let level =
+                        [Level::Issuing, Level::Root].into_iter().find(|one| one.as_str() == *level)?;
+                    Self::Change(level, (*verb).to_owned())
+                }
+                _ => return None,
+            },
         };
         Some((call, Method::POST))
     }
@@ -148,20 +147,13 @@ impl Call {
 
     async fn carry_out(self, body: &[u8], steward: &impl Steward) -> Result<Answer, StewardError> {
         Ok(match self {
-            Self::ActivateIssuing => {
-                let id = prepared(body, steward)?;
-                steward.activate_issuing(id.clone()).await?;
-                ok(&Named { id })
-            }
             Self::Bundle => answer::text(StatusCode::OK, PEM, steward.bundle_pem()),
-            Self::DiscardIssuing => {
-                let id = prepared(body, steward)?;
-                steward.discard_issuing(id.clone()).await?;
-                ok(&Named { id })
+            Self::Change(level, verb) => {
+                let order = if body.is_empty() { MoveOrder::default() } else { read(body)? };
+                ok(&Moved::from(steward.change_authority(order.change(level, &verb)?).await?))
             }
             Self::Explain => ok(&steward.explain(read(body)?)?),
             Self::Issue => ok(&steward.issue(read::<Order>(body)?).await?),
-            Self::PrepareIssuing => ok(&Named { id: steward.prepare_issuing().await? }),
             Self::Reload => ok(&steward.reload().await?),
             Self::Renew(workload) => {
                 steward.renew(workload.clone()).await?;
@@ -170,7 +162,6 @@ impl Call {
                 ok(&renewed
                     .ok_or_else(|| StewardError::Unknown(format!("there is no workload {workload}")))?)
             }
-            Self::RotateIssuing => ok(&Named { id: steward.rotate_issuing().await? }),
             Self::Status => ok(&steward.status()),
         })
     }
@@ -186,17 +177,6 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, StewardError> {
         let (line, column) = (error.line(), error.column());
         StewardError::Invalid(format!("the request's body is malformed at line {line}, column {column}"))
     })
-}
-
-/// The authority that the body names; without a body the prepared one.
-fn prepared(body: &[u8], steward: &impl Steward) -> Result<AuthorityId, StewardError> {
-    if !body.is_empty() {
-        return read::<Named>(body).map(|named| named.id);
-    }
-    let authorities = steward.status().authorities.into_iter();
-    let mut prepared = authorities.filter(|one| one.level == "issuing" && one.slot == "prepared");
-    let found = prepared.next().map(|one| one.id);
-    found.ok_or_else(|| StewardError::Conflict("no issuing authority is prepared".to_owned()))
 }
 
 #[cfg(test)]
@@ -221,9 +201,20 @@ mod tests {
             renew.changes_something() && Call::Issue.changes_something() && Call::Reload.changes_something()
         );
         assert!(!Call::Explain.changes_something());
-        for path in
-            ["/", "/v1/", "/v2/status", "/v1/status/", "/v1/workloads/../renew", "/v1/workloads//renew"]
-        {
+        assert_eq!(
+            Call::parse("/v1/authorities/root/rollback"),
+            Some((Call::Change(Level::Root, "rollback".to_owned()), Method::POST))
+        );
+        for path in [
+            "/",
+            "/v1/authorities/leaf/rotate",
+            "/v1/authorities/root/burn",
+            "/v1/",
+            "/v2/status",
+            "/v1/status/",
+            "/v1/workloads/../renew",
+            "/v1/workloads//renew",
+        ] {
             assert_eq!(Call::parse(path), None, "{path}");
         }
     }

@@ -4,8 +4,9 @@ use std::error::Error;
 
 use crate::admin::{Explanation, IssuedCertificate, Order, Question, Readiness, Reloaded, Status};
 use crate::causes::Causes;
-use crate::id::{AuthorityId, WorkloadId};
-use crate::issuance::IssuanceError;
+use crate::id::WorkloadId;
+use crate::issuance::{Change, Changed, IssuanceError};
+use crate::pki::HierarchyError;
 
 /// Answers for the agent. What takes time gives a future; the rest answers from what is in memory.
 pub trait Steward: Send + Sync + 'static {
@@ -30,17 +31,8 @@ pub trait Steward: Send + Sync + 'static {
     /// Reads configuration and registry again.
     fn reload(&self) -> impl Future<Output = Result<Reloaded, StewardError>> + Send;
 
-    /// Prepares (unless that was done) and activates the next issuing authority, and issues everything anew under it.
-    fn rotate_issuing(&self) -> impl Future<Output = Result<AuthorityId, StewardError>> + Send;
-
-    /// Makes the next issuing authority.
-    fn prepare_issuing(&self) -> impl Future<Output = Result<AuthorityId, StewardError>> + Send;
-
-    /// Lets a prepared issuing authority sign.
-    fn activate_issuing(&self, id: AuthorityId) -> impl Future<Output = Result<(), StewardError>> + Send;
-
-    /// Throws a prepared issuing authority away.
-    fn discard_issuing(&self, id: AuthorityId) -> impl Future<Output = Result<(), StewardError>> + Send;
+    /// Moves an authority from slot to slot.
+    fn change_authority(&self, change: Change) -> impl Future<Output = Result<Changed, StewardError>> + Send;
 
     /// Issues a workload's identity anew.
     fn renew(&self, workload: WorkloadId) -> impl Future<Output = Result<(), StewardError>> + Send;
@@ -52,6 +44,9 @@ pub trait Steward: Send + Sync + 'static {
 /// Why the agent did not do what it was asked, in words for the operator.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum StewardError {
+    /// Somebody would be left behind.
+    #[error("{0}")]
+    Behind(String),
     /// It does not fit how things stand now.
     #[error("{0}")]
     Conflict(String),
@@ -78,7 +73,11 @@ impl From<IssuanceError> for StewardError {
     fn from(error: IssuanceError) -> Self {
         let text = Causes(&error).to_string();
         match error {
-            IssuanceError::Hierarchy(_) => Self::Conflict(text),
+            IssuanceError::NotAcknowledged { .. }
+            | IssuanceError::Hierarchy(HierarchyError::StillInUse { .. }) => Self::Behind(text),
+            IssuanceError::Hierarchy(_) | IssuanceError::Nothing { .. } | IssuanceError::TooOld { .. } => {
+                Self::Conflict(text)
+            }
             IssuanceError::Foreign { .. }
             | IssuanceError::ForeignWorkload { .. }
             | IssuanceError::Lifetimes { .. } => Self::Invalid(text),
@@ -86,6 +85,7 @@ impl From<IssuanceError> for StewardError {
             IssuanceError::Issue { .. }
             | IssuanceError::IssueOnce(_)
             | IssuanceError::OtherDomain { .. }
+            | IssuanceError::Preflight(_)
             | IssuanceError::Store(_) => Self::Failed(text),
         }
     }

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::admin::{SecretText, StewardError};
 use crate::clock::Timestamp;
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
-use crate::issuance::{AuthorityView, HierarchyView, Issued, RenewalView, Settings};
+use crate::issuance::{
+    AuthorityView, Change, Changed, HierarchyView, Insistence, Issued, Laggard, RenewalView, Run, Settings,
+    Verb,
+};
 use crate::pki::{DEFAULT_BACKDATE, Level, Lifetimes, Profile, TrustBundle, X509Svid};
 use crate::store::pem;
 
@@ -39,6 +42,9 @@ pub struct Status {
     pub authorities: Vec<AuthorityStatus>,
     /// How the replacement of the active issuing authority stands.
     pub rotation: RenewalStatus,
+    /// How the replacement of the active root stands.
+    #[serde(default)]
+    pub roll_over: Option<RollOverStatus>,
     /// Who holds an identity.
     pub workloads: Vec<WorkloadStatus>,
     /// The doors from outside.
@@ -130,6 +136,51 @@ pub struct RenewalStatus {
     pub last_failure: Option<Failure>,
     /// Whether it should have succeeded a while ago.
     pub overdue: bool,
+}
+
+/// How the roll-over of the CA stands.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RollOverStatus {
+    /// How the replacement of the active root stands.
+    pub root: RenewalStatus,
+    /// If a root is prepared: until when others have time to fetch it.
+    pub distributed_at: Option<Timestamp>,
+    /// `root` or `issuing` where a roll-back keeps anything from being replaced of its own accord until it has drained.
+    pub held: Vec<String>,
+    /// Who has not loaded the bundle in force.
+    pub laggards: Vec<LaggardStatus>,
+    /// Which workloads' readers have not taken their present certificate, and so may show one of a retired authority.
+    pub showing_former: Vec<WorkloadId>,
+}
+
+/// Somebody who has not loaded the bundle in force.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LaggardStatus {
+    /// `the data plane`, or `the files of <workload>`.
+    pub consumer: String,
+    /// The bundle that was loaded instead, if any.
+    pub sequence: Option<u64>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl RollOverStatus {
+    /// How things stand in `hierarchy` while `laggards` lag.
+    #[must_use]
+    pub fn of(hierarchy: &HierarchyView, laggards: &[Laggard], showing_former: Vec<WorkloadId>) -> Self {
+        let laggard = |laggard: &Laggard| LaggardStatus {
+            consumer: laggard.consumer.to_string(),
+            sequence: laggard.sequence,
+            since: laggard.since,
+        };
+        Self {
+            root: (&hierarchy.roll_over).into(),
+            distributed_at: hierarchy.distributed_at,
+            held: hierarchy.held.iter().map(|level| level.as_str().to_owned()).collect(),
+            laggards: laggards.iter().map(laggard).collect(),
+            showing_former,
+        }
+    }
 }
 
 /// Something that went wrong.
@@ -228,11 +279,76 @@ pub struct Reloaded {
     pub changes: Vec<String>,
 }
 
-/// An authority's name by itself: the answer to a change, or what a change is about.
+/// The terms of a change of an authority.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct MoveOrder {
+    /// Which one; without it, the only one that it could be.
+    #[serde(default)]
+    id: Option<AuthorityId>,
+    /// Whether somebody may be left behind.
+    #[serde(default)]
+    force: bool,
+    /// Whether it is only tried out.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl MoveOrder {
+    /// The verb and its terms.
+    pub(super) fn of(change: &Change) -> (&'static str, Self) {
+        let (verb, id) = match &change.verb {
+            Verb::Activate(id) => ("activate", id.clone()),
+            Verb::Discard(id) => ("discard", id.clone()),
+            Verb::Prepare => ("prepare", None),
+            Verb::Retire(id) => ("retire", Some(id.clone())),
+            Verb::RollBack(id) => ("rollback", id.clone()),
+            Verb::Rotate => ("rotate", None),
+        };
+        let force = change.insistence == Insistence::Force;
+        (verb, Self { id, force, dry_run: change.run == Run::Rehearsal })
+    }
+
+    /// The change that `verb` is on these terms.
+    pub(super) fn change(self, level: Level, verb: &str) -> Result<Change, StewardError> {
+        let Self { id, force, dry_run } = self;
+        let verb =
+            match verb {
+                "activate" => Verb::Activate(id),
+                "discard" => Verb::Discard(id),
+                "prepare" => Verb::Prepare,
+                "retire" => Verb::Retire(id.ok_or_else(|| {
+                    StewardError::Invalid("say which authority is to be retired".to_owned())
+                })?),
+                "rollback" => Verb::RollBack(id),
+                "rotate" => Verb::Rotate,
+                other => return Err(StewardError::Invalid(format!("an authority cannot {other}"))),
+            };
+        let insistence = if force { Insistence::Force } else { Insistence::Heed };
+        let run = if dry_run { Run::Rehearsal } else { Run::Real };
+        Ok(Change { level, verb, insistence, run })
+    }
+}
+
+/// An authority that was moved.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Named {
+pub struct Moved {
     /// Its name.
     pub id: AuthorityId,
+    /// Who was left behind by force, one phrase each.
+    #[serde(default)]
+    pub left_behind: Vec<String>,
+}
+
+impl Moved {
+    /// All that can be done to an authority.
+    pub(super) const VERBS: [&'static str; 6] =
+        ["activate", "discard", "prepare", "retire", "rollback", "rotate"];
+}
+
+impl From<Changed> for Moved {
+    fn from(Changed { id, left_behind }: Changed) -> Self {
+        Self { id, left_behind }
+    }
 }
 
 /// A certificate that somebody wants to have in hand.

@@ -16,11 +16,13 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::trust::{self, TrustError};
+use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
 use crate::id::WorkloadId;
-use crate::issuance::{self, Feed, IssuanceError};
-use crate::pki::{Revoked, Usage, VerifyError};
+use crate::identity::TrustDomain;
+use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
+use crate::pki::{BundleSet, Revoked, Usage, VerifyError};
 use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
 use crate::store::registry_dir::{self, RegistryReadError};
@@ -182,7 +184,7 @@ impl Director {
         match self.publish(next) {
             Ok(()) => self.note_certificates(),
             Err(error) => {
-                tracing::error!(error = %chain(&error), "new certificates cannot be put into force")
+                tracing::error!(error = %Causes(&error), "new certificates cannot be put into force")
             }
         }
     }
@@ -207,7 +209,7 @@ impl Director {
             Err(error) => {
                 self.metrics.count_reload(false);
                 self.metrics.registry_current.set(0);
-                let error = chain(&error);
+                let error = Causes(&error).to_string();
                 tracing::error!(
                     problems = error,
                     "the registry on disk is wrong; the last good one stays in force"
@@ -283,13 +285,13 @@ impl Director {
         if self.assembly.is_stale()
             && let Err(error) = self.publish(self.materials.clone())
         {
-            tracing::error!(error = %chain(&error), "TLS cannot be made anew");
+            tracing::error!(error = %Causes(&error), "TLS cannot be made anew");
         }
     }
 
     fn reject_trust(&self, error: &ReloadError) {
         self.metrics.count_reload(false);
-        let error = chain(error);
+        let error = Causes(error).to_string();
         tracing::error!(error, "a trust bundle on disk is wrong; the last good ones stay in force");
         self.update(|state| state.trust_error = Some(error));
     }
@@ -309,7 +311,7 @@ impl Director {
             }
             Err(error) => {
                 self.metrics.count_reload(false);
-                let error = chain(error);
+                let error = Causes(error).to_string();
                 tracing::error!(
                     problems = error,
                     "the configuration on disk cannot be put into force; the last good one stays"
@@ -327,17 +329,21 @@ impl Director {
         let new = Arc::new(config::load(&old.path)?);
         let changes = config::plan(&old, &new).map_err(ReloadError::Restart)?;
         let registry = Arc::new(read_registry(&new.registry_dirs)?);
-        let bundles = trust::bundles(&self.materials.issued.bundle, &new.trust)?;
+        trust::bundles(&self.materials.issued.bundle, &new.trust)?;
         let openings = self.bind(&changes, &config::all_doors(&old))?;
-        let bundles = if bundles == *self.materials.bundles {
-            Arc::clone(&self.materials.bundles)
-        } else {
-            Arc::new(bundles)
-        };
         if changes.contains(&Change::Issuance) {
             self.configure_issuance(&new).await?;
         }
         let issued = Arc::clone(&self.feed.borrow_and_update());
+        // Not before: a new root may have come with what was issued.
+        let bundles = match trust::bundles(&issued.bundle, &new.trust) {
+            Ok(bundles) if bundles == *self.materials.bundles => Arc::clone(&self.materials.bundles),
+            Ok(bundles) => Arc::new(bundles),
+            Err(error) => {
+                self.configure_issuance(&old).await?;
+                return Err(error.into());
+            }
+        };
         let materials =
             Materials { config: Arc::clone(&new), issued, bundles, registry, ..self.materials.clone() };
         if let Err(error) = self.publish(materials) {
@@ -369,6 +375,7 @@ impl Director {
         let snapshot = self.assembly.assemble(&materials)?;
         self.current.store(Arc::new(snapshot));
         self.plane.announce_change();
+        self.deliveries.acknowledge_data_plane(&materials.config.issuance.domain, &materials.bundles);
         self.materials = materials;
         Ok(())
     }
@@ -394,6 +401,10 @@ impl Director {
                 );
             }
         }
+        let hierarchy = &issued.hierarchy;
+        for (level, renewal) in [("root", &hierarchy.roll_over), ("issuing", &hierarchy.rotation)] {
+            self.metrics.set_rotation(level, renewal.next_rotation_at.unix(), renewal.overdue);
+        }
         for authority in issued.hierarchy.roots.iter().chain(&issued.hierarchy.issuing) {
             let (level, slot) = (authority.level.as_str(), authority.slot.as_str());
             self.metrics.set_authority(authority.id.as_str(), level, slot, authority.not_after.unix());
@@ -408,18 +419,6 @@ impl Director {
 pub(super) fn read_registry(folders: &[PathBuf]) -> Result<registry::Snapshot, ReloadError> {
     let sources = registry_dir::read(folders)?;
     registry::parse(&sources).map_err(ReloadError::Registry)
-}
-
-/// An error with its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// A watch over the files of one configuration; ends when it is dropped.
@@ -444,14 +443,25 @@ impl Drop for Watching {
 pub(super) struct Deliveries {
     clock: Arc<dyn Clock>,
     statuses: Statuses,
+    acknowledgements: watch::Sender<Acknowledgements>,
     running: JoinSet<()>,
 }
 
 impl Deliveries {
-    /// No delivery yet; they report to `statuses`.
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+    /// No delivery yet; what readers have taken is told to `acknowledgements`.
+    pub(super) fn new(clock: Arc<dyn Clock>, acknowledgements: watch::Sender<Acknowledgements>) -> Self {
         let (statuses, _) = watch::channel(BTreeMap::new());
-        Self { clock, statuses, running: JoinSet::new() }
+        Self { clock, statuses, acknowledgements, running: JoinSet::new() }
+    }
+
+    /// Tells that the data plane goes by `bundles`.
+    pub(super) fn acknowledge_data_plane(&self, own: &TrustDomain, bundles: &BundleSet) {
+        if let Some(bundle) = bundles.get(own) {
+            let now = self.clock.now();
+            let change =
+                |all: &mut Acknowledgements| all.acknowledge(&Consumer::DataPlane, bundle.sequence, now);
+            self.acknowledgements.send_modify(change);
+        }
     }
 
     /// How the deliveries stand.
@@ -465,6 +475,10 @@ impl Deliveries {
         self.running = JoinSet::new();
         self.statuses
             .send_modify(|statuses| statuses.retain(|workload, _| config.workloads.contains_key(workload)));
+        let readers = config.workloads.iter().filter(|(_, settings)| settings.files.is_some());
+        let readers = readers.map(|(workload, _)| Consumer::Files(workload.clone()));
+        let consumers = readers.chain([Consumer::DataPlane]);
+        self.acknowledgements.send_modify(|all| all.expect(consumers, self.clock.now()));
         for (workload, settings) in &config.workloads {
             if let Some(files) = &settings.files {
                 let delivery = Delivery {
@@ -472,6 +486,7 @@ impl Deliveries {
                     settings: Arc::new(files.clone()),
                     clock: Arc::clone(&self.clock),
                     statuses: self.statuses.clone(),
+                    acknowledgements: self.acknowledgements.clone(),
                 };
                 self.running.spawn(delivery.run(feed.clone()));
             }

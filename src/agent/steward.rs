@@ -6,18 +6,19 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::director::{InForce, Order as Directive, chain};
+use super::director::{InForce, Order as Directive};
 use super::explain;
 use super::readiness::obstacles;
 use crate::admin::{
     self, ConfigStatus, DeliveryStatus, Desk, Explanation, IssuedCertificate, ListenerStatus, Order,
-    Question, Readiness, RegistryStatus, Reloaded, RemoteStatus, ServiceStatus, Status, Steward,
-    StewardError, WorkloadStatus,
+    Question, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus, Status,
+    Steward, StewardError, WorkloadStatus,
 };
+use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::id::{AuthorityId, WorkloadId};
-use crate::issuance::Issued;
+use crate::id::WorkloadId;
+use crate::issuance::{Acknowledgements, Change, Changed, Issued, Laggard};
 use crate::proxy::{Current, Endpoint, ListenerProtocol, RemoteProtocol};
 use crate::telemetry::Metrics;
 use crate::workload;
@@ -30,6 +31,7 @@ pub(super) struct AgentSteward {
     pub(super) current: Current,
     pub(super) in_force: Arc<ArcSwap<InForce>>,
     pub(super) deliveries: watch::Receiver<BTreeMap<WorkloadId, workload::DeliveryStatus>>,
+    pub(super) acknowledged: watch::Receiver<Acknowledgements>,
     pub(super) desk: Desk,
     pub(super) directives: mpsc::Sender<Directive>,
     pub(super) metrics: Arc<Metrics>,
@@ -58,6 +60,20 @@ impl AgentSteward {
                 reasons.push(format!("the files of {workload} are not taken: {error}"));
             }
         }
+        let roll_over = &issued.hierarchy.roll_over;
+        if roll_over.overdue {
+            let laggards = self.laggards(issued);
+            let laggards: Vec<String> = laggards.iter().map(ToString::to_string).collect();
+            let waits = if laggards.is_empty() {
+                String::new()
+            } else {
+                format!("; it waits for {}", laggards.join(", "))
+            };
+            reasons.push(format!("the roll-over of the root is overdue{waits}"));
+        }
+        if let Some((at, why)) = &roll_over.last_failure {
+            reasons.push(format!("the roll-over of the root failed at {at}: {why}"));
+        }
         let renewals = issued.renewals.iter().map(|(workload, renewal)| (workload.as_str(), renewal));
         for (what, renewal) in renewals.chain([("the issuing authority", &issued.hierarchy.rotation)]) {
             if let Some((at, why)) = &renewal.last_failure {
@@ -65,6 +81,11 @@ impl AgentSteward {
             }
         }
         reasons
+    }
+
+    /// Who has not loaded the bundle in force.
+    fn laggards(&self, issued: &Issued) -> Vec<Laggard> {
+        self.acknowledged.borrow().laggards(issued.bundle.sequence)
     }
 
     fn workloads(&self, config: &Config, issued: &Issued) -> Vec<WorkloadStatus> {
@@ -90,6 +111,7 @@ impl Steward for AgentSteward {
     fn status(&self) -> Status {
         let (state, issued) = (self.in_force.load_full(), self.issued());
         let (config, registry) = (&state.config, &state.registry);
+        let workloads = self.workloads(config, &issued);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -115,7 +137,12 @@ impl Steward for AgentSteward {
             bundle_sequence: issued.bundle.sequence,
             authorities: admin::authorities(&issued.hierarchy),
             rotation: (&issued.hierarchy.rotation).into(),
-            workloads: self.workloads(config, &issued),
+            roll_over: Some(RollOverStatus::of(
+                &issued.hierarchy,
+                &self.laggards(&issued),
+                showing_former(&workloads),
+            )),
+            workloads,
             listeners: listeners(config),
             services: services(config),
             remotes: remotes(config),
@@ -127,6 +154,8 @@ impl Steward for AgentSteward {
     }
 
     fn metrics(&self) -> String {
+        let laggards = self.laggards(&self.issued()).len();
+        self.metrics.bundle_laggards.set(i64::try_from(laggards).unwrap_or(i64::MAX));
         self.metrics.render()
     }
 
@@ -142,25 +171,15 @@ impl Steward for AgentSteward {
         let stopping = || StewardError::Failed("the agent is stopping".to_owned());
         let (reply, done) = oneshot::channel();
         self.directives.send(Directive::Reload(reply)).await.map_err(|_| stopping())?;
-        let changes =
-            done.await.map_err(|_| stopping())?.map_err(|error| StewardError::Invalid(chain(&error)))?;
+        let changes = done
+            .await
+            .map_err(|_| stopping())?
+            .map_err(|error| StewardError::Invalid(Causes(&error).to_string()))?;
         Ok(Reloaded { changes })
     }
 
-    async fn rotate_issuing(&self) -> Result<AuthorityId, StewardError> {
-        self.desk.rotate_issuing().await
-    }
-
-    async fn prepare_issuing(&self) -> Result<AuthorityId, StewardError> {
-        self.desk.prepare_issuing().await
-    }
-
-    async fn activate_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
-        self.desk.activate_issuing(id).await
-    }
-
-    async fn discard_issuing(&self, id: AuthorityId) -> Result<(), StewardError> {
-        self.desk.discard_issuing(id).await
+    async fn change_authority(&self, change: Change) -> Result<Changed, StewardError> {
+        self.desk.change_authority(change).await
     }
 
     async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {
@@ -170,6 +189,14 @@ impl Steward for AgentSteward {
     async fn issue(&self, order: Order) -> Result<IssuedCertificate, StewardError> {
         self.desk.issue(&order, &self.in_force.load().config.issuance).await
     }
+}
+
+/// Whose reader has not taken the certificate in force.
+fn showing_former(workloads: &[WorkloadStatus]) -> Vec<WorkloadId> {
+    let behind = workloads
+        .iter()
+        .filter(|workload| workload.delivery.as_ref().is_some_and(|delivery| !delivery.acknowledged));
+    behind.map(|workload| workload.id.clone()).collect()
 }
 
 fn listeners(config: &Config) -> Vec<ListenerStatus> {

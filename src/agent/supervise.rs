@@ -22,7 +22,7 @@ use crate::admin;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
-use crate::issuance::{IssuanceError, Rotator};
+use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::proxy::{Current, Plane, PlaneContext, PlaneError};
 use crate::registry::CredentialKind;
 use crate::store::pepper_file::{self, PepperError};
@@ -147,6 +147,8 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     }
     let directory = AuthorityDir::open(&config.state_dir)?;
     let (rotator, mut feed) = Rotator::start(config.issuance.clone(), directory, Arc::clone(&clock))?;
+    let (acknowledgements, acknowledged) = watch::channel(Acknowledgements::default());
+    let rotator = rotator.heeding(acknowledged.clone());
     let secrets = pepper_file::load_or_create(&config.state_dir, &SystemRandom::new())?;
     let peppers = Arc::new(Peppers::new(secrets));
     let quickstart: Option<Quickstart> =
@@ -193,14 +195,16 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     }));
     let (commands, received_commands) = mpsc::channel(16);
     let (orders, received_orders) = mpsc::channel(16);
-    let mut deliveries = Deliveries::new(Arc::clone(&clock));
+    let mut deliveries = Deliveries::new(Arc::clone(&clock), acknowledgements);
     deliveries.follow(&config, &feed);
+    deliveries.acknowledge_data_plane(&config.issuance.domain, &materials.bundles);
     let steward = Arc::new(AgentSteward {
         clock: Arc::clone(&clock),
         started_at,
         current: Arc::clone(&current),
         in_force: Arc::clone(&in_force),
         deliveries: deliveries.statuses(),
+        acknowledged,
         desk: admin::Desk::new(commands.clone(), feed.clone()),
         directives: orders.clone(),
         metrics: Arc::clone(&metrics),

@@ -110,26 +110,74 @@ pub(super) enum CaVerb {
     Init,
     /// Show the authorities; exit 3 when there is no CA yet
     Status(Format),
-    /// Replace the issuing authority, and wait until everything is issued anew under the next one
+    /// Prepare and activate the next authority, waiting until everyone has taken it; run it again to go on where it stopped
     Rotate {
-        /// How long to wait for it
+        /// How long to wait for whoever lags
         #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
         timeout: Duration,
+        #[command(flatten)]
+        terms: Terms,
+        #[command(flatten)]
+        force: Force,
     },
-    /// Make the next issuing authority, but do not use it yet
-    Prepare,
-    /// Let the prepared issuing authority sign
+    /// Make the next authority and make it known, but do not use it yet
+    Prepare {
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// Let the prepared authority sign, and issue everything anew; exit 3 while somebody does not know it yet
     Activate {
         /// Which one; without it, the one that is prepared
         id: Option<AuthorityId>,
+        #[command(flatten)]
+        terms: Terms,
+        #[command(flatten)]
+        force: Force,
     },
-    /// Throw the prepared issuing authority away
+    /// Throw the prepared authority away
     Discard {
         /// Which one; without it, the one that is prepared
         id: Option<AuthorityId>,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// Let the former authority sign again, and issue everything anew; possible until it is retired for good
+    Rollback {
+        /// Which one; without it, the latest
+        id: Option<AuthorityId>,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// Forget a retired authority, which happens by itself when all that it signed has expired; exit 3 before that
+    Retire {
+        /// Which one
+        id: AuthorityId,
+        #[command(flatten)]
+        terms: Terms,
+        #[command(flatten)]
+        force: Force,
     },
     /// Print the roots, for others to trust
     Bundle,
+}
+
+/// On what terms an authority is moved.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// The root instead of the issuing authority
+    #[arg(long)]
+    pub(super) root: bool,
+
+    /// Try it out and say what would happen, but change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Force {
+    /// Do it although somebody is left behind, and name them
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -291,6 +339,8 @@ mod tests {
             "cert renew",
             "key create --app a --expires tomorrow",
             "ca rotate --timeout 5",
+            "ca retire",
+            "ca rollback --force",
             "sing",
         ] {
             assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words}");

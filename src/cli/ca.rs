@@ -6,16 +6,20 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::Serialize;
 
-use super::args::{CaVerb, Format};
+use super::args::{CaVerb, Force, Format, Terms};
 use super::local_ca::{self, LocalCa};
 use super::moment::count;
 use super::output::{self, Verdict};
 use super::{locate, status};
-use crate::admin::{AuthorityStatus, Client, Desk, Status, authorities, bundle_pem};
+use crate::admin::{
+    AuthorityStatus, Client, ClientError, Desk, Moved, RollOverStatus, Status, StewardError, WorkloadStatus,
+    authorities, bundle_pem,
+};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::id::AuthorityId;
-use crate::issuance;
+use crate::issuance::{self, Change, Insistence, Run, Verb};
+use crate::pki::Level;
 use crate::store::AuthorityDir;
 
 pub(super) async fn run(config: &Path, verb: CaVerb) -> anyhow::Result<Verdict> {
@@ -23,10 +27,27 @@ pub(super) async fn run(config: &Path, verb: CaVerb) -> anyhow::Result<Verdict> 
     match verb {
         CaVerb::Init => init(&config).await?,
         CaVerb::Status(format) => return show(&config, format).await,
-        CaVerb::Rotate { timeout } => rotate(&config, timeout).await?,
-        CaVerb::Prepare => prepare(&config).await?,
-        CaVerb::Activate { id } => activate(&config, id).await?,
-        CaVerb::Discard { id } => discard(&config, id).await?,
+        CaVerb::Rotate { timeout, terms, force } => return rotate(&config, terms, force, timeout).await,
+        CaVerb::Prepare { terms } => {
+            let change = change(terms, KEEP, Verb::Prepare);
+            return tell_outcome(&config, change, "Prepared; `ca activate` lets it sign.").await;
+        }
+        CaVerb::Activate { id, terms, force } => {
+            let change = change(terms, force, Verb::Activate(id));
+            return tell_outcome(&config, change, "Active; everything is issued anew under it.").await;
+        }
+        CaVerb::Discard { id, terms } => {
+            let change = change(terms, KEEP, Verb::Discard(id));
+            return tell_outcome(&config, change, "Thrown away.").await;
+        }
+        CaVerb::Rollback { id, terms } => {
+            let change = change(terms, KEEP, Verb::RollBack(id));
+            return tell_outcome(&config, change, "Active again; everything is issued anew.").await;
+        }
+        CaVerb::Retire { id, terms, force } => {
+            let change = change(terms, force, Verb::Retire(id));
+            return tell_outcome(&config, change, "Gone.").await;
+        }
         CaVerb::Bundle => return bundle(&config).await,
     }
     Ok(Verdict::Yes)
@@ -55,19 +76,27 @@ async fn init(config: &Config) -> anyhow::Result<()> {
 struct Authorities<'a> {
     trust_domain: &'a str,
     authorities: Vec<AuthorityStatus>,
+    /// Only a running agent knows.
+    roll_over: Option<RollOverStatus>,
 }
 
 async fn show(config: &Config, format: Format) -> anyhow::Result<Verdict> {
-    let found = match LocalCa::reach(config).await? {
-        LocalCa::Running(_, status) => status.authorities,
-        LocalCa::Idle(directory) => stored_authorities(&directory)?,
+    let (found, rotation, roll_over) = match LocalCa::reach(config).await? {
+        LocalCa::Running(_, status) => (status.authorities, Some(status.rotation), status.roll_over),
+        LocalCa::Idle(directory) => (stored_authorities(&directory)?, None, None),
     };
     let exists = !found.is_empty();
     if format.json {
         let trust_domain = config.issuance.domain.as_str();
-        output::print_json(&Authorities { trust_domain, authorities: found })?;
+        output::print_json(&Authorities { trust_domain, authorities: found, roll_over })?;
     } else if exists {
         print_authorities(&found)?;
+        if let (Some(rotation), Some(roll_over)) = (rotation, roll_over) {
+            output::print(&format!(
+                "\n{}",
+                status::roll_over(&found, &rotation, &roll_over, SystemClock.now())
+            ))?;
+        }
     } else {
         output::print("There is no CA yet: make it with `postern ca init`, or start the agent.\n")?;
     }
@@ -83,51 +112,172 @@ fn views(views: &[issuance::AuthorityView]) -> Vec<AuthorityStatus> {
     views.iter().map(AuthorityStatus::from).collect()
 }
 
-async fn rotate(config: &Config, timeout: Duration) -> anyhow::Result<()> {
-    let found = match LocalCa::reach(config).await? {
-        LocalCa::Running(client, before) => {
-            let id = client.rotate_issuing().await?;
-            let former = active(&before).map(|former| format!("; {former} is retired")).unwrap_or_default();
-            output::tell(&format!("The issuing authority is {id} now{former}."));
-            let after = everyone_under(&client, &id, timeout).await?;
-            let workloads = count(after.workloads.len(), "workload");
-            output::tell(&format!("Issued anew under it, and taken where there are files: {workloads}."));
-            after.authorities
-        }
-        LocalCa::Idle(directory) => {
-            let work = async |desk: &Desk| {
-                let id = desk.rotate_issuing().await?;
-                Ok((id, authorities(&desk.feed().borrow().hierarchy)))
-            };
-            let (id, found) = local_ca::at_desk(config, directory, work).await?;
-            output::tell(&format!(
-                "The issuing authority is {id} now; the agent's next start issues under it."
-            ));
-            found
-        }
-    };
-    print_authorities(&found)
+const KEEP: Force = Force { force: false };
+
+fn change(terms: Terms, Force { force }: Force, verb: Verb) -> Change {
+    Change {
+        level: if terms.root { Level::Root } else { Level::Issuing },
+        verb,
+        insistence: if force { Insistence::Force } else { Insistence::Heed },
+        run: if terms.dry_run { Run::Rehearsal } else { Run::Real },
+    }
 }
 
-fn active(status: &Status) -> Option<&AuthorityId> {
-    let mut found = status.authorities.iter().filter(|one| one.level == "issuing" && one.slot == "active");
+/// How a change went.
+enum Outcome {
+    /// It was refused, because somebody would be left behind.
+    Behind(String),
+    Done(Moved),
+}
+
+async fn carry_out(config: &Config, change: &Change) -> anyhow::Result<Outcome> {
+    match LocalCa::reach(config).await? {
+        LocalCa::Running(client, _) => ask(&client, change).await,
+        LocalCa::Idle(directory) => {
+            let work = async |desk: &Desk| match desk.change_authority(change.clone()).await {
+                Ok(changed) => Ok(Outcome::Done(changed.into())),
+                Err(StewardError::Behind(why)) => Ok(Outcome::Behind(why)),
+                Err(error) => Err(error.into()),
+            };
+            local_ca::at_desk(config, directory, work).await
+        }
+    }
+}
+
+async fn ask(client: &Client, change: &Change) -> anyhow::Result<Outcome> {
+    match client.change_authority(change).await {
+        Ok(moved) => Ok(Outcome::Done(moved)),
+        Err(ClientError::Unwilling { code, detail }) if code == "left-behind" => Ok(Outcome::Behind(detail)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn tell_outcome(config: &Config, change: Change, done: &str) -> anyhow::Result<Verdict> {
+    match carry_out(config, &change).await? {
+        Outcome::Behind(why) => {
+            output::tell(&format!("Not done: {why}. --force does it all the same."));
+            Ok(Verdict::No)
+        }
+        Outcome::Done(moved) => {
+            if change.run == Run::Rehearsal {
+                output::tell("It would work; nothing was changed.");
+            } else {
+                output::tell(done);
+            }
+            tell_left_behind(&moved);
+            // An authority that was only tried out has a name that nobody will ever see again.
+            if change.run == Run::Real || !matches!(change.verb, Verb::Prepare) {
+                output::print(&format!("{}\n", moved.id))?;
+            }
+            Ok(Verdict::Yes)
+        }
+    }
+}
+
+fn tell_left_behind(moved: &Moved) {
+    for left_behind in &moved.left_behind {
+        output::tell(&format!("Left behind: {left_behind}"));
+    }
+}
+
+async fn rotate(config: &Config, terms: Terms, force: Force, timeout: Duration) -> anyhow::Result<Verdict> {
+    let rotation = change(terms, force, Verb::Rotate);
+    if terms.dry_run {
+        return tell_outcome(config, rotation, "").await;
+    }
+    let name = rotation.level.to_string();
+    match LocalCa::reach(config).await? {
+        LocalCa::Running(client, before) => {
+            let deadline = tokio::time::Instant::now() + timeout;
+            let moved = match when_everyone_knows(&client, rotation.clone(), deadline).await? {
+                Outcome::Done(moved) => moved,
+                Outcome::Behind(why) => {
+                    output::tell(&format!(
+                        "The next {name} is prepared, but {why}. Run this again later, or with --force."
+                    ));
+                    return Ok(Verdict::No);
+                }
+            };
+            let former = active(&before, rotation.level.as_str());
+            let former = former.map(|former| format!("; {former} is retired")).unwrap_or_default();
+            output::tell(&format!("The {name} is {} now{former}.", moved.id));
+            tell_left_behind(&moved);
+            let status = client.status().await?;
+            let Some(signer) = active(&status, "issuing") else { bail!("no issuing authority is active") };
+            let after = if moved.left_behind.is_empty() {
+                everyone_under(&client, signer, deadline).await?
+            } else {
+                status.clone()
+            };
+            let workloads = count(after.workloads.len() - late(&after, signer).len(), "workload");
+            output::tell(&format!("Issued anew under it, and taken where there are files: {workloads}."));
+            print_authorities(&after.authorities)?;
+        }
+        LocalCa::Idle(directory) => {
+            let work = async |desk: &Desk| match desk.change_authority(rotation.clone()).await {
+                Ok(changed) => {
+                    Ok((Outcome::Done(changed.into()), authorities(&desk.feed().borrow().hierarchy)))
+                }
+                Err(StewardError::Behind(why)) => Ok((Outcome::Behind(why), Vec::new())),
+                Err(error) => Err(error.into()),
+            };
+            match local_ca::at_desk(config, directory, work).await? {
+                (Outcome::Behind(why), _) => {
+                    output::tell(&format!("The next {name} is prepared, but {why}."));
+                    return Ok(Verdict::No);
+                }
+                (Outcome::Done(moved), found) => {
+                    output::tell(&format!(
+                        "The {name} is {} now; the agent's next start issues under it.",
+                        moved.id
+                    ));
+                    tell_left_behind(&moved);
+                    print_authorities(&found)?;
+                }
+            }
+        }
+    }
+    Ok(Verdict::Yes)
+}
+
+/// Asks again until nobody would be left behind any more, or the time is up.
+async fn when_everyone_knows(
+    client: &Client,
+    rotation: Change,
+    deadline: tokio::time::Instant,
+) -> anyhow::Result<Outcome> {
+    loop {
+        let outcome = ask(client, &rotation).await?;
+        let is_late = tokio::time::Instant::now() >= deadline;
+        if is_late || matches!(outcome, Outcome::Done(_)) {
+            return Ok(outcome);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn active<'a>(status: &'a Status, level: &str) -> Option<&'a AuthorityId> {
+    let mut found = status.authorities.iter().filter(|one| one.level == level && one.slot == "active");
     found.next().map(|authority| &authority.id)
 }
 
+/// The workloads that do not hold a certificate under `id`, or whose readers have not taken it.
+fn late<'a>(status: &'a Status, id: &AuthorityId) -> Vec<&'a str> {
+    let taken = |workload: &WorkloadStatus| {
+        workload.authority == *id && workload.delivery.as_ref().is_none_or(|delivery| delivery.acknowledged)
+    };
+    status.workloads.iter().filter(|workload| !taken(workload)).map(|workload| workload.id.as_str()).collect()
+}
+
 /// Waits until every workload holds a certificate under `id` and has taken its files.
-async fn everyone_under(client: &Client, id: &AuthorityId, timeout: Duration) -> anyhow::Result<Status> {
-    let deadline = tokio::time::Instant::now() + timeout;
+async fn everyone_under(
+    client: &Client,
+    id: &AuthorityId,
+    deadline: tokio::time::Instant,
+) -> anyhow::Result<Status> {
     loop {
         let status = client.status().await?;
-        let late: Vec<&str> = status
-            .workloads
-            .iter()
-            .filter(|workload| {
-                workload.authority != *id
-                    || workload.delivery.as_ref().is_some_and(|delivery| !delivery.acknowledged)
-            })
-            .map(|workload| workload.id.as_str())
-            .collect();
+        let late = late(&status, id);
         if late.is_empty() {
             return Ok(status);
         }
@@ -139,58 +289,6 @@ async fn everyone_under(client: &Client, id: &AuthorityId, timeout: Duration) ->
 }
 
 const POLL: Duration = Duration::from_millis(100);
-
-async fn prepare(config: &Config) -> anyhow::Result<()> {
-    let id = match LocalCa::reach(config).await? {
-        LocalCa::Running(client, _) => client.prepare_issuing().await?,
-        LocalCa::Idle(directory) => {
-            local_ca::at_desk(config, directory, async |desk| Ok(desk.prepare_issuing().await?)).await?
-        }
-    };
-    output::tell("Prepared; `postern ca activate` lets it sign.");
-    Ok(output::print(&format!("{id}\n"))?)
-}
-
-async fn activate(config: &Config, id: Option<AuthorityId>) -> anyhow::Result<()> {
-    let id = match LocalCa::reach(config).await? {
-        LocalCa::Running(client, _) => client.activate_issuing(id).await?,
-        LocalCa::Idle(directory) => {
-            let id = prepared(&directory, id)?;
-            let work = async |desk: &Desk| Ok(desk.activate_issuing(id.clone()).await?);
-            local_ca::at_desk(config, directory, work).await?;
-            id
-        }
-    };
-    output::tell("Active; everything is issued anew under it.");
-    Ok(output::print(&format!("{id}\n"))?)
-}
-
-async fn discard(config: &Config, id: Option<AuthorityId>) -> anyhow::Result<()> {
-    let id = match LocalCa::reach(config).await? {
-        LocalCa::Running(client, _) => client.discard_issuing(id).await?,
-        LocalCa::Idle(directory) => {
-            let id = prepared(&directory, id)?;
-            let work = async |desk: &Desk| Ok(desk.discard_issuing(id.clone()).await?);
-            local_ca::at_desk(config, directory, work).await?;
-            id
-        }
-    };
-    output::tell("Thrown away.");
-    Ok(output::print(&format!("{id}\n"))?)
-}
-
-/// The authority that was named, or else the prepared one.
-fn prepared(directory: &AuthorityDir, named: Option<AuthorityId>) -> anyhow::Result<AuthorityId> {
-    if let Some(id) = named {
-        return Ok(id);
-    }
-    let hierarchy = local_ca::stored(directory)?;
-    let prepared = hierarchy.and_then(|hierarchy| hierarchy.issuing().prepared.clone());
-    match prepared {
-        Some(prepared) => Ok(prepared.id().clone()),
-        None => bail!("no issuing authority is prepared"),
-    }
-}
 
 async fn bundle(config: &Config) -> anyhow::Result<Verdict> {
     let text = match LocalCa::reach(config).await? {

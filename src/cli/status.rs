@@ -8,7 +8,7 @@ use super::locate;
 use super::moment::{count, moment, relative, span};
 use super::output::{self, Verdict};
 use super::table::Table;
-use crate::admin::{AuthorityStatus, Status, WorkloadStatus};
+use crate::admin::{AuthorityStatus, RenewalStatus, RollOverStatus, Status, WorkloadStatus};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 
 pub(super) async fn run(config: &Path, format: Format) -> anyhow::Result<Verdict> {
@@ -145,6 +145,61 @@ pub(super) fn authorities(authorities: &[AuthorityStatus], now: Timestamp) -> Ta
         ]);
     }
     table
+}
+
+/// What happens to each level next and when, and who is not as far as the rest.
+pub(super) fn roll_over(
+    authorities: &[AuthorityStatus],
+    rotation: &RenewalStatus,
+    roll_over: &RollOverStatus,
+    now: Timestamp,
+) -> String {
+    let mut lines = String::new();
+    for (level, renewal) in [("root", &roll_over.root), ("issuing", rotation)] {
+        let in_slot = |slot: &str| {
+            authorities.iter().filter(|one| one.level == level && one.slot == slot).collect::<Vec<_>>()
+        };
+        let due = moment(renewal.next_rotation_at, now);
+        let next = match in_slot("prepared").first() {
+            _ if roll_over.held.iter().any(|held| held == level) => {
+                "rolled back; nothing is replaced until the other one is gone".to_owned()
+            }
+            Some(prepared) if level == "root" => {
+                let fetched = roll_over.distributed_at.filter(|at| *at > now);
+                let fetched =
+                    fetched.map(|at| format!(" and others can have fetched it, {}", moment(at, now)));
+                let id = &prepared.id;
+                format!(
+                    "{id} signs when it is due, {due}, everyone has loaded it{}",
+                    fetched.unwrap_or_default()
+                )
+            }
+            Some(prepared) => format!("{} signs when it is due, {due}", prepared.id),
+            None => format!("the next one is made {due}"),
+        };
+        lines.push_str(&format!("{level:9} {}{next}\n", if renewal.overdue { "OVERDUE: " } else { "" }));
+        for retired in in_slot("retired") {
+            if let Some(at) = retired.drained_at {
+                let id = &retired.id;
+                lines.push_str(&format!(
+                    "          {id} goes when its last leaf has expired, {}\n",
+                    moment(at, now)
+                ));
+            }
+        }
+    }
+    for laggard in &roll_over.laggards {
+        let has =
+            laggard.sequence.map_or_else(|| "nothing".to_owned(), |sequence| format!("bundle {sequence}"));
+        let since = relative(laggard.since, now);
+        lines.push_str(&format!("LAGS      {}: has loaded {has}, {since}\n", laggard.consumer));
+    }
+    for workload in &roll_over.showing_former {
+        lines.push_str(&format!(
+            "LAGS      {workload} may still show a former certificate: its files are not taken\n"
+        ));
+    }
+    lines
 }
 
 /// The workloads, as `cert list` prints them too.

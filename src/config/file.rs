@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::causes::Causes;
 use crate::id::WorkloadId;
 use crate::issuance;
+use crate::pki::Lifetimes;
 use crate::proxy::{ListenerProtocol, ListenerSettings, RemoteSettings};
 use crate::suggest;
 use crate::toml_text::{Document, Place, Problem, TableReader, Value};
@@ -140,10 +141,13 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     {
         invalid.iter().for_each(|invalid| place.problem(invalid.to_string()));
     }
+    let lifetimes =
+        Lifetimes { root: authority.root_ttl, issuing: authority.issuing_ttl, ..Lifetimes::default() };
     let issuance = issuance::Settings {
         domain: domain?,
         root_ttl: authority.root_ttl,
         issuing_ttl: authority.issuing_ttl,
+        distribute: authority.distribute.unwrap_or_else(|| lifetimes.usual_distribution()),
         algorithm: authority.algorithm,
         backdate: authority.backdate,
         workloads: profiles,

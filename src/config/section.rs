@@ -82,6 +82,7 @@ pub(super) fn log(table: Option<TableReader<'_>>) -> LogSettings {
 pub(super) struct AuthoritySection {
     pub(super) root_ttl: Duration,
     pub(super) issuing_ttl: Duration,
+    pub(super) distribute: Option<Duration>,
     pub(super) algorithm: KeyAlgorithm,
     pub(super) backdate: Duration,
 }
@@ -91,6 +92,7 @@ pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
     let mut section = AuthoritySection {
         root_ttl: lifetimes.root,
         issuing_ttl: lifetimes.issuing,
+        distribute: None,
         algorithm: KeyAlgorithm::EcdsaP256,
         backdate: DEFAULT_BACKDATE,
     };
@@ -103,6 +105,7 @@ pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
     if let Some(ttl) = table.optional("issuing_ttl", Value::duration) {
         section.issuing_ttl = ttl;
     }
+    section.distribute = table.optional("distribute", Value::duration);
     if let Some(algorithm) = table.optional("key", key_algorithm) {
         section.algorithm = algorithm;
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -36,6 +37,12 @@ pub struct HierarchyView {
     pub issuing: Vec<AuthorityView>,
     /// How the replacement of the active issuing authority stands.
     pub rotation: RenewalView,
+    /// How the replacement of the active root stands.
+    pub roll_over: RenewalView,
+    /// If a root is prepared: until when others have time to fetch it.
+    pub distributed_at: Option<Timestamp>,
+    /// Which levels were rolled back, so that nothing is replaced there of its own accord until that has drained.
+    pub held: Vec<Level>,
 }
 
 /// One authority, without its key.
@@ -84,11 +91,21 @@ impl RenewalView {
 }
 
 impl HierarchyView {
-    pub(super) fn of(hierarchy: &Hierarchy, rotation: RenewalView) -> Self {
+    pub(super) fn of(
+        hierarchy: &Hierarchy,
+        rotation: RenewalView,
+        roll_over: RenewalView,
+        distribute: Duration,
+    ) -> Self {
+        let prepared = hierarchy.roots().prepared.as_ref();
+        let levels = [Level::Root, Level::Issuing].into_iter();
         Self {
             roots: authorities(hierarchy, Level::Root),
             issuing: authorities(hierarchy, Level::Issuing),
             rotation,
+            roll_over,
+            distributed_at: prepared.map(|root| root.life().issued_at + distribute),
+            held: levels.filter(|level| hierarchy.slots(*level).is_rolled_back()).collect(),
         }
     }
 }

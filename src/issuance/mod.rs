@@ -1,8 +1,12 @@
 //! Keeps every local identity fresh, and hands the whole of them to everyone at once.
 
+mod acknowledgements;
+mod change;
 mod feed;
 mod rotator;
 
+pub use acknowledgements::{Acknowledgements, Consumer, Laggard};
+pub use change::{Change, Changed, Insistence, Run, Verb};
 pub use feed::{AuthorityView, Feed, HierarchyView, Issued, RenewalView, authority_views};
 pub use rotator::{Command, IssuanceError, Reply, Rotator, Settings};
 

@@ -7,19 +7,24 @@
 //! **Invariant:** a failure never takes anything away. Whatever cannot be renewed stays as it is and is tried again; what was
 //! published stays published until something better takes its place.
 
+mod authorities;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::id::{AuthorityId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
+use crate::issuance::acknowledgements::Acknowledgements;
+use crate::issuance::change::{Change, Changed};
 use crate::issuance::feed::{Feed, HierarchyView, Issued, RenewalView};
 use crate::pki::{
-    AuthorityPlan, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, Level, Lifetimes, LifetimesError,
-    Profile, Renewal, Rng, Step, SystemRng, X509Svid, issue,
+    Authority, AuthorityPlan, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, Level, Lifetimes,
+    LifetimesError, PreflightError, Profile, Renewal, Rng, Slot, Step, SystemRng, X509Svid, issue, preflight,
 };
 use crate::store::{AuthorityDir, StoreError};
 
@@ -32,6 +37,8 @@ pub struct Settings {
     pub root_ttl: Duration,
     /// How long a new issuing authority lives.
     pub issuing_ttl: Duration,
+    /// How long a new root is made known before it signs: others need that long to fetch it.
+    pub distribute: Duration,
     /// The kind of key that new authorities get.
     pub algorithm: KeyAlgorithm,
     /// How far before now an authority's validity begins.
@@ -57,7 +64,10 @@ impl Settings {
             }
         }
         let authorities = Lifetimes { leaf: SHORTEST_LEAF, issuing: self.issuing_ttl, root: self.root_ttl };
-        authorities.check().map_err(|source| IssuanceError::Lifetimes { workload: None, source })
+        authorities
+            .check()
+            .and_then(|()| authorities.check_distribution(self.distribute))
+            .map_err(|source| IssuanceError::Lifetimes { workload: None, source })
     }
 
     fn root_plan(&self) -> AuthorityPlan {
@@ -120,6 +130,22 @@ pub enum IssuanceError {
         #[source]
         source: LifetimesError,
     },
+    /// Somebody would be left behind.
+    #[error("{id} is not known to everyone yet; it waits for {}", waits_for.join(", "))]
+    NotAcknowledged {
+        /// Which authority.
+        id: AuthorityId,
+        /// Who does not know it, one phrase each.
+        waits_for: Vec<String>,
+    },
+    /// There is nothing that it could be about.
+    #[error("no {level} is {slot}")]
+    Nothing {
+        /// On which level.
+        level: Level,
+        /// In which slot.
+        slot: Slot,
+    },
     /// The CA on disk belongs to another trust domain.
     #[error(
         "{} holds the CA of the trust domain {stored}, the configuration says {configured}: correct the configuration, or use \
@@ -134,9 +160,20 @@ pub enum IssuanceError {
         /// Whose it should be.
         configured: TrustDomain,
     },
+    /// A new authority is of no use.
+    #[error("the new authority was tried out and is of no use; nothing was changed")]
+    Preflight(#[from] PreflightError),
     /// The CA cannot be read or written.
     #[error("cannot use the stored CA")]
     Store(#[from] StoreError),
+    /// It expires too soon to be of use again.
+    #[error("{id} expires {not_after}, too soon for the certificates of this host")]
+    TooOld {
+        /// Which authority.
+        id: AuthorityId,
+        /// When its issuing authority ends.
+        not_after: Timestamp,
+    },
     /// A workload that is not configured.
     #[error("there is no workload {0}")]
     UnknownWorkload(WorkloadId),
@@ -145,25 +182,18 @@ pub enum IssuanceError {
 /// What the owner of the CA can be asked. The answer comes when it is done, stored and published.
 #[derive(Debug)]
 pub enum Command {
-    /// Let a prepared issuing authority sign; all identities are issued anew under it.
-    ActivateIssuing {
-        /// Which one.
-        id: AuthorityId,
-        /// Whether it does.
-        reply: Reply<()>,
+    /// Move an authority from slot to slot. What signs from then on has signed every identity by the time of the answer.
+    Change {
+        /// What to do.
+        change: Change,
+        /// What was done.
+        reply: Reply<Changed>,
     },
     /// Follow other settings: identities that are new or to change are issued, others are left alone. All or nothing.
     Configure {
         /// The new settings.
         settings: Box<Settings>,
         /// Whether they are followed.
-        reply: Reply<()>,
-    },
-    /// Throw a prepared issuing authority away.
-    DiscardIssuing {
-        /// Which one.
-        id: AuthorityId,
-        /// Whether it is gone.
         reply: Reply<()>,
     },
     /// Issue one workload's identity anew.
@@ -180,16 +210,6 @@ pub enum Command {
         /// The certificate.
         reply: Reply<X509Svid>,
     },
-    /// Make the next issuing authority, but do not use it yet.
-    PrepareIssuing {
-        /// Its name.
-        reply: Reply<AuthorityId>,
-    },
-    /// Prepare (unless it was) and activate the next issuing authority.
-    RotateIssuing {
-        /// Its name.
-        reply: Reply<AuthorityId>,
-    },
 }
 
 /// Where an answer goes. It may be dropped.
@@ -202,6 +222,12 @@ pub struct Rotator {
     directory: AuthorityDir,
     hierarchy: Hierarchy,
     rotation: Tracked,
+    roll_over: Tracked,
+    /// When the last leaf of the active issuing authority expires.
+    last_leaf: Timestamp,
+    /// With which bundle the active root was known to everyone who is not left behind.
+    known_with: u64,
+    acknowledged: Option<watch::Receiver<Acknowledgements>>,
     holders: BTreeMap<WorkloadId, Holder>,
     generation: u64,
     drop_failed: Option<Timestamp>,
@@ -255,13 +281,21 @@ impl Rotator {
         settings.check()?;
         let now = clock.now();
         let hierarchy = load_or_create(&settings, &directory, now)?;
-        let rotation = Tracked::of_authority(&hierarchy);
+        let rotation = Tracked::of_authority(&hierarchy.issuing().active);
+        let roll_over = Tracked::of_authority(&hierarchy.roots().active);
+        let last_leaf = unknown_last_leaf(&hierarchy, now);
+        let known_with = hierarchy.sequence();
         let generation = milliseconds(now);
         let placeholder = Issued {
             generation,
             svids: BTreeMap::new(),
             bundle: hierarchy.bundle(),
-            hierarchy: HierarchyView::of(&hierarchy, rotation.view(now)),
+            hierarchy: HierarchyView::of(
+                &hierarchy,
+                rotation.view(now),
+                roll_over.view(now),
+                settings.distribute,
+            ),
             renewals: BTreeMap::new(),
         };
         let (sender, receiver) = watch::channel(Arc::new(placeholder));
@@ -270,6 +304,10 @@ impl Rotator {
             directory,
             hierarchy,
             rotation,
+            roll_over,
+            last_leaf,
+            known_with,
+            acknowledged: None,
             holders: BTreeMap::new(),
             generation,
             drop_failed: None,
@@ -278,6 +316,13 @@ impl Rotator {
         };
         rotator.configure(settings, now)?;
         Ok((rotator, receiver))
+    }
+
+    /// Heeds what the consumers of the trust bundle acknowledge. Without this nobody is there to acknowledge anything, and a
+    /// new root can be activated only by force.
+    #[must_use]
+    pub fn heeding(self, acknowledged: watch::Receiver<Acknowledgements>) -> Self {
+        Self { acknowledged: Some(acknowledged), ..self }
     }
 
     /// Works until `shutdown` is done. Dropping the commands' sender only ends the commands.
@@ -301,7 +346,9 @@ impl Rotator {
     /// Does everything that is due now.
     fn tick(&mut self) {
         let now = self.means.clock.now();
-        if self.rotation.renewal.handle_timeout(now) == Step::Renew {
+        self.roll_root_over(now);
+        let held = self.hierarchy.issuing().is_rolled_back();
+        if !held && self.rotation.renewal.handle_timeout(now) == Step::Renew {
             self.rotate_or_retry(now);
         }
         self.forget_drained(now);
@@ -312,42 +359,25 @@ impl Rotator {
     /// Until the next deadline, but never so long that a stepped clock goes unnoticed.
     fn nap(&self) -> Duration {
         let now = self.means.clock.now();
-        let renewals = self.holders.values().map(|holder| &holder.tracked).chain([&self.rotation]);
-        let renewals = renewals.map(|tracked| tracked.renewal.poll_timeout());
-        let next = renewals.min().unwrap_or(now + LONGEST_NAP);
+        let leaves = self.holders.values().map(|holder| holder.tracked.renewal.poll_timeout());
+        // What is past is held, or waits for somebody; then looking again at times is enough.
+        let authorities = [&self.rotation, &self.roll_over].map(|tracked| tracked.renewal.poll_timeout());
+        let next = leaves.chain(authorities.into_iter().filter(|at| *at > now)).min();
+        let next = next.unwrap_or(now + LONGEST_NAP);
         next.since(now).clamp(SHORTEST_NAP, LONGEST_NAP)
     }
 
     fn handle_command(&mut self, command: Command) {
         let now = self.means.clock.now();
         match command {
-            Command::ActivateIssuing { id, reply } => {
-                let outcome = self.activate(&id, now);
-                if outcome.is_ok() {
-                    self.renew_all(self.holders.keys().cloned().collect(), now);
-                }
+            Command::Change { change, reply } => {
+                let outcome = self.change(&change, now);
                 self.publish(now);
                 answer(reply, outcome);
             }
             Command::Configure { settings, reply } => answer(reply, self.configure(*settings, now)),
-            Command::DiscardIssuing { id, reply } => {
-                let next = self.hierarchy.discard(Level::Issuing, &id).map_err(IssuanceError::from);
-                let outcome = next.and_then(|next| self.adopt(next));
-                self.publish(now);
-                answer(reply, outcome);
-            }
             Command::IssueNow { workload, reply } => answer(reply, self.issue_now(&workload, now)),
             Command::IssueOnce { profile, reply } => answer(reply, self.issue_once(&profile, now)),
-            Command::PrepareIssuing { reply } => {
-                let outcome = self.prepare(now);
-                self.publish(now);
-                answer(reply, outcome);
-            }
-            Command::RotateIssuing { reply } => {
-                let outcome = self.rotate(now);
-                self.publish(now);
-                answer(reply, outcome);
-            }
         }
     }
 
@@ -397,6 +427,7 @@ impl Rotator {
                 None => {
                     let svid = issue(&self.hierarchy.issuing().active, profile, now)
                         .map_err(|source| IssuanceError::Issue { workload: workload.clone(), source })?;
+                    self.last_leaf = self.last_leaf.max(svid.not_after);
                     Holder::of(svid.published(generation), self.means.rng.as_mut())
                 }
             };
@@ -422,7 +453,7 @@ impl Rotator {
         Ok(svid)
     }
 
-    fn issue_once(&self, profile: &Profile, now: Timestamp) -> Result<X509Svid, IssuanceError> {
+    fn issue_once(&mut self, profile: &Profile, now: Timestamp) -> Result<X509Svid, IssuanceError> {
         let Settings { domain, issuing_ttl: issuing, root_ttl: root, .. } = &self.settings;
         if profile.spiffe_id.trust_domain() != *domain {
             return Err(IssuanceError::Foreign {
@@ -435,6 +466,7 @@ impl Rotator {
             .map_err(|source| IssuanceError::Lifetimes { workload: None, source })?;
         let authority = &self.hierarchy.issuing().active;
         let svid = issue(authority, profile, now).map_err(IssuanceError::IssueOnce)?;
+        self.last_leaf = self.last_leaf.max(svid.not_after);
         tracing::info!(spiffe_id = %svid.spiffe_id, serial = svid.serial, "certificate handed out");
         Ok(svid)
     }
@@ -466,7 +498,7 @@ impl Rotator {
             match self.renew(&workload, &profile, generation, now) {
                 Ok(_) => renewed = true,
                 Err(error) => {
-                    tracing::warn!(%workload, error = %chain(&error), "identity not renewed");
+                    tracing::warn!(%workload, error = %Causes(&error), "identity not renewed");
                     if let Some(holder) = self.holders.get_mut(&workload) {
                         holder.tracked.fail(&error, now, self.means.rng.as_mut());
                     }
@@ -487,92 +519,11 @@ impl Rotator {
     ) -> Result<Arc<X509Svid>, IssuanceError> {
         let svid = issue(&self.hierarchy.issuing().active, profile, now)
             .map_err(|source| IssuanceError::Issue { workload: workload.clone(), source })?;
+        self.last_leaf = self.last_leaf.max(svid.not_after);
         let holder = Holder::of(svid.published(generation), self.means.rng.as_mut());
         let svid = Arc::clone(&holder.svid);
         self.holders.insert(workload.clone(), holder);
         Ok(svid)
-    }
-
-    /// Replaces the issuing authority of its own accord: a failure is noted and followed by another attempt.
-    fn rotate_or_retry(&mut self, now: Timestamp) {
-        if let Err(error) = self.rotate(now) {
-            tracing::warn!(error = %chain(&error), "issuing authority not rotated");
-            self.rotation.fail(&error, now, self.means.rng.as_mut());
-        }
-    }
-
-    /// Replaces the issuing authority and issues everything anew under the next one.
-    fn rotate(&mut self, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
-        let id = self.replace_active(now)?;
-        self.renew_all(self.holders.keys().cloned().collect(), now);
-        Ok(id)
-    }
-
-    /// Prepares (unless that was done) and activates the next issuing authority.
-    fn replace_active(&mut self, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
-        let id = self.prepared_for_use(now)?;
-        self.activate(&id, now)?;
-        Ok(id)
-    }
-
-    /// The prepared authority, a new one if there is none or if it is of no use any more.
-    fn prepared_for_use(&mut self, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
-        let prepared = self.hierarchy.issuing().prepared.as_ref();
-        let Some((id, renewal)) =
-            prepared.map(|prepared| (prepared.id().clone(), Renewal::of_authority(prepared.life())))
-        else {
-            return self.prepare(now);
-        };
-        if renewal.handle_timeout(now) == Step::Wait {
-            return Ok(id);
-        }
-        let discarded = self.hierarchy.discard(Level::Issuing, &id)?;
-        self.adopt(discarded)?;
-        self.prepare(now)
-    }
-
-    fn prepare(&mut self, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
-        let next = self.hierarchy.prepare_issuing(&self.settings.issuing_plan(), now)?;
-        let id = next
-            .issuing()
-            .prepared
-            .as_ref()
-            .map_or_else(|| next.issuing().active.id().clone(), |prepared| prepared.id().clone());
-        self.adopt(next)?;
-        tracing::info!(authority = %id, "issuing authority prepared");
-        Ok(id)
-    }
-
-    fn activate(&mut self, id: &AuthorityId, now: Timestamp) -> Result<(), IssuanceError> {
-        let issued = self.holders.values().map(|holder| holder.svid.not_after);
-        let until = issued.max().unwrap_or(now).max(now + self.settings.longest_leaf());
-        self.adopt(self.hierarchy.activate(Level::Issuing, id, until, now)?)?;
-        self.rotation = Tracked::of_authority(&self.hierarchy);
-        tracing::info!(authority = %id, "issuing authority activated");
-        Ok(())
-    }
-
-    fn forget_drained(&mut self, now: Timestamp) {
-        // No hurry and nothing to lose, so one attempt a minute is enough.
-        let too_soon = self.drop_failed.is_some_and(|failed| failed <= now && now < failed + DROP_PAUSE);
-        let Some(next) = self.hierarchy.drop_drained(now).filter(|_| !too_soon) else { return };
-        match self.adopt(next) {
-            Ok(()) => self.drop_failed = None,
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "drained issuing authority not dropped");
-                self.drop_failed = Some(now);
-            }
-        }
-    }
-
-    /// Stores `next` and, once that is done, goes by it.
-    fn adopt(&mut self, next: Hierarchy) -> Result<(), IssuanceError> {
-        let committed = self.directory.commit(&next)?;
-        for error in committed.untidy {
-            tracing::warn!(error = %chain(&error), "state directory left untidy");
-        }
-        self.hierarchy = next;
-        Ok(())
     }
 
     fn publish_generation(&mut self, now: Timestamp) {
@@ -586,7 +537,7 @@ impl Rotator {
             generation: self.generation,
             svids: self.each(|holder| Arc::clone(&holder.svid)),
             bundle: self.hierarchy.bundle(),
-            hierarchy: HierarchyView::of(&self.hierarchy, self.rotation.view(now)),
+            hierarchy: self.view(now),
             renewals: self.each(|holder| holder.tracked.view(now)),
         };
         self.feed.send_if_modified(|issued| {
@@ -607,13 +558,13 @@ impl Rotator {
 }
 
 impl Tracked {
-    fn of_authority(hierarchy: &Hierarchy) -> Self {
-        Self { renewal: Renewal::of_authority(hierarchy.issuing().active.life()), failure: None }
+    fn of_authority(authority: &Authority) -> Self {
+        Self { renewal: Renewal::of_authority(authority.life()), failure: None }
     }
 
     fn fail(&mut self, error: &IssuanceError, now: Timestamp, rng: &mut dyn Rng) {
         self.renewal.handle_failure(now, rng);
-        self.failure = Some((now, chain(error)));
+        self.failure = Some((now, Causes(error).to_string()));
     }
 
     fn view(&self, now: Timestamp) -> RenewalView {
@@ -641,28 +592,23 @@ fn load_or_create(
     }
     let hierarchy =
         Hierarchy::create(settings.domain.clone(), &settings.root_plan(), &settings.issuing_plan(), now)?;
+    preflight(None, &hierarchy, now)?;
     for error in directory.commit(&hierarchy)?.untidy {
-        tracing::warn!(error = %chain(&error), "state directory left untidy");
+        tracing::warn!(error = %Causes(&error), "state directory left untidy");
     }
     tracing::info!(domain = %settings.domain, path = %directory.path().display(), "new CA made");
     Ok(hierarchy)
 }
 
+/// What the active issuing authority signed before this start is not known; a leaf lives a third of its life at most.
+fn unknown_last_leaf(hierarchy: &Hierarchy, now: Timestamp) -> Timestamp {
+    let life = hierarchy.issuing().active.life();
+    (now + life.not_after.since(life.issued_at) / 3).min(life.not_after)
+}
+
 /// Where generations begin: a restarted agent must not use one again that stood for other keys.
 fn milliseconds(now: Timestamp) -> u64 {
     u64::try_from(now.to_offset_date_time().unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
-}
-
-/// An error with all its causes on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }
 
 /// Whoever asked may have gone; then nobody misses the answer.

@@ -1,24 +1,27 @@
 //! Days of rotation in milliseconds: time is the runtime's paused clock, and only the test moves it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::id::{AuthorityId, WorkloadId};
-use crate::pki::{BundleSet, KeyAlgorithm, Profile, SeededRng, Slot, Usage, Verifier, X509Svid};
+use crate::pki::{BundleSet, KeyAlgorithm, Level, Profile, SeededRng, Slot, Usage, Verifier, X509Svid};
 use crate::store::AuthorityDir;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
+/// For what takes many days: looking at the clock every other second adds up.
+const SHORT_DAY: Duration = Duration::from_secs(24 * 60);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Wall time that goes with the runtime's paused time, and can be stepped.
@@ -64,6 +67,7 @@ fn settings(names: &[&str], leaf: Duration, issuing: Duration) -> Settings {
         domain: "postern.test".parse().unwrap(),
         root_ttl: DAY * 365,
         issuing_ttl: issuing,
+        distribute: DAY,
         algorithm: KeyAlgorithm::EcdsaP256,
         backdate: MINUTE * 5,
         workloads: names.iter().map(|name| (workload(name), profile(name, leaf))).collect(),
@@ -79,6 +83,7 @@ struct World {
     commands: mpsc::Sender<Command>,
     history: History,
     disk_works: Arc<AtomicBool>,
+    acknowledgements: watch::Sender<Acknowledgements>,
     tasks: tokio::task::JoinSet<()>,
     state: Arc<tempfile::TempDir>,
 }
@@ -109,12 +114,14 @@ impl World {
             Arc::<PausedClock>::clone(&clock),
             Box::new(SeededRng(1)),
         )?;
+        let (acknowledgements, acknowledged) = watch::channel(Acknowledgements::default());
+        let rotator = rotator.heeding(acknowledged);
         let (commands, receiver) = mpsc::channel(4);
         let history = Arc::new(Mutex::new(vec![(clock.now(), Arc::clone(&feed.borrow_and_update()))]));
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(rotator.run(receiver, std::future::pending()));
         tasks.spawn(record(feed.clone(), Arc::<PausedClock>::clone(&clock), Arc::clone(&history)));
-        Ok(Self { clock, feed, commands, history, disk_works, tasks, state })
+        Ok(Self { clock, feed, commands, history, disk_works, acknowledgements, tasks, state })
     }
 
     fn now(&self) -> Timestamp {
@@ -137,6 +144,34 @@ impl World {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.unwrap();
         answer.await.unwrap()
+    }
+
+    /// Changes the issuing authority.
+    async fn change(&self, verb: Verb) -> Result<AuthorityId, IssuanceError> {
+        let change = Change::new(Level::Issuing, verb);
+        Ok(self.ask(|reply| Command::Change { change, reply }).await?.id)
+    }
+
+    /// Changes the root.
+    async fn change_root(&self, verb: Verb, insistence: Insistence) -> Result<Changed, IssuanceError> {
+        let change = Change { insistence, ..Change::new(Level::Root, verb) };
+        self.ask(|reply| Command::Change { change, reply }).await
+    }
+
+    fn roots(&self) -> Vec<(Slot, AuthorityId)> {
+        self.issued().hierarchy.roots.iter().map(|root| (root.slot, root.id.clone())).collect()
+    }
+
+    /// From now on this reader counts.
+    fn expect(&self, reader: &str) -> Consumer {
+        let consumer = Consumer::Files(workload(reader));
+        self.acknowledgements.send_modify(|all| all.expect([consumer.clone()], self.now()));
+        consumer
+    }
+
+    fn acknowledge(&self, consumer: &Consumer) {
+        let sequence = self.issued().bundle.sequence;
+        self.acknowledgements.send_modify(|all| all.acknowledge(consumer, sequence, self.now()));
     }
 
     /// Every identity that a workload had, in order.
@@ -265,6 +300,7 @@ async fn the_issuing_authority_is_replaced_at_half_of_its_life_and_dropped_when_
 async fn lifetimes_of_seconds_hold_together() {
     let mut settings = settings(&["agent", "orders"], SECOND * 10, MINUTE);
     settings.root_ttl = HOUR;
+    settings.distribute = MINUTE;
     let world = World::start(settings);
 
     pass(MINUTE * 10).await;
@@ -395,12 +431,12 @@ async fn a_host_that_was_off_for_longer_than_its_authority_lives_starts_at_once(
 #[tokio::test(start_paused = true)]
 async fn a_rotation_that_was_interrupted_is_finished_with_what_was_prepared() {
     let world = World::start(settings(&["agent"], HOUR, DAY * 7));
-    let prepared = world.ask(|reply| Command::PrepareIssuing { reply }).await.unwrap();
+    let prepared = world.change(Verb::Prepare).await.unwrap();
     let clock = Arc::clone(&world.clock);
     let state = world.stop().await;
 
     let world = World::start_in(state, settings(&["agent"], HOUR, DAY * 7), clock).unwrap();
-    let rotated = world.ask(|reply| Command::RotateIssuing { reply }).await.unwrap();
+    let rotated = world.change(Verb::Rotate).await.unwrap();
 
     assert_eq!(rotated, prepared);
     assert_eq!(world.active(), prepared);
@@ -411,25 +447,220 @@ async fn authorities_move_on_command() {
     let world = World::start(settings(&["agent", "orders"], HOUR, DAY * 7));
     let first = world.active();
 
-    let prepared = world.ask(|reply| Command::PrepareIssuing { reply }).await.unwrap();
+    let prepared = world.change(Verb::Prepare).await.unwrap();
     assert_eq!(world.active(), first, "preparing does not touch the leaves");
-    let again = world.ask(|reply| Command::PrepareIssuing { reply }).await.unwrap_err();
-    assert!(matches!(again, IssuanceError::Hierarchy(_)));
-    world.ask(|reply| Command::DiscardIssuing { id: prepared.clone(), reply }).await.unwrap();
-    let gone = world.ask(|reply| Command::ActivateIssuing { id: prepared, reply }).await;
+    assert_eq!(world.change(Verb::Prepare).await.unwrap(), prepared, "once is enough");
+    world.change(Verb::Discard(Some(prepared.clone()))).await.unwrap();
+    let gone = world.change(Verb::Activate(Some(prepared))).await;
     assert!(gone.is_err());
 
-    let next = world.ask(|reply| Command::PrepareIssuing { reply }).await.unwrap();
-    world.ask(|reply| Command::ActivateIssuing { id: next.clone(), reply }).await.unwrap();
+    let next = world.change(Verb::Prepare).await.unwrap();
+    world.change(Verb::Activate(Some(next.clone()))).await.unwrap();
     assert_eq!(world.active(), next);
     for name in ["agent", "orders"] {
         assert_eq!(world.svid(name).authority, next, "issued anew by the time of the answer");
     }
-    let rotated = world.ask(|reply| Command::RotateIssuing { reply }).await.unwrap();
+    let rotated = world.change(Verb::Rotate).await.unwrap();
     assert_eq!(world.active(), rotated);
     assert_eq!(world.issued().hierarchy.issuing.len(), 3);
     pass(SECOND).await;
     world.check_history();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_is_prepared_at_half_of_its_life_and_signs_when_everyone_knows_it() {
+    let mut settings = settings(&["agent", "orders"], MINUTE, SHORT_DAY * 7);
+    (settings.root_ttl, settings.distribute) = (SHORT_DAY * 30, SHORT_DAY);
+    let world = World::start(settings);
+    let (start, first) = (world.now(), world.roots());
+    let reader = world.expect("orders");
+    world.acknowledge(&reader);
+
+    pass(SHORT_DAY * 15 + SECOND * 3).await;
+    let roots = world.roots();
+    assert_eq!(roots.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [Slot::Active, Slot::Prepared]);
+    assert_eq!((world.issued().bundle.sequence, world.issued().bundle.roots.len()), (2, 2));
+
+    pass(SHORT_DAY * 2).await;
+    assert_eq!(world.roots(), roots, "a reader that lags keeps the old one active");
+    assert!(!world.issued().hierarchy.roll_over.overdue);
+    pass(SHORT_DAY * 3).await;
+    assert!(world.issued().hierarchy.roll_over.overdue, "and that is told in the end");
+
+    world.acknowledge(&reader);
+    pass(SECOND * 3).await;
+    let next = world.roots();
+    assert_eq!(next[0], (Slot::Active, roots[1].1.clone()));
+    assert_eq!(next[1], (Slot::Retired, first[0].1.clone()));
+    assert!(!world.issued().hierarchy.roll_over.overdue);
+    assert!(world.svid("orders").issued_at > start + SHORT_DAY * 20, "everything was issued anew");
+
+    pass(SHORT_DAY * 3).await;
+    assert_eq!(world.roots().len(), 1, "the old one goes with the last leaf under it");
+    assert_eq!(world.issued().bundle.sequence, 3);
+    world.check_history();
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_have_time_to_fetch_a_root_even_if_everyone_here_knows_it() {
+    let mut settings = settings(&["agent"], MINUTE, SHORT_DAY * 7);
+    (settings.root_ttl, settings.distribute) = (SHORT_DAY * 30, SHORT_DAY);
+    let world = World::start(settings);
+
+    pass(SHORT_DAY * 15 + SECOND * 3).await;
+    assert_eq!(
+        world.issued().hierarchy.distributed_at.map(|at| at.since(world.now()) > MINUTE * 23),
+        Some(true)
+    );
+    pass(MINUTE * 23).await;
+    assert_eq!(world.roots()[1].0, Slot::Prepared);
+
+    pass(MINUTE).await;
+    assert_eq!(world.roots()[1].0, Slot::Retired);
+    world.check_history();
+}
+
+#[tokio::test(start_paused = true)]
+async fn years_of_roots_follow_each_other() {
+    let mut settings = settings(&["agent"], MINUTE, MINUTE * 12);
+    settings.root_ttl = SHORT_DAY * 3;
+    settings.distribute = MINUTE;
+    let world = World::start(settings);
+
+    pass(SHORT_DAY * 20).await;
+
+    assert!(world.issued().bundle.sequence > 20, "{}", world.issued().bundle.sequence);
+    assert!(world.issued().hierarchy.roll_over.last_failure.is_none());
+    world.check_history();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_can_sign_no_more_does_not_wait_for_a_reader_that_lags() {
+    let mut settings = settings(&["agent"], MINUTE, MINUTE * 12);
+    settings.root_ttl = SHORT_DAY * 3;
+    settings.distribute = MINUTE;
+    let world = World::start(settings);
+    let first = world.roots()[0].1.clone();
+    world.expect("lame");
+
+    pass(SHORT_DAY * 5).await;
+
+    assert_ne!(world.roots()[0].1, first);
+    assert!(world.svid("agent").not_after > world.now(), "nobody else is left without");
+    world.check_history();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_activation_is_refused_while_somebody_lags_and_force_names_them() {
+    let mut settings = settings(&["agent", "orders"], MINUTE, SHORT_DAY * 7);
+    settings.distribute = Duration::ZERO;
+    let world = World::start(settings);
+    let reader = world.expect("orders");
+    world.acknowledge(&reader);
+    let first = world.roots();
+
+    let refused = world.change_root(Verb::Rotate, Insistence::Heed).await.unwrap_err();
+    let IssuanceError::NotAcknowledged { id, waits_for } = refused else { panic!("{refused:?}") };
+    assert!(waits_for[0].starts_with("the files of orders (bundle 1, loaded 2026-"), "{waits_for:?}");
+    assert_eq!(world.roots()[0], first[0]);
+    let prepared = world.change_root(Verb::Prepare, Insistence::Heed).await.unwrap();
+    assert_eq!(prepared.id, id, "what was prepared waits");
+
+    let forced = world.change_root(Verb::Activate(None), Insistence::Force).await.unwrap();
+    assert_eq!((&forced.id, &forced.left_behind), (&id, &waits_for));
+    assert_eq!(world.roots()[0], (Slot::Active, id.clone()));
+    let rotation = world.change(Verb::Rotate).await.unwrap_err();
+    assert!(matches!(rotation, IssuanceError::NotAcknowledged { .. }), "the reader still lags");
+    world.acknowledge(&reader);
+    world.change(Verb::Rotate).await.unwrap();
+    let again = world.change_root(Verb::Activate(Some(id)), Insistence::Heed).await.unwrap();
+    assert!(again.left_behind.is_empty(), "done already");
+    world.check_history();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_roll_back_holds_until_the_other_authority_has_drained() {
+    let mut settings = settings(&["agent"], MINUTE, SHORT_DAY * 7);
+    settings.root_ttl = SHORT_DAY * 30;
+    settings.distribute = Duration::ZERO;
+    let world = World::start(settings);
+    let (root, issuing) = (world.roots()[0].1.clone(), world.active());
+    pass(SHORT_DAY * 3).await;
+    let next = world.change(Verb::Rotate).await.unwrap();
+    world.change(Verb::RollBack(None)).await.unwrap();
+    assert_eq!(world.active(), issuing);
+    assert_eq!(world.issued().hierarchy.held, [Level::Issuing]);
+    world.change(Verb::RollBack(Some(issuing.clone()))).await.unwrap();
+    assert_eq!(world.active(), issuing, "once is enough");
+
+    world.change_root(Verb::Rotate, Insistence::Heed).await.unwrap();
+    assert_ne!(world.roots()[0].1, root);
+    let under_old = world.change(Verb::RollBack(Some(next))).await.unwrap_err();
+    assert!(matches!(under_old, IssuanceError::Hierarchy(_)), "{under_old}");
+    world.change_root(Verb::RollBack(None), Insistence::Heed).await.unwrap();
+    assert_eq!(world.roots()[0].1, root);
+    assert_eq!(world.svid("agent").authority, world.active());
+
+    pass(SHORT_DAY * 4).await;
+    assert_eq!(world.roots().len(), 1, "the one that was rolled back is gone");
+    assert!(world.issued().hierarchy.held.is_empty());
+    let nothing = world.change_root(Verb::RollBack(None), Insistence::Heed).await.unwrap_err();
+    assert_eq!(nothing.to_string(), "no root is retired");
+    world.check_history();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retired_root_leaves_early_only_by_force() {
+    let mut settings = settings(&["agent"], HOUR, DAY * 7);
+    settings.distribute = Duration::ZERO;
+    let world = World::start(settings);
+    let old = world.roots()[0].1.clone();
+    world.change_root(Verb::Rotate, Insistence::Heed).await.unwrap();
+
+    let refused = world.change_root(Verb::Retire(old.clone()), Insistence::Heed).await.unwrap_err();
+    assert!(refused.source().unwrap().to_string().contains("is valid until"), "{refused}");
+    let forced = world.change_root(Verb::Retire(old.clone()), Insistence::Force).await.unwrap();
+    assert!(forced.left_behind[0].contains("is refused from now on"), "{forced:?}");
+    assert_eq!(world.issued().bundle.roots.len(), 1);
+    world.change_root(Verb::Retire(old), Insistence::Heed).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rehearsal_changes_nothing() {
+    let world = World::start(settings(&["agent"], HOUR, DAY * 7));
+    let before = world.issued();
+
+    for level in [Level::Root, Level::Issuing] {
+        for verb in [Verb::Prepare, Verb::Rotate] {
+            let change = Change { run: Run::Rehearsal, ..Change::new(level, verb) };
+            world.ask(|reply| Command::Change { change, reply }).await.unwrap();
+        }
+    }
+
+    assert_eq!(world.issued().hierarchy, before.hierarchy);
+    assert_eq!(world.issued().generation, before.generation);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_agent_a_new_root_is_activated_only_by_force() {
+    let state = tempfile::tempdir().unwrap();
+    let mut settings = settings(&["agent"], HOUR, DAY * 7);
+    settings.distribute = Duration::ZERO;
+    let directory = AuthorityDir::open(state.path()).unwrap();
+    let (rotator, _feed) = Rotator::start(settings, directory, PausedClock::start()).unwrap();
+    let (commands, receiver) = mpsc::channel(1);
+    let task = tokio::spawn(rotator.run(receiver, std::future::pending()));
+    let rotate = async |insistence| {
+        let (reply, answer) = oneshot::channel();
+        let change = Change { insistence, ..Change::new(Level::Root, Verb::Rotate) };
+        commands.send(Command::Change { change, reply }).await.unwrap();
+        answer.await.unwrap()
+    };
+
+    let refused = rotate(Insistence::Heed).await.unwrap_err();
+    assert!(refused.to_string().ends_with("it waits for the agent, which is not running"), "{refused}");
+    assert_eq!(rotate(Insistence::Force).await.unwrap().left_behind, ["the agent, which is not running"]);
+    task.abort();
 }
 
 #[tokio::test(start_paused = true)]
@@ -438,7 +669,7 @@ async fn a_rotation_on_command_that_fails_is_not_repeated_behind_the_operators_b
     let first = world.active();
     world.disk_works.store(false, Ordering::Relaxed);
 
-    let error = world.ask(|reply| Command::RotateIssuing { reply }).await.unwrap_err();
+    let error = world.change(Verb::Rotate).await.unwrap_err();
     assert!(matches!(error, IssuanceError::Store(_)), "{error}");
 
     world.disk_works.store(true, Ordering::Relaxed);

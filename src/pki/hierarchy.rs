@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! prepare ─▶ prepared ─ activate ─▶ active ─ (the next one is activated) ─▶ retired ─ drop ─▶ gone
+//!                                     ▲                                       │
+//!                                     ╰────────────── roll back ──────────────╯
 //! ```
 //!
-//! Both levels move alike. A prepared root is already in the trust bundle, so that it is known before anything is signed under
+//! Both levels move alike. A root that takes over brings its issuing authority along: what is signed from then on leads to it,
+//! and the former root has nothing left to sign. A prepared root is already in the trust bundle, so that it is known before anything is signed under
 //! it; a retired one stays there until nothing that it signed is valid any more.
 //!
 //! **Invariant:** a hierarchy is a value. A transition returns another one and leaves the first as it was, so what could not
@@ -97,30 +100,51 @@ impl Slots {
 
     fn activate(&self, id: &AuthorityId, until: Timestamp, now: Timestamp) -> Result<Self, HierarchyError> {
         let next = self.expect_prepared(id)?;
-        let life = next.life();
-        if now < life.not_before || now > life.not_after {
-            let (id, not_before, not_after) = (id.clone(), life.not_before, life.not_after);
-            return Err(HierarchyError::NotValid { id, not_before, not_after, now });
-        }
-        let until = until.min(self.active.life().not_after);
+        expect_valid(&next, now)?;
         let mut retired = self.retired.clone();
-        retired.push(Retired { authority: Arc::clone(&self.active), until });
+        retired.push(self.retiring(until));
         Ok(Self { prepared: None, active: next, retired })
     }
 
-    fn drop_retired(&self, id: &AuthorityId, now: Timestamp) -> Result<Self, HierarchyError> {
+    /// Lets a retired authority sign again, and retires the one that did so since; what that one signed expires at `until`.
+    fn reactivate(&self, id: &AuthorityId, until: Timestamp, now: Timestamp) -> Result<Self, HierarchyError> {
+        let former = self.retired(id)?;
+        expect_valid(&former.authority, now)?;
+        let active = Arc::clone(&former.authority);
+        let mut next = Self { active, ..self.clone() };
+        next.retired.retain(|retired| retired.authority.id() != id);
+        next.retired.push(self.retiring(until));
+        Ok(next)
+    }
+
+    fn retiring(&self, until: Timestamp) -> Retired {
+        Retired { authority: Arc::clone(&self.active), until: until.min(self.active.life().not_after) }
+    }
+
+    fn retired(&self, id: &AuthorityId) -> Result<&Retired, HierarchyError> {
         let found = self.retired.iter().find(|retired| retired.authority.id() == id);
-        match found {
-            None => Err(HierarchyError::NotRetired(id.clone())),
-            Some(retired) if now <= retired.until => {
-                Err(HierarchyError::StillInUse { id: id.clone(), until: retired.until })
-            }
-            Some(_) => {
-                let retired =
-                    self.retired.iter().filter(|retired| retired.authority.id() != id).cloned().collect();
-                Ok(Self { retired, ..self.clone() })
-            }
+        found.ok_or_else(|| HierarchyError::NotRetired(id.clone()))
+    }
+
+    /// Whether the active authority is one that was gone back to: a younger one has signed in the meantime.
+    #[must_use]
+    pub fn is_rolled_back(&self) -> bool {
+        let made = self.active.life().issued_at;
+        self.retired.iter().any(|retired| retired.authority.life().issued_at > made)
+    }
+
+    fn drop_retired(&self, id: &AuthorityId, now: Timestamp) -> Result<Self, HierarchyError> {
+        let retired = self.retired(id)?;
+        if now <= retired.until {
+            return Err(HierarchyError::StillInUse { id: id.clone(), until: retired.until });
         }
+        Ok(self.without(id))
+    }
+
+    fn without(&self, id: &AuthorityId) -> Self {
+        let mut next = self.clone();
+        next.retired.retain(|retired| retired.authority.id() != id);
+        next
     }
 
     fn expect_prepared(&self, id: &AuthorityId) -> Result<Arc<Authority>, HierarchyError> {
@@ -165,6 +189,16 @@ pub enum HierarchyError {
         id: AuthorityId,
         /// How long.
         until: Timestamp,
+    },
+    /// It stands under a root that does not sign any more.
+    #[error(
+        "{id} stands under the retired root {root}: roll the root back, and it gets an issuing authority"
+    )]
+    UnderRetiredRoot {
+        /// Which one.
+        id: AuthorityId,
+        /// Its root.
+        root: AuthorityId,
     },
     /// It is signed by none of the roots.
     #[error("{0} is signed by none of the roots")]
@@ -246,10 +280,12 @@ impl Hierarchy {
         self.sequence
     }
 
-    /// What others must trust: all roots, also the prepared and the retired ones.
+    /// What others must trust: all roots, also the prepared and the retired ones, the oldest first in whatever slot it is.
     #[must_use]
     pub fn bundle(&self) -> TrustBundle {
-        let roots = self.roots.iter().map(|(_, root)| root.certificate().clone()).collect();
+        let mut roots: Vec<&Arc<Authority>> = self.roots.iter().map(|(_, root)| root).collect();
+        roots.sort_by_key(|root| (root.life().issued_at, root.id().clone()));
+        let roots = roots.into_iter().map(|root| root.certificate().clone()).collect();
         TrustBundle { domain: self.domain.clone(), sequence: self.sequence, roots }
     }
 
@@ -267,6 +303,11 @@ impl Hierarchy {
         self.with(level, self.slots(level).prepare(Arc::new(authority))?)
     }
 
+    /// Makes a root and prepares it, so that it is in the bundle.
+    pub fn prepare_root(&self, plan: &AuthorityPlan, now: Timestamp) -> Result<Self, HierarchyError> {
+        self.prepare(Authority::make_root(&self.domain, plan, now)?)
+    }
+
     /// Makes an issuing authority under the active root and prepares it.
     pub fn prepare_issuing(&self, plan: &AuthorityPlan, now: Timestamp) -> Result<Self, HierarchyError> {
         self.prepare(Authority::make_issuing(&self.roots.active, &self.domain, plan, now)?)
@@ -277,15 +318,77 @@ impl Hierarchy {
         self.with(level, self.slots(level).discard(id)?)
     }
 
-    /// Lets the prepared authority sign from now on. What the former one signed expires at `until` at the latest.
-    pub fn activate(
+    /// Lets the prepared issuing authority sign from now on. What the former one signed expires at `until` at the latest.
+    pub fn activate_issuing(
         &self,
-        level: Level,
         id: &AuthorityId,
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Self, HierarchyError> {
-        self.with(level, self.slots(level).activate(id, until, now)?)
+        Ok(Self { issuing: self.issuing.activate(id, until, now)?, ..self.clone() })
+    }
+
+    /// Lets the prepared root sign from now on, and in the same step a new issuing authority under it. What the former
+    /// issuing authority signed expires at `until` at the latest.
+    pub fn activate_root(
+        &self,
+        id: &AuthorityId,
+        issuing: &AuthorityPlan,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Self, HierarchyError> {
+        let roots = self.roots.activate(id, self.root_drained(until), now)?;
+        self.under(roots, issuing, until, now)
+    }
+
+    /// Lets a retired issuing authority under the active root sign again, and retires the present one.
+    pub fn roll_back_issuing(
+        &self,
+        id: &AuthorityId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Self, HierarchyError> {
+        let authority = &self.issuing.retired(id)?.authority;
+        if !authority.is_signed_by(&self.roots.active) {
+            let root = self.roots.iter().find(|(_, root)| authority.is_signed_by(root));
+            let root = root.map_or_else(|| id.clone(), |(_, root)| root.id().clone());
+            return Err(HierarchyError::UnderRetiredRoot { id: id.clone(), root });
+        }
+        Ok(Self { issuing: self.issuing.reactivate(id, until, now)?, ..self.clone() })
+    }
+
+    /// Lets a retired root sign again, with a new issuing authority under it, and retires the present one.
+    pub fn roll_back_root(
+        &self,
+        id: &AuthorityId,
+        issuing: &AuthorityPlan,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Self, HierarchyError> {
+        let roots = self.roots.reactivate(id, self.root_drained(until), now)?;
+        self.under(roots, issuing, until, now)
+    }
+
+    /// These roots, and a new issuing authority under the active one of them.
+    fn under(
+        &self,
+        roots: Slots,
+        plan: &AuthorityPlan,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Self, HierarchyError> {
+        let active = Arc::new(Authority::make_issuing(&roots.active, &self.domain, plan, now)?);
+        let mut retired = self.issuing.retired.clone();
+        retired.push(self.issuing.retiring(until));
+        let issuing = Slots { prepared: None, active, retired };
+        Ok(Self { issuing, ..self.with(Level::Root, roots)? })
+    }
+
+    /// When the last leaf under the active root has expired, if those of the active issuing authority have at `until`.
+    fn root_drained(&self, until: Timestamp) -> Timestamp {
+        let below = self.issuing.retired.iter();
+        let below = below.filter(|retired| retired.authority.is_signed_by(&self.roots.active));
+        below.map(|retired| retired.until).fold(until, Timestamp::max)
     }
 
     /// Forgets a retired authority, if nothing that it signed is valid any more.
@@ -302,19 +405,37 @@ impl Hierarchy {
         Ok(next)
     }
 
-    /// Forgets every retired issuing authority whose time has come; `None` if there is none.
+    /// Forgets a retired authority although something that it signed may be valid; with a root all that it signed goes, too.
+    pub fn drop_early(&self, level: Level, id: &AuthorityId) -> Result<Self, HierarchyError> {
+        let authority = &self.slots(level).retired(id)?.authority;
+        let mut next = self.with(level, self.slots(level).without(id))?;
+        if level == Level::Root {
+            next.issuing.retired.retain(|retired| !retired.authority.is_signed_by(authority));
+        }
+        Ok(next)
+    }
+
+    /// Forgets every retired authority whose time has come; `None` if there is none.
     #[must_use]
     pub fn drop_drained(&self, now: Timestamp) -> Option<Self> {
         let drained = |retired: &Retired| now > retired.until;
-        if !self.issuing.retired.iter().any(drained) {
+        let mut issuing = self.issuing.clone();
+        issuing.retired.retain(|retired| !drained(retired));
+        let mut roots = self.roots.clone();
+        roots.retired.retain(|root| {
+            !drained(root) || issuing.iter().any(|(_, authority)| authority.is_signed_by(&root.authority))
+        });
+        let dropped = |before: &Slots, after: &Slots| before.retired.len() != after.retired.len();
+        if !dropped(&self.issuing, &issuing) && !dropped(&self.roots, &roots) {
             return None;
         }
-        let mut next = self.clone();
-        next.issuing.retired.retain(|retired| !drained(retired));
-        Some(next)
+        let next = self.with(Level::Root, roots).ok()?;
+        Some(Self { issuing, ..next })
     }
 
-    fn slots(&self, level: Level) -> &Slots {
+    /// The authorities of one level.
+    #[must_use]
+    pub const fn slots(&self, level: Level) -> &Slots {
         match level {
             Level::Issuing => &self.issuing,
             Level::Root => &self.roots,
@@ -345,6 +466,15 @@ impl Hierarchy {
             Err(HierarchyError::Unrooted(authority.id().clone()))
         }
     }
+}
+
+fn expect_valid(authority: &Authority, now: Timestamp) -> Result<(), HierarchyError> {
+    let (id, life) = (authority.id().clone(), authority.life());
+    if now < life.not_before || now > life.not_after {
+        let (not_before, not_after) = (life.not_before, life.not_after);
+        return Err(HierarchyError::NotValid { id, not_before, not_after, now });
+    }
+    Ok(())
 }
 
 fn expect_level(authority: &Authority, wanted: Level) -> Result<(), HierarchyError> {

@@ -12,12 +12,14 @@ mod issue;
 mod revocation;
 mod verified;
 mod verifier;
+mod preflight;
 
 pub use authority::{Authority, AuthorityError, AuthorityPlan, Level, LifeError};
 pub use bundle::{BundleSet, TrustBundle};
 pub use hierarchy::{Hierarchy, HierarchyError, Retired, Slot, Slots};
 pub use issue::{IssueError, issue};
 pub use key::{KeyAlgorithm, KeyError, KeyPair, UnknownAlgorithm};
+pub use preflight::{PreflightError, preflight};
 pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};
 pub use random::{Rng, SystemRng};
 pub use revocation::{InvalidRevoked, Revocation, Revocations, Revoked};

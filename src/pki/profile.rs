@@ -73,6 +73,29 @@ impl Lifetimes {
     }
 }
 
+impl Lifetimes {
+    /// A root is replaced at half of its life. From then on the next one is made known for `distribute`, and meanwhile the
+    /// former one must still be able to sign an issuing authority.
+    pub fn check_distribution(&self, distribute: Duration) -> Result<(), LifetimesError> {
+        let half = self.root / 2;
+        let needed = half.saturating_add(distribute).saturating_add(self.issuing);
+        if needed <= self.root {
+            return Ok(());
+        }
+        let parts = [half, distribute, self.issuing].map(words).join(" + ");
+        Err(LifetimesError::NoTimeToDistribute {
+            sum: format!("{parts} = {}", words(needed)),
+            root: words(self.root),
+        })
+    }
+
+    /// How long a new root is made known if nobody says: a day, or an eighth of its life if that is less.
+    #[must_use]
+    pub fn usual_distribution(&self) -> Duration {
+        DAY.min(self.root / 8)
+    }
+}
+
 /// Which lifetimes do not hold together, and by what arithmetic.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum LifetimesError {
@@ -92,6 +115,18 @@ pub enum LifetimesError {
         above: &'static str,
         /// How long that lives.
         longer: String,
+    },
+    /// The next root could not be made known in time.
+    #[error(
+        "the next root is made at half of a root's life and made known for `distribute`, and until then an issuing authority \
+         may have to be signed that lives its whole life: {sum}, but a root lives {root}: shorten `distribute` or lengthen \
+         the root"
+    )]
+    NoTimeToDistribute {
+        /// Half of a root's life, the time to make it known, and an issuing authority's life.
+        sum: String,
+        /// How long a root lives.
+        root: String,
     },
     /// X.509 counts whole seconds.
     #[error("a {name} that lives {ttl} is too short: the shortest is 1 s")]
@@ -157,6 +192,23 @@ mod tests {
 
         assert!(error.to_string().contains("3 × 1 min = 3 min"), "{error}");
         assert!(error.to_string().contains("lives 2 min 59 s"), "{error}");
+    }
+
+    #[test]
+    fn a_root_must_live_long_enough_for_the_next_one_to_be_made_known() {
+        let lifetimes = lifetimes(3, 30, 90);
+        assert_eq!(lifetimes.check_distribution(Duration::from_secs(15)), Ok(()));
+        assert_eq!(lifetimes.check_distribution(lifetimes.usual_distribution()), Ok(()));
+        assert_eq!(Lifetimes::default().usual_distribution(), DAY);
+
+        let error = lifetimes.check_distribution(Duration::from_secs(60)).unwrap_err();
+
+        assert!(error.to_string().contains("45 s + 1 min + 30 s = 2 min 15 s"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("but a root lives 1 min 30 s: shorten `distribute` or lengthen the root")
+        );
     }
 
     #[test]

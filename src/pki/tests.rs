@@ -371,7 +371,7 @@ fn an_issuing_authority_is_prepared_then_active_then_retired_then_gone() {
     let second = prepared.issuing().prepared.as_ref().unwrap().id().clone();
     assert_eq!(prepared.issuing().active.id(), &first, "preparing changes nothing for leaves");
 
-    let rotated = prepared.activate(Level::Issuing, &second, now() + HOUR, now()).unwrap();
+    let rotated = prepared.activate_issuing(&second, now() + HOUR, now()).unwrap();
     assert_eq!(rotated.issuing().active.id(), &second);
     assert_eq!(rotated.issuing().retired[0].authority.id(), &first);
     assert!(rotated.issuing().prepared.is_none());
@@ -396,27 +396,104 @@ fn a_root_moves_alike_and_every_change_of_the_bundle_is_numbered() {
     let (old_root, old_issuing) = (world.hierarchy.roots().active.id().clone(), world.active().id().clone());
     let later = now() + DAY * 10;
 
-    let next = Authority::make_root(&domain("a.test"), &plan(DAY * 365), now()).unwrap();
-    let id = next.id().clone();
-    let prepared = world.hierarchy.prepare(next).unwrap();
+    let prepared = world.hierarchy.prepare_root(&plan(DAY * 365), now()).unwrap();
+    let id = prepared.roots().prepared.as_ref().unwrap().id().clone();
     assert_eq!((prepared.sequence(), prepared.bundle().roots.len()), (2, 2), "known before it is used");
-    let active = prepared.activate(Level::Root, &id, now() + DAY * 7, now()).unwrap();
-    assert_eq!((active.sequence(), active.bundle().roots.len()), (2, 2), "still the same two roots");
+    assert_eq!(prepared.issuing().active.id(), &old_issuing, "and nothing is signed under it");
+    let active = prepared.activate_root(&id, &plan(DAY * 7), now() + HOUR, now()).unwrap();
+    assert_eq!(active.bundle(), prepared.bundle(), "still the same two roots");
+    assert!(active.issuing().active.is_signed_by(&active.roots().active), "what signs leads to the new root");
 
-    let rotated = active.prepare_issuing(&plan(DAY * 7), now()).unwrap();
-    let issuing = rotated.issuing().prepared.as_ref().unwrap().id().clone();
-    let rotated = rotated.activate(Level::Issuing, &issuing, now() + HOUR, now()).unwrap();
-    let new_leaf = issue(&rotated.issuing().active, &profile("spiffe://a.test/orders"), now()).unwrap();
-    let everyone = believing([rotated.bundle()]);
+    let new_leaf = issue(&active.issuing().active, &profile("spiffe://a.test/orders"), now()).unwrap();
+    let everyone = believing([active.bundle()]);
     for leaf in [&old_leaf, &new_leaf] {
         everyone.verify(&leaf.chain, Usage::Server, now()).unwrap();
     }
 
-    let error = rotated.drop_retired(Level::Root, &old_root, later).unwrap_err();
+    let error = active.drop_retired(Level::Root, &old_root, later).unwrap_err();
     assert!(matches!(error, HierarchyError::Unrooted(_)), "an issuing authority still hangs on it: {error}");
-    let drained = rotated.drop_retired(Level::Issuing, &old_issuing, later).unwrap();
-    let gone = drained.drop_retired(Level::Root, &old_root, later).unwrap();
+    assert!(active.drop_drained(now() + HOUR).is_none());
+    let gone = active.drop_drained(now() + HOUR + Duration::from_secs(1)).unwrap();
     assert_eq!((gone.sequence(), gone.bundle().roots.len()), (3, 1));
+    assert!(gone.issuing().retired.is_empty());
+}
+
+#[test]
+fn a_root_stays_until_the_last_leaf_of_all_its_issuing_authorities_has_expired() {
+    let world = World::of("a.test");
+    let prepared = world.hierarchy.prepare_issuing(&plan(DAY * 7), now()).unwrap();
+    let issuing = prepared.issuing().prepared.as_ref().unwrap().id().clone();
+    let rotated = prepared.activate_issuing(&issuing, now() + DAY, now()).unwrap();
+    let prepared = rotated.prepare_root(&plan(DAY * 365), now()).unwrap();
+    let root = prepared.roots().prepared.as_ref().unwrap().id().clone();
+
+    let active = prepared.activate_root(&root, &plan(DAY * 7), now() + HOUR, now()).unwrap();
+
+    assert_eq!(active.roots().retired[0].until, now() + DAY);
+    assert_eq!(active.drop_drained(now() + HOUR * 2).unwrap().bundle().roots.len(), 2);
+    assert_eq!(active.drop_drained(now() + HOUR * 25).unwrap().bundle().roots.len(), 1);
+}
+
+#[test]
+fn both_levels_can_be_rolled_back_until_the_former_authority_is_gone() {
+    let world = World::of("a.test");
+    let (root, issuing) = (world.hierarchy.roots().active.id().clone(), world.active().id().clone());
+    let minute_later = now() + MINUTE;
+    let prepared = world.hierarchy.prepare_issuing(&plan(DAY * 7), minute_later).unwrap();
+    let second = prepared.issuing().prepared.as_ref().unwrap().id().clone();
+    let rotated = prepared.activate_issuing(&second, now() + HOUR, minute_later).unwrap();
+
+    let back = rotated.roll_back_issuing(&issuing, now() + HOUR, minute_later).unwrap();
+    assert_eq!((back.issuing().active.id(), back.issuing().retired[0].authority.id()), (&issuing, &second));
+    assert!(back.issuing().is_rolled_back() && !rotated.issuing().is_rolled_back());
+
+    let prepared = rotated.prepare_root(&plan(DAY * 365), minute_later).unwrap();
+    let next = prepared.roots().prepared.as_ref().unwrap().id().clone();
+    let active = prepared.activate_root(&next, &plan(DAY * 7), now() + HOUR, minute_later).unwrap();
+    let error = active.roll_back_issuing(&second, now() + HOUR, minute_later).unwrap_err();
+    assert!(matches!(error, HierarchyError::UnderRetiredRoot { .. }), "{error}");
+    let back = active.roll_back_root(&root, &plan(DAY * 7), now() + HOUR, minute_later).unwrap();
+    assert_eq!((back.roots().active.id(), back.roots().retired[0].authority.id()), (&root, &next));
+    assert!(back.issuing().active.is_signed_by(&back.roots().active));
+    assert_eq!(back.bundle(), active.bundle(), "both are believed all along");
+    assert!(back.roots().is_rolled_back());
+
+    let gone = active.drop_drained(now() + DAY).unwrap();
+    let error = gone.roll_back_root(&root, &plan(DAY * 7), now() + DAY * 2, now() + DAY).unwrap_err();
+    assert!(matches!(error, HierarchyError::NotRetired(_)), "{error}");
+}
+
+#[test]
+fn what_is_dropped_early_takes_along_what_it_signed() {
+    let world = World::of("a.test");
+    let root = world.hierarchy.roots().active.id().clone();
+    let prepared = world.hierarchy.prepare_root(&plan(DAY * 365), now()).unwrap();
+    let next = prepared.roots().prepared.as_ref().unwrap().id().clone();
+    let active = prepared.activate_root(&next, &plan(DAY * 7), now() + HOUR, now()).unwrap();
+
+    let dropped = active.drop_early(Level::Root, &root).unwrap();
+
+    assert_eq!((dropped.bundle().roots.len(), dropped.sequence()), (1, 3));
+    assert!(dropped.issuing().retired.is_empty());
+    assert!(matches!(dropped.drop_early(Level::Root, &next), Err(HierarchyError::NotRetired(_))));
+}
+
+#[test]
+fn a_new_authority_is_tried_out_with_the_bundle_as_it_will_be() {
+    let world = World::of("a.test");
+    let before = &world.hierarchy;
+    preflight(None, before, now()).unwrap();
+
+    let prepared = before.prepare_root(&plan(DAY * 365), now()).unwrap();
+    preflight(Some(before), &prepared, now()).unwrap();
+    let next = prepared.roots().prepared.as_ref().unwrap().id().clone();
+    let active = prepared.activate_root(&next, &plan(DAY * 7), now() + HOUR, now()).unwrap();
+    preflight(Some(&prepared), &active, now()).unwrap();
+
+    let short = before.prepare_issuing(&plan(MINUTE), now()).unwrap();
+    let id = short.issuing().prepared.as_ref().unwrap().id().clone();
+    let error = preflight(Some(before), &short, now() + HOUR).unwrap_err();
+    assert_eq!(error.to_string(), format!("the new authority {id} cannot sign a leaf"));
 }
 
 #[test]
@@ -428,11 +505,11 @@ fn moves_out_of_order_are_refused() {
 
     let twice = prepared.prepare_issuing(&plan(DAY), now()).unwrap_err();
     assert!(matches!(twice, HierarchyError::AlreadyPrepared(_)));
-    let unprepared = world.hierarchy.activate(Level::Issuing, &id, now(), now()).unwrap_err();
+    let unprepared = world.hierarchy.activate_issuing(&id, now(), now()).unwrap_err();
     assert!(matches!(unprepared, HierarchyError::NotPrepared(_)));
     let running = prepared.drop_retired(Level::Issuing, &active, now()).unwrap_err();
     assert!(matches!(running, HierarchyError::NotRetired(_)));
-    let expired = prepared.activate(Level::Issuing, &id, now(), now() + DAY * 2).unwrap_err();
+    let expired = prepared.activate_issuing(&id, now(), now() + DAY * 2).unwrap_err();
     assert!(matches!(expired, HierarchyError::NotValid { .. }));
     let discarded = prepared.discard(Level::Issuing, &id).unwrap();
     assert!(discarded.issuing().prepared.is_none());

@@ -30,7 +30,7 @@ fn new_ca() -> Hierarchy {
 fn rotated(hierarchy: &Hierarchy) -> Hierarchy {
     let prepared = hierarchy.prepare_issuing(&plan(HOUR * 168), now()).unwrap();
     let id = prepared.issuing().prepared.as_ref().unwrap().id().clone();
-    prepared.activate(Level::Issuing, &id, now() + HOUR, now()).unwrap()
+    prepared.activate_issuing(&id, now() + HOUR, now()).unwrap()
 }
 
 /// All that tells one state from another.
@@ -39,8 +39,11 @@ fn summary(hierarchy: &Hierarchy) -> String {
         .iter()
         .map(|(slot, authority)| format!("{slot} {} {}", authority.id(), authority.life().not_after))
         .collect();
-    let until: Vec<String> =
-        hierarchy.issuing().retired.iter().map(|retired| retired.until.to_string()).collect();
+    let until: Vec<String> = [hierarchy.roots(), hierarchy.issuing()]
+        .iter()
+        .flat_map(|slots| &slots.retired)
+        .map(|retired| retired.until.to_string())
+        .collect();
     format!("{} {} {list:?} {until:?}", hierarchy.domain(), hierarchy.sequence())
 }
 
@@ -139,19 +142,46 @@ fn preparing_survives_a_kill_at_every_step() {
 fn activating_survives_a_kill_at_every_step() {
     let before = new_ca().prepare_issuing(&plan(HOUR * 168), now()).unwrap();
     let id = before.issuing().prepared.as_ref().unwrap().id().clone();
-    let after = before.activate(Level::Issuing, &id, now() + HOUR, now()).unwrap();
+    let after = before.activate_issuing(&id, now() + HOUR, now()).unwrap();
 
     assert!(kill_at_every_step(Some(&before), &after) > 5);
 }
 
-#[test]
-fn a_new_root_survives_a_kill_at_every_step() {
+/// A CA whose root was replaced: before, with the next root prepared, and after.
+fn new_root() -> [Hierarchy; 3] {
     let before = new_ca();
-    let domain = before.domain().clone();
-    let root = crate::pki::Authority::make_root(&domain, &plan(HOUR * 8760), now()).unwrap();
-    let after = before.prepare(root).unwrap();
+    let prepared = before.prepare_root(&plan(HOUR * 8760), now() + HOUR).unwrap();
+    let id = prepared.roots().prepared.as_ref().unwrap().id().clone();
+    let active = prepared.activate_root(&id, &plan(HOUR * 168), now() + HOUR * 2, now() + HOUR).unwrap();
+    [before, prepared, active]
+}
 
-    assert!(kill_at_every_step(Some(&before), &after) > 20);
+#[test]
+fn every_move_of_a_root_survives_a_kill_at_every_step() {
+    let [before, prepared, active] = new_root();
+    let (old, new) = (before.roots().active.id(), active.roots().active.id());
+    let later = now() + HOUR;
+    let back = active.roll_back_root(old, &plan(HOUR * 168), now() + HOUR * 2, later).unwrap();
+
+    for (name, from, to) in [
+        ("prepare", &before, &prepared),
+        ("discard", &prepared, &prepared.discard(Level::Root, new).unwrap()),
+        ("activate", &prepared, &active),
+        ("roll back", &active, &back),
+        ("retire early", &active, &active.drop_early(Level::Root, old).unwrap()),
+        ("drop when drained", &active, &active.drop_drained(now() + HOUR * 3).unwrap()),
+    ] {
+        assert!(kill_at_every_step(Some(from), to) > 5, "{name}");
+    }
+}
+
+#[test]
+fn rolling_back_an_issuing_authority_survives_a_kill_at_every_step() {
+    let before = rotated(&new_ca());
+    let former = before.issuing().retired[0].authority.id();
+    let after = before.roll_back_issuing(former, now() + HOUR, now()).unwrap();
+
+    assert!(kill_at_every_step(Some(&before), &after) > 5);
 }
 
 #[test]

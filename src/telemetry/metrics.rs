@@ -28,6 +28,11 @@ struct WorkloadLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct LevelLabel {
+    level: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct AuthorityLabel {
     authority: String,
     level: &'static str,
@@ -58,6 +63,10 @@ pub struct Metrics {
     last_rotation: Family<WorkloadLabel, Gauge>,
     overdue: Family<WorkloadLabel, Gauge>,
     authority_not_after: Family<AuthorityLabel, Gauge>,
+    authority_next: Family<LevelLabel, Gauge>,
+    authority_overdue: Family<LevelLabel, Gauge>,
+    /// Consumers of the trust bundle that have not loaded the one in force.
+    pub bundle_laggards: Gauge,
 }
 
 impl Metrics {
@@ -110,6 +119,21 @@ impl Metrics {
                 "authority_not_after_seconds",
                 "Unix time at which an authority ends",
             ),
+            authority_next: family(
+                &mut registry,
+                "authority_next_rotation_seconds",
+                "Unix time at which the next authority of a level is made",
+            ),
+            authority_overdue: family(
+                &mut registry,
+                "authority_overdue",
+                "1 while the replacement of a level's authority is overdue",
+            ),
+            bundle_laggards: family(
+                &mut registry,
+                "bundle_laggards",
+                "Consumers that have not loaded the trust bundle in force",
+            ),
             registry,
         }
     }
@@ -161,6 +185,13 @@ impl Metrics {
         self.next_rotation.get_or_create(&label).set(next);
         self.last_rotation.get_or_create(&label).set(last);
         self.overdue.get_or_create(&label).set(i64::from(overdue));
+    }
+
+    /// Remembers when a level's authority is replaced, in Unix seconds.
+    pub fn set_rotation(&self, level: &'static str, next: i64, overdue: bool) {
+        let label = LevelLabel { level };
+        self.authority_next.get_or_create(&label).set(next);
+        self.authority_overdue.get_or_create(&label).set(i64::from(overdue));
     }
 
     /// Forgets all workloads and authorities, before the present ones are set.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, Timestamp};
 use crate::id::WorkloadId;
-use crate::issuance::Feed;
+use crate::issuance::{Acknowledgements, Consumer, Feed};
 use crate::workload::files::{self, DeliverError, Material, Settings};
 use crate::workload::reload::{Notice, ReloadError};
 
@@ -42,6 +42,8 @@ pub struct Delivery {
     pub clock: Arc<dyn Clock>,
     /// Where to report to.
     pub statuses: Statuses,
+    /// Where it says which bundle the reader has taken.
+    pub acknowledgements: watch::Sender<Acknowledgements>,
 }
 
 /// Why one attempt came to nothing.
@@ -93,7 +95,7 @@ impl Delivery {
         let mut pause = FIRST_PAUSE;
         loop {
             let outcome = self.attempt(current, &mut written).await;
-            self.report(current.generation, outcome.as_ref().err());
+            self.report(current, outcome.as_ref().err());
             if outcome.is_ok() {
                 return;
             }
@@ -121,18 +123,22 @@ impl Delivery {
         Ok(())
     }
 
-    fn report(&self, generation: u64, error: Option<&AttemptError>) {
+    fn report(&self, material: &Material, error: Option<&AttemptError>) {
+        let (generation, now) = (material.generation, self.clock.now());
         let workload = self.workload.as_str();
         let last_error = error.map(in_one_line);
         match &last_error {
             Some(error) => tracing::warn!(workload, generation, error, "an identity is not with its reader"),
             None => tracing::info!(workload, generation, "an identity is with its reader"),
         }
-        let status =
-            DeliveryStatus { generation, acknowledged: error.is_none(), last_error, since: self.clock.now() };
+        let status = DeliveryStatus { generation, acknowledged: error.is_none(), last_error, since: now };
         self.statuses.send_modify(|statuses| {
             statuses.insert(self.workload.clone(), status);
         });
+        if error.is_none() {
+            let consumer = Consumer::Files(self.workload.clone());
+            self.acknowledgements.send_modify(|all| all.acknowledge(&consumer, material.sequence, now));
+        }
     }
 }
 
@@ -143,7 +149,9 @@ enum Written {
 
 /// A leaf is issued with a fresh key each time, so equal certificates are the same identity.
 fn is_same(one: &Material, other: Option<&Material>) -> bool {
-    other.is_some_and(|other| one.chain == other.chain && one.roots == other.roots)
+    other.is_some_and(|other| {
+        one.chain == other.chain && one.roots == other.roots && one.sequence == other.sequence
+    })
 }
 
 fn in_one_line(error: &AttemptError) -> String {
@@ -175,7 +183,12 @@ mod tests {
         directory: tempfile::TempDir,
         feed: watch::Sender<Option<Material>>,
         statuses: watch::Receiver<BTreeMap<WorkloadId, DeliveryStatus>>,
+        acknowledgements: watch::Sender<Acknowledgements>,
         task: tokio::task::JoinHandle<()>,
+    }
+
+    fn reader() -> Consumer {
+        Consumer::Files("ledger".parse().unwrap())
     }
 
     impl World {
@@ -188,14 +201,17 @@ mod tests {
             let settings = Settings { reload: script, ..settings(directory.path()) };
             let (feed, receiver) = watch::channel(None);
             let statuses = Statuses::new(BTreeMap::new());
+            let acknowledgements = watch::Sender::new(Acknowledgements::default());
+            acknowledgements.send_modify(|all| all.expect([reader()], Timestamp::FLOOR));
             let delivery = Delivery {
                 workload: "ledger".parse().unwrap(),
                 settings: Arc::new(settings),
                 clock: Arc::new(ManualClock::at(Timestamp::FLOOR)),
                 statuses: statuses.clone(),
+                acknowledgements: acknowledgements.clone(),
             };
             let task = tokio::spawn(async move { delivery.follow(receiver, Option::clone).await });
-            Self { directory, feed, statuses: statuses.subscribe(), task }
+            Self { directory, feed, statuses: statuses.subscribe(), acknowledgements, task }
         }
 
         fn publish(&self, material: Material) {
@@ -242,6 +258,20 @@ mod tests {
         );
         assert_eq!(world.status(|status| status.acknowledged).await.last_error, None);
         assert_eq!(world.read("tries").lines().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_bundle_is_acknowledged_when_the_reload_has_succeeded() {
+        let mut world = World::start(Some("test $POSTERN_GENERATION = 2"));
+        let lags = |world: &World| !world.acknowledgements.borrow().laggards(7).is_empty();
+        world.publish(Material { sequence: 7, ..identity(1) });
+        world.status(|status| !status.acknowledged).await;
+        assert!(lags(&world));
+
+        world.publish(Material { sequence: 7, ..identity(2) });
+
+        world.acknowledgements.subscribe().wait_for(|all| all.laggards(7).is_empty()).await.unwrap();
+        assert!(!lags(&world));
     }
 
     #[tokio::test]
@@ -307,6 +337,7 @@ mod tests {
             domain: "postern.test".parse().unwrap(),
             root_ttl: hour * 1000,
             issuing_ttl: hour * 100,
+            distribute: hour,
             algorithm: KeyAlgorithm::EcdsaP256,
             backdate: Duration::ZERO,
             workloads: BTreeMap::from([(ledger.clone(), profile)]),
@@ -318,7 +349,14 @@ mod tests {
         tokio::spawn(rotator.run(receiver, std::future::pending()));
         let statuses = Statuses::new(BTreeMap::new());
         let settings = Arc::new(settings(target.path()));
-        let delivery = Delivery { workload: ledger.clone(), settings, clock, statuses: statuses.clone() };
+        let acknowledgements = watch::Sender::new(Acknowledgements::default());
+        let delivery = Delivery {
+            workload: ledger.clone(),
+            settings,
+            clock,
+            statuses: statuses.clone(),
+            acknowledgements,
+        };
         tokio::spawn(delivery.run(feed.clone()));
         let mut statuses = statuses.subscribe();
         let delivered = || {

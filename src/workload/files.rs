@@ -98,6 +98,8 @@ pub struct Material {
     pub chain: Vec<CertificateDer<'static>>,
     /// The roots of the trust domain.
     pub roots: Vec<CertificateDer<'static>>,
+    /// Which bundle the roots are.
+    pub sequence: u64,
     /// Grows from one delivery to the next.
     pub generation: u64,
 }
@@ -111,6 +113,7 @@ impl Material {
             key: Arc::clone(&svid.key),
             chain: svid.chain.clone(),
             roots: issued.bundle.roots.clone(),
+            sequence: issued.bundle.sequence,
             generation: issued.generation,
         })
     }

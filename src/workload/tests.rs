@@ -19,6 +19,7 @@ pub(super) fn identity(generation: u64) -> Material {
         key: Arc::new(Secret::new(made.signing_key.serialize_der())),
         chain: vec![certificate.clone()],
         roots: vec![certificate],
+        sequence: 1,
         generation,
     }
 }
