@@ -35,7 +35,8 @@ fn the_configuration_for_production_is_fine() {
 fn what_is_commented_out_for_production_is_fine_too() {
     let text = std::fs::read_to_string(shipped("production.toml")).unwrap();
     let (before, sample) = text.split_once("# [[trust]]").unwrap();
-    let sample = format!("# [[trust]]{sample}").replace("\n# ", "\n").replacen("# ", "", 1).replace("\n#\n", "\n\n");
+    let sample =
+        format!("# [[trust]]{sample}").replace("\n# ", "\n").replacen("# ", "", 1).replace("\n#\n", "\n\n");
 
     let config = config::parse(Path::new("production.toml"), &format!("{before}{sample}")).unwrap();
 
