@@ -12,7 +12,7 @@ use std::time::Duration;
 use postern::clock::{Clock as _, SystemClock, Timestamp};
 use postern::store::pem;
 use support::Outcome::{Full, Refused, Resumed};
-use support::resumer::client_hello;
+use support::resumer::half_a_hello;
 use support::world::{GRANT, Key, postern};
 use support::{ForeignCa, H2, Identity, Resumer, Scene, Service, Talk, VERSIONS, World, eventually, write};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -248,14 +248,13 @@ async fn a_session_opens_the_door_at_which_it_was_made_and_no_other() {
 async fn a_handshake_that_never_ends_is_ended() {
     let doors = Doors::open().await;
     doors.regulars(&doors.world.identity("caller")).await;
-    let hello = client_hello();
-    let half = &hello[..hello.len() / 2];
+    let half = &half_a_hello();
 
     let silence = async {
         let mut stream = TcpStream::connect(doors.address(8444)).await.unwrap();
         closed_after(&mut stream, Instant::now()).await
     };
-    let half_a_hello = async {
+    let half_of_it = async {
         let mut stream = TcpStream::connect(doors.address(8444)).await.unwrap();
         let begun = Instant::now();
         stream.write_all(half).await.unwrap();
@@ -272,7 +271,7 @@ async fn a_handshake_that_never_ends_is_ended() {
         }
         closed_after(&mut stream, begun).await
     };
-    let (silence, half, bytes) = tokio::join!(silence, half_a_hello, byte_by_byte);
+    let (silence, half, bytes) = tokio::join!(silence, half_of_it, byte_by_byte);
 
     for (what, span) in [("silence", silence), ("half a hello", half), ("byte by byte", bytes)] {
         let limit = HANDSHAKE.mul_f32(0.9)..HANDSHAKE * 2;
