@@ -16,7 +16,7 @@ mod verifier;
 pub use authority::{Authority, AuthorityError, AuthorityPlan, Level, LifeError};
 pub use bundle::{BundleSet, TrustBundle};
 pub use hierarchy::{Hierarchy, HierarchyError, Retired, Slot, Slots};
-pub use issue::{IssueError, issue};
+pub use issue::{IssueError, is_dns_name, issue};
 pub use key::{KeyAlgorithm, KeyError, KeyPair, UnknownAlgorithm};
 pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};
 pub use random::{Rng, SystemRng};
