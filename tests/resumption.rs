@@ -12,7 +12,7 @@ use std::time::Duration;
 use postern::clock::{Clock as _, SystemClock, Timestamp};
 use postern::store::pem;
 use support::Outcome::{Full, Refused, Resumed};
-use support::resumer::half_a_hello;
+use support::resumer::{Wardrobe, half_a_hello};
 use support::world::{GRANT, Key, postern};
 use support::{ForeignCa, H2, Identity, Resumer, Scene, Service, Talk, VERSIONS, World, eventually, write};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -124,6 +124,26 @@ async fn a_session_ends_with_the_certificate_however_often_it_was_resumed() {
         assert_eq!(caller.call(doors.address(8444)).await, Refused, "{version}, from scratch");
     }
     doors.regulars(&doors.world.identity("caller")).await;
+}
+
+#[tokio::test]
+async fn a_caller_that_renewed_in_time_is_not_held_to_an_old_session() {
+    let doors = Doors::open().await;
+    let leaf = doors.leaf("caller", Duration::from_secs(2)).await;
+    let wardrobe = Wardrobe::with(&leaf);
+    let callers = doors.callers(None).map(|(version, caller)| (version, caller.dressed_from(&wardrobe)));
+    for (version, caller) in &callers {
+        assert_eq!(caller.call(doors.address(8444)).await, Full(200), "{version}");
+        assert_eq!(caller.call(doors.address(8444)).await, Resumed(200), "{version}");
+    }
+
+    wardrobe.replace(&doors.world.identity("caller"));
+    until(leaf.subject().not_after).await;
+
+    for (version, caller) in &callers {
+        assert_eq!(caller.call(doors.address(8444)).await, Full(200), "{version}");
+        assert_eq!(caller.call(doors.address(8444)).await, Resumed(200), "{version}");
+    }
 }
 
 #[tokio::test]

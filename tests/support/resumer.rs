@@ -5,8 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, SignatureScheme, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -66,6 +69,13 @@ impl Resumer {
         Self { config: Arc::new(config) }
     }
 
+    /// The same caller, sessions included, that shows what `wardrobe` holds at the moment.
+    pub(crate) fn dressed_from(&self, wardrobe: &Arc<Wardrobe>) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.client_auth_cert_resolver = Arc::clone(wardrobe) as Arc<dyn ResolvesClientCert>;
+        Self { config: Arc::new(config) }
+    }
+
     /// The same caller, sessions included, that offers these application protocols.
     pub(crate) fn offering(&self, protocols: &[&[u8]]) -> Self {
         let mut config = ClientConfig::clone(&self.config);
@@ -100,6 +110,35 @@ impl Resumer {
             Some(_) | None => Outcome::Full(answer.status),
         }
     }
+}
+
+/// A certificate that is replaced while its holder runs, as those who renew in time do.
+#[derive(Debug)]
+pub(crate) struct Wardrobe(ArcSwap<CertifiedKey>);
+
+impl Wardrobe {
+    pub(crate) fn with(identity: &Identity) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::from(certified(identity))))
+    }
+
+    pub(crate) fn replace(&self, identity: &Identity) {
+        self.0.store(certified(identity));
+    }
+}
+
+impl ResolvesClientCert for Wardrobe {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn certified(identity: &Identity) -> Arc<CertifiedKey> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    CertifiedKey::from_der(identity.chain.clone(), identity.key.clone_key(), &provider).unwrap().into()
 }
 
 /// The first half of the first message of a handshake.
