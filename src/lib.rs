@@ -31,6 +31,7 @@
 //! | [`clock`] | the one place that reads the time of day |
 //! | [`secret`] | bytes that are wiped, never shown, and compared in constant time |
 //! | [`id`] | names as types, so that an app is never taken for a service |
+//! | [`causes`] | *pure*: an error with all that caused it, on one line |
 //! | [`suggest`] | *pure*: the valid word that somebody probably meant |
 //! | [`toml_text`] | *pure*: TOML read strictly, with every problem and its place at once |
 //! | [`identity`] | *pure*: SPIFFE IDs, what a verified leaf says, and which rule it meets |
@@ -109,6 +110,7 @@
 pub mod clock;
 pub mod secret;
 pub mod id;
+pub mod causes;
 pub mod suggest;
 pub mod toml_text;
 pub mod identity;

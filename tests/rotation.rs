@@ -1,6 +1,6 @@
 //! Certificates and authorities are replaced all the time, and nobody notices.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 
 #[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
 #[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
@@ -52,18 +52,35 @@ async fn call_anew(world: &World, seen: &Seen, until: Instant) {
     }
 }
 
-/// Calls on connections that are kept for as long as the certificate has half a second left.
+/// Calls on connections that are kept until the agent says, in an answer, that they are about to end.
 async fn call_and_keep(world: &World, seen: &Seen, until: Instant) {
     while Instant::now() < until {
-        let identity = world.identity("caller");
-        let not_after = identity.subject().not_after;
-        let (mut talk, h2) = (world.talk(Some(&identity)).await, world.h2(Some(&identity)).await);
-        while not_after.since(SystemClock.now()) > Duration::from_millis(500) && Instant::now() < until {
+        let mut talk = world.talk(Some(&world.identity("caller"))).await;
+        loop {
             let answer = talk.get("/a", "").await;
             assert_eq!(answer.status, 200);
-            assert_eq!(h2.get("/a", &[]).await.status, 200);
-            seen.requests.set(seen.requests.get() + 2);
-            if answer.header("connection") == Some("close") {
+            seen.requests.set(seen.requests.get() + 1);
+            if answer.header("connection") == Some("close") || Instant::now() >= until {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// The same over HTTP/2, where the agent says so by GOAWAY: a request that comes after it was never sent.
+async fn call_and_keep_h2(world: &World, seen: &Seen, until: Instant) {
+    while Instant::now() < until {
+        let h2 = world.h2(Some(&world.identity("caller"))).await;
+        loop {
+            let request = http::Request::get("https://localhost/a").body(()).unwrap();
+            match h2.ask(request, None, None).await {
+                Ok(answer) => assert_eq!(answer.status, 200),
+                Err(error) if error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR) => break,
+                Err(error) => panic!("{error}"),
+            }
+            seen.requests.set(seen.requests.get() + 1);
+            if Instant::now() >= until {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -102,9 +119,10 @@ async fn steady_traffic_does_not_notice_leaves_and_authorities_come_and_go() {
     let (world, _service) = hasty().await;
     let (seen, until) = (Seen::default(), Instant::now() + SPAN);
 
-    let (_, _, reads, _) = tokio::join!(
+    let (_, _, _, reads, _) = tokio::join!(
         call_anew(&world, &seen, until),
         call_and_keep(&world, &seen, until),
+        call_and_keep_h2(&world, &seen, until),
         read_files(&world, until),
         rotate_twice(&world)
     );

@@ -1,7 +1,5 @@
 //! The configuration files that come with the agent can be read as they stand.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::path::{Path, PathBuf};
 
 use postern::config;

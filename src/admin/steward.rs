@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use crate::admin::{Explanation, IssuedCertificate, Order, Question, Readiness, Reloaded, Status};
+use crate::causes::Causes;
 use crate::id::{AuthorityId, WorkloadId};
 use crate::issuance::IssuanceError;
 
@@ -69,13 +70,13 @@ impl StewardError {
     /// A failure with all its causes.
     #[must_use]
     pub fn failed(error: &(dyn Error + 'static)) -> Self {
-        Self::Failed(chain(error))
+        Self::Failed(Causes(error).to_string())
     }
 }
 
 impl From<IssuanceError> for StewardError {
     fn from(error: IssuanceError) -> Self {
-        let text = chain(&error);
+        let text = Causes(&error).to_string();
         match error {
             IssuanceError::Hierarchy(_) => Self::Conflict(text),
             IssuanceError::Foreign { .. }
@@ -88,16 +89,4 @@ impl From<IssuanceError> for StewardError {
             | IssuanceError::Store(_) => Self::Failed(text),
         }
     }
-}
-
-/// An error with all its causes on one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }

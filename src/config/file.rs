@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::causes::Causes;
 use crate::id::WorkloadId;
 use crate::issuance;
 use crate::proxy::{ListenerProtocol, ListenerSettings, RemoteSettings};
@@ -148,7 +149,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         workloads: profiles,
     };
     if let Err(error) = issuance.check() {
-        place.problem(with_causes(&error));
+        place.problem(Causes(&error).to_string());
     }
     Some(Config {
         path: file.to_owned(),
@@ -243,15 +244,4 @@ fn must_exist(place: &Place<'_>, kind: &str, name: &str, known: &[&str]) {
 
 fn items<T>(placed: Vec<Placed<'_, T>>) -> Vec<T> {
     placed.into_iter().map(|placed| placed.item).collect()
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

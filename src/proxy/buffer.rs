@@ -15,6 +15,9 @@ const SCRATCH_SIZE: usize = 64 * 1024;
 /// What an idle connection may keep allocated.
 const IDLE_CAPACITY: usize = 1024;
 
+/// What each piece of scratch memory of an idle connection may keep: room for most heads and small bodies.
+const SCRATCH_KEPT: usize = 2 * 1024;
+
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice());
 }
@@ -63,6 +66,13 @@ impl Buffer {
     }
 }
 
+/// Gives scratch memory back before a long wait, but for what the next message needs anyway.
+pub(super) fn release(scratch: &mut Vec<u8>) {
+    if scratch.capacity() > SCRATCH_KEPT {
+        *scratch = Vec::new();
+    }
+}
+
 /// Reads once from `from` into the thread's scratch page and hands what arrived to `keep`; `Ok(0)` is the end of the stream.
 ///
 /// # Errors
@@ -99,6 +109,16 @@ mod tests {
         assert_eq!(buffer.unread(), b"bcd");
         buffer.consume(10);
         assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn scratch_that_has_grown_large_is_given_back() {
+        let (mut large, mut small) = (Vec::with_capacity(100_000), Vec::with_capacity(1000));
+
+        release(&mut large);
+        release(&mut small);
+
+        assert_eq!((large.capacity(), small.capacity()), (0, 1000));
     }
 
     #[tokio::test]

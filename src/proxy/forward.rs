@@ -7,8 +7,9 @@ use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
 use super::settings::Limits;
 use super::snapshot::Client;
-use super::upstream::{DialError, PoolKey, Upstream, dial_local, dial_remote};
+use super::upstream::{DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
 use super::worker::Worker;
+use crate::causes::Causes;
 use crate::id::{RemoteId, WorkloadId};
 use crate::identity::SpiffeId;
 
@@ -103,11 +104,8 @@ pub(super) fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
             let snapshot = worker.snapshot();
             let settings = snapshot.remotes.get(remote)?;
             let client = settings.clients.get(workload)?.clone();
-            let key = PoolKey::Remote {
-                remote: remote.clone(),
-                workload: workload.clone(),
-                generation: client.generation,
-            };
+            let terms = Terms::of(&client);
+            let key = PoolKey::Remote { remote: remote.clone(), workload: workload.clone(), terms };
             Some(Way { key, remote: Some((settings.settings.address.clone(), client)) })
         }
     }
@@ -119,19 +117,19 @@ pub(super) fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
 /// Nobody answers there, or not who was expected.
 pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<Upstream, Failure> {
     let dialled = match (&way.key, &way.remote) {
-        (_, Some((address, client))) => dial_remote(address, client, limits.connect).await,
+        (_, Some((address, client))) => dial_remote(address, client, limits.connect, worker.now()).await,
         (PoolKey::Local(endpoint), None) => dial_local(endpoint, limits.connect).await,
         (PoolKey::Remote { .. }, None) => Err(DialError::Name),
     };
     dialled.map_err(|error| {
         worker.metrics.upstream_failures.inc();
-        tracing::warn!(target: "postern::proxy", to = ?way.key, error = %Chain(&error), "upstream cannot be reached");
+        tracing::warn!(target: "postern::proxy", to = ?way.key, error = %Causes(&error), "upstream cannot be reached");
         Failure::Answer(if matches!(error, DialError::TimedOut) { TIMED_OUT } else { UNAVAILABLE })
     })
 }
 
 fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
-    tracing::debug!(target: "postern::proxy", error = %Chain(error), "exchange failed");
+    tracing::debug!(target: "postern::proxy", error = %Causes(error), "exchange failed");
     match error {
         RelayError::Caller(PumpError::Body(_)) => Failure::Answer(BAD_BODY),
         RelayError::Caller(_) | RelayError::Interim(_) | RelayError::Midway(_) => Failure::Broken,
@@ -141,7 +139,7 @@ fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
                 Route::Remote(resident) => resident.remote.as_str(),
                 Route::Service(admission) => admission.service.id.as_str(),
             };
-            tracing::warn!(target: "postern::proxy", to = name, error = %Chain(error), "upstream gave no answer");
+            tracing::warn!(target: "postern::proxy", to = name, error = %Causes(error), "upstream gave no answer");
             Failure::Answer(if matches!(error, RelayError::TimedOut) { NO_ANSWER } else { BAD_ANSWER })
         }
     }
@@ -155,18 +153,3 @@ pub(super) const NO_ANSWER: Answer =
 const NO_IDENTITY: Answer = Answer::new(503, "no-identity", "The workload has no identity at the moment.");
 const TIMED_OUT: Answer = Answer::new(504, "upstream-timeout", "The service could not be reached in time.");
 const UNAVAILABLE: Answer = Answer::new(502, "upstream-unavailable", "The service cannot be reached.");
-
-/// An error with its causes on one line.
-pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}

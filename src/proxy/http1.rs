@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::admission::{Admission, Trace, Verdict, Visitor, admit, dispatch, request_id};
-use super::buffer::{Buffer, poll_read_with};
+use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::Framing;
@@ -204,6 +204,9 @@ async fn serve_all<S>(
     let (mut head, mut upstream_head, mut out) = (Vec::new(), Vec::new(), Vec::new());
     loop {
         deadline.set(Phase::Idle, limits.idle);
+        for scratch in [&mut head, &mut upstream_head, &mut out] {
+            release(scratch);
+        }
         let complete = connection.read_head(&mut head, limits.head_size, deadline, ending, limits.head).await;
         let keep_alive = match complete {
             Ok(false) => return,
@@ -263,7 +266,8 @@ where
     };
     let last = ending.get() || deadline.ends_by(begun + NOTICE);
     let caller = Caller { keep_alive: request.caller.keep_alive && !last, ..request.caller };
-    let done = match &request.outcome {
+    let mut entry = Entry { worker, peer, request: &request, done: BROKEN_OFF, now, begun };
+    entry.done = match &request.outcome {
         Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
         Outcome::Forward(route) => {
             if let Route::Service(Admission { service, .. }) = route
@@ -284,9 +288,7 @@ where
                 });
                 match relayed.await {
                     Ok(relayed) => Done::from(relayed),
-                    Err(Failure::Broken) => {
-                        Done { status: 0, received: 0, sent: 0, keep_alive: false, code: Some("broken-off") }
-                    }
+                    Err(Failure::Broken) => BROKEN_OFF,
                     Err(Failure::Answer(answer)) => {
                         let failed = answer_here(connection, out, &answer, &request, &caller).await;
                         Done { code: Some(answer.code), ..failed }
@@ -295,8 +297,23 @@ where
             }
         }
     };
-    log(worker, peer, &request, &done, now, begun);
-    done.keep_alive
+    entry.done.keep_alive
+}
+
+/// A line of the access log, written when it is dropped: also for a request that is given up before its end.
+struct Entry<'a> {
+    worker: &'a Worker,
+    peer: &'a Peer,
+    request: &'a Request<'a>,
+    done: Done,
+    now: crate::clock::Timestamp,
+    begun: Instant,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        log(self.worker, self.peer, self.request, &self.done, self.now, self.begun);
+    }
 }
 
 /// A request that has been read and judged.
@@ -324,6 +341,10 @@ struct Done {
     /// Overrides the verdict in the log, where acting on it failed.
     code: Option<&'static str>,
 }
+
+/// What is known of a request that did not come to its end.
+const BROKEN_OFF: Done =
+    Done { status: 0, received: 0, sent: 0, keep_alive: false, code: Some("broken-off") };
 
 impl From<Relayed> for Done {
     fn from(relayed: Relayed) -> Self {

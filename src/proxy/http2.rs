@@ -14,7 +14,7 @@ use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use httparse::Header;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admission::{Admission, Trace, Verdict, Visitor, admit, request_id};
 use super::buffer::{Buffer, poll_read_with};
@@ -42,6 +42,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// Streams that the peer reset and that are still remembered; more end the connection.
 const RESETS: usize = 64;
+
+/// How long before its certificate ends a connection says GOAWAY, so that a busy caller comes back in time instead of opening
+/// a stream that nobody looks at any more.
+const NOTICE: Duration = Duration::from_secs(1);
 
 /// How long streams may go on after the connection's certificate has ended.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -76,6 +80,9 @@ where
     if ending {
         connection.graceful_shutdown();
     }
+    let near_end = validity.map_or_else(Instant::now, |end| end.checked_sub(NOTICE).unwrap_or(end));
+    let mut near_end = std::pin::pin!(sleep_until(near_end));
+    let mut unannounced = validity.is_some();
     let mut listening = true;
     loop {
         tokio::select! {
@@ -109,6 +116,10 @@ where
                 }
                 Phase::Head | Phase::Idle | Phase::Transfer => deadline.set(Phase::Idle, limits.idle),
             },
+            () = &mut near_end, if unannounced => {
+                unannounced = false;
+                connection.graceful_shutdown();
+            }
             changed = signal.changed(), if listening => {
                 listening = changed.is_ok();
                 if !visitor.still_stands(&worker) {
@@ -361,6 +372,7 @@ impl Way<'_> {
         stall: Duration,
     ) -> Result<Relayed, RelayError> {
         let mut sending = Sending::new(head, self.framing);
+        let mut asked = false;
         let answer = loop {
             let answer = poll_fn(|cx| {
                 let before = sending.moved;
@@ -380,7 +392,13 @@ impl Way<'_> {
             if answer.status >= 200 {
                 break answer;
             }
-            // Interim answers say nothing that HTTP/2's own flow control does not say better.
+            // A caller that expects to be asked for its body is asked, once; other interim answers end here.
+            if answer.status == 100 && !asked {
+                asked = true;
+                let interim = http::Response::builder().status(http::StatusCode::CONTINUE).body(());
+                let interim = interim.map_err(|_| RelayError::Response(BadResponse::Head))?;
+                self.respond.send_informational(interim).map_err(|_| hung_up())?;
+            }
             upstream.unread.consume(answer.length);
         };
         let response = self.response(upstream, &answer)?;

@@ -10,6 +10,9 @@ use super::framing::{Framing, is_token};
 /// More fields than this are refused with 431.
 pub(super) const MAX_FIELDS: usize = 100;
 
+/// More options in `Connection` than this are refused: each is held against each field.
+const MAX_OPTIONS: usize = 32;
+
 /// The version of HTTP that a caller speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Version {
@@ -46,7 +49,7 @@ impl<'h, 'a> Head<'h, 'a> {
 /// Why a head is refused; every variant is the caller's fault.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum BadHead {
-    #[error("the Connection field names a field that may not be dropped")]
+    #[error("the Connection field names a field that may not be dropped, or too many")]
     Connection,
     #[error("Content-Length is malformed, repeated, or stands beside Transfer-Encoding")]
     ContentLength,
@@ -163,7 +166,11 @@ pub(super) fn read_http2<'h, 'a>(
     if !uri.path().starts_with('/') {
         return Err(BadHead::Target);
     }
-    if fields.iter().any(|field| field.value.first() == Some(&b' ') || field.value.last() == Some(&b' ')) {
+    if fields.len() > MAX_FIELDS {
+        return Err(BadHead::TooManyFields);
+    }
+    let is_padding = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    if fields.iter().any(|field| is_padding(field.value.first()) || is_padding(field.value.last())) {
         return Err(BadHead::Malformed);
     }
     let body = match one(fields, "content-length").map_err(|()| BadHead::ContentLength)? {
@@ -268,13 +275,14 @@ fn check_authority(authority: &str) -> Result<(), BadHead> {
 /// The field may also name fields that end at the next hop. One that names a field which decides who the caller is, or
 /// where the message ends, is an attack.
 fn connection(version: Version, fields: &[Header<'_>]) -> Result<bool, BadHead> {
-    let (mut close, mut keep) = (false, version == Version::Http11);
+    let (mut close, mut keep, mut options) = (false, version == Version::Http11, 0);
     for field in fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection")) {
         let value = std::str::from_utf8(field.value).map_err(|_| BadHead::Connection)?;
-        for option in value.split(',').map(str::trim).filter(|option| !option.is_empty()) {
+        for option in value.split(',').map(str::trim) {
+            options += 1;
             close |= option.eq_ignore_ascii_case("close");
             keep |= option.eq_ignore_ascii_case("keep-alive");
-            if super::headers::must_not_be_nominated(option) {
+            if options > MAX_OPTIONS || super::headers::must_not_be_nominated(option) {
                 return Err(BadHead::Connection);
             }
         }
@@ -398,5 +406,29 @@ mod tests {
         assert_eq!(head_end(b"GET / HTTP/1.1\r\nHost: h\r\n"), None);
         assert_eq!(head_end(b"GET / HTTP/1.1\r\nHost: h\r\n\r\nbody"), Some(27));
         assert_eq!(head_end(b"GET / HTTP/1.1\nHost: h\n\n"), Some(24));
+    }
+    #[test]
+    fn a_connection_field_is_no_lever_for_work() {
+        let options = |count: usize| vec!["a"; count].join(",");
+        let head = |options: String| format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: {options}\r\n\r\n");
+
+        assert!(verdict(&head(options(MAX_OPTIONS))).is_ok());
+        assert_eq!(verdict(&head(options(MAX_OPTIONS + 1))), Err(BadHead::Connection));
+        let twice =
+            head(options(20)).replace("\r\n\r\n", "\r\nConnection: b,b,b,b,b,b,b,b,b,b,b,b,b\r\n\r\n");
+        assert_eq!(verdict(&twice), Err(BadHead::Connection));
+    }
+
+    #[test]
+    fn http2_heads_obey_the_same_bounds() {
+        let uri: http::Uri = "https://h/a".parse().unwrap();
+        let read = |fields: &[Header<'_>]| read_http2(&uri, &http::Method::GET, fields, false).map(|_| ());
+        let field = |value: &'static str| Header { name: "a", value: value.as_bytes() };
+
+        assert_eq!(read(&vec![field("b"); MAX_FIELDS]), Ok(()));
+        assert_eq!(read(&vec![field("b"); MAX_FIELDS + 1]), Err(BadHead::TooManyFields));
+        for value in [" b", "b ", "\tb", "b\t"] {
+            assert_eq!(read(&[field(value)]), Err(BadHead::Malformed), "{value:?}");
+        }
     }
 }

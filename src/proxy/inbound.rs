@@ -13,11 +13,10 @@ use tokio_rustls::server::TlsStream;
 
 use super::admission::Visitor;
 use super::http1::Peer;
-use super::plane::back_off;
 use super::settings::ListenerProtocol;
 use super::snapshot::{Listener, Snapshot};
 use super::tls::{client_verdict, verify_error};
-use super::worker::{OpenConnection, Worker};
+use super::worker::{OpenConnection, Worker, back_off};
 use super::{http1, http2, tcp};
 use crate::clock::Timestamp;
 use crate::id::ListenerId;

@@ -15,7 +15,7 @@ mod response;
 mod refuse;
 mod whoami;
 mod upstream;
-mod plane;
+mod context;
 mod worker;
 mod admission;
 mod relay;
@@ -25,9 +25,11 @@ mod http2;
 mod tcp;
 mod inbound;
 mod outbound;
+mod plane;
 mod rehearse;
 
-pub use plane::{Attestor, Claim, Door, NotAttested, Opening, Plane, PlaneContext, PlaneError, Socket};
+pub use context::{Attestor, NotAttested, PlaneContext};
+pub use plane::{Claim, Door, Opening, Plane, PlaneError, Socket};
 pub use rehearse::{Outcome, Part, rehearse};
 pub use settings::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,

@@ -9,12 +9,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
+use super::context::NotAttested;
 use super::forward::{Resident, Route};
 use super::http1::{self, Peer};
-use super::plane::{NotAttested, back_off};
 use super::settings::RemoteProtocol;
 use super::tcp;
-use super::worker::{OpenConnection, Worker};
+use super::worker::{OpenConnection, Worker, back_off};
 use crate::id::{RemoteId, WorkloadId};
 use crate::telemetry::AccessEvent;
 
@@ -33,6 +33,9 @@ pub(super) async fn accept_tcp(
         match socket.accept().await {
             Ok((stream, peer)) => {
                 failures = 0;
+                if is_full(&worker) {
+                    continue;
+                }
                 tokio::task::spawn_local(from_tcp(Rc::clone(&worker), remote.clone(), stream, peer));
             }
             Err(error) => back_off(&error, &mut failures).await,
@@ -55,11 +58,23 @@ pub(super) async fn accept_unix(
         match socket.accept().await {
             Ok((stream, _)) => {
                 failures = 0;
+                if is_full(&worker) {
+                    continue;
+                }
                 tokio::task::spawn_local(from_unix(Rc::clone(&worker), remote.clone(), stream));
             }
             Err(error) => back_off(&error, &mut failures).await,
         }
     }
+}
+
+/// Whether the thread has as many connections as it may have. Local callers fill no more of it than those from outside.
+fn is_full(worker: &Worker) -> bool {
+    let full = worker.open() >= worker.snapshot().limits.connections;
+    if full {
+        worker.outbound.count("too-many-connections");
+    }
+    full
 }
 
 async fn from_tcp(worker: Rc<Worker>, remote: RemoteId, stream: TcpStream, peer: SocketAddr) {
@@ -127,16 +142,14 @@ where
     }
     let (now, begun) = (worker.now(), Instant::now());
     let id = worker.ids.next(now);
-    let validity = begun + client.not_after.since(now);
     let (code, moved) = match tcp::connect(&worker, &Route::Remote(&resident), &snapshot.limits).await {
         Ok(mut upstream) => {
             let has_identity = || match worker.snapshot().remotes.get(&remote) {
                 Some(remote) if remote.clients.contains_key(&resident.workload) => Ok(()),
                 Some(_) | None => Err("no-identity"),
             };
-            let io = &mut upstream.io;
-            let moved =
-                tcp::pipe(&worker, &mut stream, io, Some(validity), &snapshot.limits, has_identity).await;
+            let (io, until) = (&mut upstream.io, upstream.until);
+            let moved = tcp::pipe(&worker, &mut stream, io, until, &snapshot.limits, has_identity).await;
             (moved.ended.unwrap_or("allowed"), moved)
         }
         Err(code) => (code, tcp::Moved::default()),

@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,48 +12,10 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::snapshot::Current;
+use super::context::{PlaneContext, Signal};
 use super::worker::Worker;
 use super::{inbound, outbound};
-use crate::clock::Clock;
-use crate::id::{ListenerId, RemoteId, WorkloadId};
-use crate::telemetry::{AccessSink, Metrics};
-
-/// What every thread works with.
-#[derive(Clone, Debug)]
-pub struct PlaneContext {
-    /// The snapshot in force.
-    pub current: Current,
-    /// The agent's clock.
-    pub clock: Arc<dyn Clock>,
-    /// Who tells local callers apart.
-    pub attestor: Arc<dyn Attestor>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// Where access-log lines go.
-    pub access: AccessSink,
-}
-
-/// Finds out which workload a local caller is. Implemented by the agent over kernel attestation; it may block for as long as
-/// reading `/proc` takes and is called off the data-plane threads.
-pub trait Attestor: fmt::Debug + Send + Sync {
-    /// The workload at the other end of a connected Unix socket.
-    ///
-    /// # Errors
-    /// It is no configured workload, or the kernel does not say.
-    fn attest_unix(&self, stream: &std::os::unix::net::UnixStream) -> Result<WorkloadId, NotAttested>;
-
-    /// The workload that owns the client's end of a loopback connection.
-    ///
-    /// # Errors
-    /// It is no configured workload, or the kernel does not say.
-    fn attest_loopback(&self, peer: SocketAddr, local: SocketAddr) -> Result<WorkloadId, NotAttested>;
-}
-
-/// Why a local caller gets no identity, in words for the log.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NotAttested(pub String);
+use crate::id::{ListenerId, RemoteId};
 
 /// A door to be opened on every thread.
 #[derive(Debug)]
@@ -110,15 +71,6 @@ pub enum PlaneError {
     /// A thread cannot be started.
     #[error("cannot start a data-plane thread")]
     Thread(#[source] io::Error),
-}
-
-/// What every live connection must hear of.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Signal {
-    /// The agent is stopping.
-    pub(super) draining: bool,
-    /// Grows with each snapshot.
-    pub(super) changes: u64,
 }
 
 enum Order {
@@ -299,14 +251,6 @@ async fn accept(worker: Rc<Worker>, door: Door, socket: Socket) {
     if let Err(error) = accepted {
         tracing::error!(?door, %error, "a door cannot be opened");
     }
-}
-
-/// Waits after a failed accept, so that a full descriptor table does not become a busy loop.
-pub(super) async fn back_off(error: &io::Error, failures: &mut u32) {
-    *failures = failures.saturating_add(1);
-    let wait = Duration::from_millis(5 << (*failures).min(8));
-    tracing::warn!(%error, ?wait, "cannot accept");
-    tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
 }
 
 /// Whether nobody listens at `address`. A shared port would be split with another agent of the same user, which nobody would

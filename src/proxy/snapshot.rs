@@ -61,11 +61,11 @@ pub struct Remote {
 pub struct Client {
     /// The workload's identity.
     pub own_id: SpiffeId,
-    /// Its certificate's generation, which pooled connections are tied to.
+    /// Its certificate's generation.
     pub generation: u64,
     /// When its certificate ends; no connection outlives it.
     pub not_after: crate::clock::Timestamp,
-    /// Its certificate and the verifier of the remote's identity.
+    /// Its certificate and the verifier of the remote's identity; pooled connections are tied to it.
     pub tls: Arc<rustls::ClientConfig>,
 }
 

@@ -6,16 +6,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
 
 use super::admission::{Admission, Verdict, Visitor};
 use super::buffer::{Buffer, poll_read_with};
+use super::context::Signal;
 use super::deadline::{Deadline, Phase};
 use super::forward::{Route, dial, way};
-use super::plane::Signal;
 use super::settings::Limits;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
@@ -26,13 +24,15 @@ use crate::id::ServiceId;
 use crate::telemetry::AccessEvent;
 
 /// Serves one raw connection from outside.
-pub(super) async fn serve(
+pub(super) async fn serve<S>(
     worker: &Worker,
     visitor: &Visitor,
     service: &ServiceId,
-    mut stream: TlsStream<TcpStream>,
+    mut stream: S,
     validity: Option<Instant>,
-) {
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let (now, begun) = (worker.now(), Instant::now());
     let id = worker.ids.next(now);
     let snapshot = worker.snapshot();
@@ -161,7 +161,7 @@ where
                 deadline.set(Phase::Idle, limits.idle);
             }
             match (there, back) {
-                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(None),
+                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(Some(BROKEN_OFF)),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(None),
                 (Poll::Ready(Ok(())) | Poll::Pending, _) => Poll::Pending,
             }
@@ -179,6 +179,10 @@ where
             code = forbidden(&mut signal, limits.drain, allowed) => Some(code),
         }
     };
+    if ended == Some(BROKEN_OFF) {
+        // The other end must not take for whole what was cut short: over TLS it gets no close_notify.
+        return Moved { up: up.moved, down: down.moved, ended };
+    }
     // Both ends are told in good order; one that has hung up already does not mind.
     let goodbye = async {
         drop(tokio::io::AsyncWriteExt::shutdown(near).await);
@@ -187,6 +191,9 @@ where
     drop(tokio::time::timeout(Duration::from_secs(1), goodbye).await);
     Moved { up: up.moved, down: down.moved, ended }
 }
+
+/// One of the ends was cut and not closed.
+const BROKEN_OFF: &str = "broken-off";
 
 /// Ends when the connection may not go on: when it is not allowed any more, or a little before a drain ends, so that it is
 /// closed and not cut.

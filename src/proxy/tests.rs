@@ -20,11 +20,12 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::admission::Visitor;
+use super::context::{Attestor, NotAttested, PlaneContext, Signal};
 use super::http1::{self, Peer};
 use super::http2;
-use super::plane::{Attestor, NotAttested, PlaneContext, Signal};
 use super::settings::{Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings};
 use super::snapshot::{Listener, Routes, Snapshot};
+use super::tcp;
 use super::worker::Worker;
 use crate::clock::{ManualClock, Timestamp};
 use crate::credential::Peppers;
@@ -54,6 +55,8 @@ id = "all"
   service = "*"
   methods = ["*"]
   path = "/**"
+  [[product.operation]]
+  service = "*"
 "#;
 
 #[derive(Clone, Debug, Default)]
@@ -472,4 +475,72 @@ async fn a_key_in_a_path_is_refused_and_not_logged() {
 
     assert_eq!(logged.matches("decision=key-in-url").count(), 2, "{logged}");
     assert!(!logged.contains("secret"), "{logged}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_is_logged_all_the_same() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let mut caller = world.http1(LONG);
+            caller.write_all(GET).await.unwrap();
+            let mut service = world.asked().await;
+            service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok").await.unwrap();
+            rest(&mut caller).await;
+        })
+        .await;
+
+    let logged = world.logged();
+
+    assert!(logged.contains("path=/a status=0 decision=broken-off"), "{logged}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_raw_connection_that_was_cut_on_one_side_does_not_look_closed_on_the_other() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let (mut caller, far) = tokio::io::duplex(1024);
+            let shut_down = Rc::new(Cell::new(false));
+            let far = Watched { inner: far, shut_down: Rc::clone(&shut_down) };
+            let (worker, visitor) = (Rc::clone(&world.worker), world.visitor());
+            tokio::task::spawn_local(async move {
+                tcp::serve(&worker, &visitor, &"service".parse().unwrap(), far, None).await;
+            });
+            let (service, _) = world.service.accept().await.unwrap();
+            caller.write_all(b"unread").await.unwrap();
+            service.readable().await.unwrap();
+
+            // Unread bytes make a reset of it.
+            drop(service);
+
+            rest(&mut caller).await;
+            assert!(!shut_down.get());
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_caller_that_waits_to_be_asked_for_its_body_is_asked() {
+    let world = World::new();
+    LocalSet::new()
+        .run_until(async {
+            let mut caller = world.http2().await;
+            let request = http::Request::post("https://h/a").header("expect", "100-continue");
+            let (mut answer, mut body) = caller.send_request(request.body(()).unwrap(), false).unwrap();
+            let mut service = world.asked().await;
+            service.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+
+            let asked =
+                timeout(Duration::from_secs(1), std::future::poll_fn(|cx| answer.poll_informational(cx)));
+            assert_eq!(asked.await.unwrap().unwrap().unwrap().status(), 100);
+
+            body.send_data(Bytes::from_static(b"hi"), true).unwrap();
+            let mut sent = [0; 12];
+            service.read_exact(&mut sent).await.unwrap();
+            assert_eq!(&sent, b"2\r\nhi\r\n0\r\n\r\n");
+            service.write_all(b"HTTP/1.1 204 Done\r\n\r\n").await.unwrap();
+            assert_eq!(answer.await.unwrap().status(), 204);
+        })
+        .await;
 }

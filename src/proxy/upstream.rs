@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +20,9 @@ use tokio_rustls::client::TlsStream;
 use super::buffer::Buffer;
 use super::settings::Endpoint;
 use super::snapshot::Client;
+use crate::clock::Timestamp;
 use crate::id::{RemoteId, WorkloadId};
+use crate::identity::Subject;
 
 /// How long an idle connection is kept. One that the other side has closed meanwhile is noticed before it is used.
 const KEEP: Duration = Duration::from_secs(30);
@@ -28,8 +32,39 @@ const KEEP: Duration = Duration::from_secs(30);
 pub(super) enum PoolKey {
     /// Plaintext to a local service.
     Local(Endpoint),
-    /// mTLS to a remote, under one workload's certificate of one generation.
-    Remote { remote: RemoteId, workload: WorkloadId, generation: u64 },
+    /// mTLS to a remote, under one workload's certificate.
+    Remote { remote: RemoteId, workload: WorkloadId, terms: Terms },
+}
+
+/// What a connection to a remote was made on. Certificate, trust, expected identities and address make one TLS configuration
+/// together; when any of them changes there is another, and what was dialled on the former is not used again.
+#[derive(Clone)]
+pub(super) struct Terms(Arc<rustls::ClientConfig>);
+
+impl Terms {
+    pub(super) fn of(client: &Client) -> Self {
+        Self(Arc::clone(&client.tls))
+    }
+}
+
+impl PartialEq for Terms {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Terms {}
+
+impl Hash for Terms {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+impl fmt::Debug for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Terms")
+    }
 }
 
 /// A connection with what was read from it and not used yet.
@@ -39,12 +74,14 @@ pub(super) struct Upstream {
     pub(super) unread: Buffer,
     /// Whether it has served before, so that a failure may only mean that the other side hung up meanwhile.
     pub(super) reused: bool,
+    /// When the first of the two certificates ends that it rests on, if it rests on any.
+    pub(super) until: Option<Instant>,
     since: Instant,
 }
 
 impl Upstream {
     fn new(io: UpstreamIo) -> Self {
-        Self { io, unread: Buffer::default(), reused: false, since: Instant::now() }
+        Self { io, unread: Buffer::default(), reused: false, until: None, since: Instant::now() }
     }
 
     /// Whether the other side has hung up, or said something unasked.
@@ -53,6 +90,7 @@ impl Upstream {
         let mut page = ReadBuf::new(&mut byte);
         let mut cx = Context::from_waker(Waker::noop());
         self.since.elapsed() >= KEEP
+            || self.until.is_some_and(|until| until <= Instant::now())
             || !self.unread.is_empty()
             || Pin::new(&mut self.io).poll_read(&mut cx, &mut page).is_ready()
     }
@@ -185,6 +223,7 @@ pub(super) async fn dial_remote(
     address: &str,
     client: &Client,
     within: Duration,
+    now: Timestamp,
 ) -> Result<Upstream, DialError> {
     let (host, _) = address.rsplit_once(':').ok_or(DialError::Name)?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -196,7 +235,16 @@ pub(super) async fn dial_remote(
         connector.connect(name, stream).await.map_err(DialError::Tls)
     };
     let stream = timeout(within, connect).await.map_err(|_| DialError::TimedOut)??;
-    Ok(Upstream::new(UpstreamIo::Tls(Box::new(stream))))
+    let not_after = not_after(&stream).map_or(client.not_after, |theirs| theirs.min(client.not_after));
+    // A span beyond what an instant can express is cut to some thirty years: longer than any connection.
+    let until = Instant::now() + not_after.since(now).min(Duration::from_secs(1_000_000_000));
+    Ok(Upstream { until: Some(until), ..Upstream::new(UpstreamIo::Tls(Box::new(stream))) })
+}
+
+/// When the remote's certificate ends, which has just been verified.
+fn not_after(stream: &TlsStream<TcpStream>) -> Option<Timestamp> {
+    let leaf = stream.get_ref().1.peer_certificates()?.first()?;
+    Subject::from_der(leaf).ok().map(|subject| subject.not_after)
 }
 
 #[cfg(test)]
@@ -237,6 +285,42 @@ mod tests {
         assert!(pool.take(&key).is_some());
         assert!(pool.take(&key).is_some());
         assert!(pool.take(&key).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_not_used_again_when_a_certificate_under_it_has_ended() {
+        let pool = Pool::new();
+        let key = PoolKey::Local(Endpoint::Whoami);
+        let (upstream, _other_end) = pair().await;
+        let until = Some(Instant::now() + Duration::from_secs(5));
+        pool.give_back(&key, Upstream { until, ..upstream }, 8);
+
+        tokio::time::advance(Duration::from_secs(5)).await;
+
+        assert!(pool.take(&key).is_none());
+    }
+
+    #[test]
+    fn other_trust_or_other_expectations_are_other_terms() {
+        let terms = || {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let config = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+            Terms(Arc::new(config))
+        };
+        let (before, after) = (terms(), terms());
+
+        let key = |terms: &Terms| PoolKey::Remote {
+            remote: "ledger".parse().unwrap(),
+            workload: "billing".parse().unwrap(),
+            terms: terms.clone(),
+        };
+
+        assert_eq!(key(&before), key(&before));
+        assert_ne!(key(&before), key(&after));
     }
 
     #[tokio::test]

@@ -1,13 +1,14 @@
 //! What one data-plane thread owns: pools, counters, its end of the access log. Nothing in here is shared with another thread.
 
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::plane::{Attestor, PlaneContext, Signal};
+use super::context::{Attestor, PlaneContext, Signal};
 use super::request_id::RequestIds;
 use super::snapshot::{Current, Snapshot};
 use super::upstream::Pool;
@@ -133,4 +134,12 @@ impl Drop for OpenConnection {
         self.0.open.set(self.0.open.get().saturating_sub(1));
         self.0.metrics.connections.dec();
     }
+}
+
+/// Waits after a failed accept, so that a full descriptor table does not become a busy loop.
+pub(super) async fn back_off(error: &io::Error, failures: &mut u32) {
+    *failures = failures.saturating_add(1);
+    let wait = Duration::from_millis(5 << (*failures).min(8));
+    tracing::warn!(%error, ?wait, "cannot accept");
+    tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
 }

@@ -1,0 +1,55 @@
+//! What the data plane is given from outside: the snapshot in force, the time, who vouches for local callers, what is counted.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::snapshot::Current;
+use crate::clock::Clock;
+use crate::id::WorkloadId;
+use crate::telemetry::{AccessSink, Metrics};
+
+/// What every thread works with.
+#[derive(Clone, Debug)]
+pub struct PlaneContext {
+    /// The snapshot in force.
+    pub current: Current,
+    /// The agent's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Who tells local callers apart.
+    pub attestor: Arc<dyn Attestor>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where access-log lines go.
+    pub access: AccessSink,
+}
+
+/// Finds out which workload a local caller is. Implemented by the agent over kernel attestation; it may block for as long as
+/// reading `/proc` takes and is called off the data-plane threads.
+pub trait Attestor: fmt::Debug + Send + Sync {
+    /// The workload at the other end of a connected Unix socket.
+    ///
+    /// # Errors
+    /// It is no configured workload, or the kernel does not say.
+    fn attest_unix(&self, stream: &std::os::unix::net::UnixStream) -> Result<WorkloadId, NotAttested>;
+
+    /// The workload that owns the client's end of a loopback connection.
+    ///
+    /// # Errors
+    /// It is no configured workload, or the kernel does not say.
+    fn attest_loopback(&self, peer: SocketAddr, local: SocketAddr) -> Result<WorkloadId, NotAttested>;
+}
+
+/// Why a local caller gets no identity, in words for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotAttested(pub String);
+
+/// What every live connection must hear of.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Signal {
+    /// The agent is stopping.
+    pub(super) draining: bool,
+    /// Grows with each snapshot.
+    pub(super) changes: u64,
+}
