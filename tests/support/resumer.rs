@@ -72,7 +72,8 @@ impl Resumer {
     /// The same caller, sessions included, that shows what `wardrobe` holds at the moment.
     pub(crate) fn dressed_from(&self, wardrobe: &Arc<Wardrobe>) -> Self {
         let mut config = ClientConfig::clone(&self.config);
-        config.client_auth_cert_resolver = Arc::clone(wardrobe) as Arc<dyn ResolvesClientCert>;
+        let wardrobe: Arc<Wardrobe> = Arc::clone(wardrobe);
+        config.client_auth_cert_resolver = wardrobe;
         Self { config: Arc::new(config) }
     }
 
