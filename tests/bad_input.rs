@@ -125,6 +125,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
         &["agent.spiffe_id: "],
     ),
     ("dns = [\"localhost\"]", "dns = [\"local host\"]", &["agent.dns", "DNS name"]),
+    ("dns = [\"localhost\"]", "dns = [\"127.0.0.1\"]", &["agent.dns", "DNS name", "number"]),
     ("address = \"127.0.0.1:9464\"", "address = \"localhost:9464\"", &["metrics.address: "]),
     ("header =", "header = \"x api key\"", &["api_key.header: "]),
     ("handshake =", "handshake = \"0s\"", &["limits.handshake: ", "zero"]),

@@ -120,6 +120,8 @@ impl Director {
         let (changed, mut changes) = mpsc::channel(1);
         let mut watching = Some(Watching::start(&self.materials.config, changed.clone()));
         self.note_certificates();
+        // A clock of its own: other events must not put this off.
+        let mut looking = tokio::time::interval(LOOK_AROUND);
         loop {
             tokio::select! {
                 biased;
@@ -138,7 +140,7 @@ impl Director {
                     self.follow_registry();
                     self.follow_trust().await;
                 }
-                () = tokio::time::sleep(LOOK_AROUND) => self.end_old_sessions(),
+                _ = looking.tick() => self.end_old_sessions(),
             }
         }
     }

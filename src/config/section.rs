@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
-use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile};
+use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, is_dns_name};
 use crate::proxy::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
     ServiceSettings,
@@ -163,10 +163,20 @@ fn profile(
     } else {
         domain.and_then(|domain| format!("spiffe://{domain}/{name}").parse().ok())
     };
-    let dns = table.optional("dns", |value| value.list(dns_name)).unwrap_or_default();
+    let dns = table.optional("dns", |value| value.list(certifiable_name)).unwrap_or_default();
     let ttl = table.optional("ttl", Value::duration).unwrap_or(leaf.ttl);
     let algorithm = table.optional("key", key_algorithm).unwrap_or(leaf.algorithm);
     Some(Profile { spiffe_id: id?, dns, ttl, backdate: leaf.backdate, algorithm })
+}
+
+/// A DNS name that a certificate may carry.
+fn certifiable_name(value: &Value<'_>) -> Option<String> {
+    let name = dns_name(value)?;
+    if is_dns_name(&name) {
+        return Some(name);
+    }
+    value.problem("a certificate cannot carry this as a DNS name: labels begin and end with a letter or digit, and the last is no number");
+    None
 }
 
 fn dns_name(value: &Value<'_>) -> Option<String> {

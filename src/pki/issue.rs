@@ -87,12 +87,21 @@ fn parameters(profile: &Profile, life: Life, serial: &[u8]) -> Result<Certificat
     Ok(params)
 }
 
-/// Labels of letters, digits, `-` and `_`, the first of which may be `*`.
-fn is_dns_name(name: &str) -> bool {
+/// Whether `name` can stand in a certificate: labels of letters, digits, and, not at the ends, `-` and `_`.
+///
+/// > The DNSName MUST be in the "preferred name syntax" — RFC 5280 §4.2.1.6
+///
+/// No wildcard: it would let its holder be any host below the name. What ends in a number is an address, not a name.
+#[must_use]
+pub fn is_dns_name(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let label = |label: &str| {
-        !label.is_empty()
+        let [first, last] = [label.bytes().next(), label.bytes().next_back()];
+        first.is_some_and(|byte| byte.is_ascii_alphanumeric())
+            && last.is_some_and(|byte| byte.is_ascii_alphanumeric())
             && label.len() <= 63
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && label.bytes().all(inner)
     };
-    name.len() <= 253 && name.strip_prefix("*.").unwrap_or(name).split('.').all(label)
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    name.len() <= 253 && name.split('.').all(label) && !name.rsplit('.').next().is_some_and(is_number)
 }

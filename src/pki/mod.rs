@@ -17,7 +17,7 @@ mod preflight;
 pub use authority::{Authority, AuthorityError, AuthorityPlan, Level, LifeError};
 pub use bundle::{BundleSet, TrustBundle};
 pub use hierarchy::{Hierarchy, HierarchyError, Retired, Slot, Slots};
-pub use issue::{IssueError, issue};
+pub use issue::{IssueError, is_dns_name, issue};
 pub use key::{KeyAlgorithm, KeyError, KeyPair, UnknownAlgorithm};
 pub use preflight::{PreflightError, preflight};
 pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};

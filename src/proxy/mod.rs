@@ -2,6 +2,7 @@
 
 mod settings;
 mod snapshot;
+mod sessions;
 mod tls;
 mod deadline;
 mod buffer;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::server::ServerSessionMemoryCache;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ServerSessionMemoryCache, StoresServerSessions};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::{
@@ -21,6 +21,7 @@ use rustls::{
 use crate::clock::{Clock, Timestamp};
 use crate::identity::SpiffeId;
 use crate::pki::{Usage, Verified, Verifier, VerifyError, X509Svid, chain_digest};
+use crate::proxy::sessions::{Believes, Screened};
 use crate::proxy::settings::OldestTls;
 
 /// Why no TLS configuration can be made.
@@ -61,7 +62,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// What a server says of itself and accepts, for as long as certificate and trust stay as they are.
 ///
 /// Each configuration has a session store and ticket keys of its own: a session made under another policy, certificate or
-/// bundle is not resumed.
+/// bundle is not resumed, nor one whose certificate is not believed any more.
 ///
 /// # Errors
 /// The identity cannot be used.
@@ -78,6 +79,7 @@ pub fn server_config(
         OldestTls::V13 => &[&rustls::version::TLS13],
     };
     let identity = certified_key(svid, &provider)?;
+    let believes = believes(Arc::clone(&verifier), Arc::clone(&clock));
     let verifier = Arc::new(ClientVerifier { verifier, provider: provider.clone() });
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(TlsClock(clock)))
         .with_protocol_versions(versions)
@@ -87,9 +89,16 @@ pub fn server_config(
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     config.ignore_client_order = true;
     config.max_early_data_size = 0;
-    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Tickets)?;
+    let store: Arc<dyn StoresServerSessions> = ServerSessionMemoryCache::new(SESSIONS);
+    config.session_storage = Screened::new(store, &believes);
+    let tickets = aws_lc_rs::Ticketer::new().map_err(TlsError::Tickets)?;
+    config.ticketer = Screened::new(tickets, &believes);
     Ok(Arc::new(config))
+}
+
+/// Whether a session's certificate is believed at the moment of its resumption.
+fn believes(verifier: Arc<Verifier>, clock: Arc<dyn Clock>) -> Believes {
+    Arc::new(move |chain| client_verdict(&verifier, chain, clock.now()).is_ok())
 }
 
 /// What a workload shows to a remote, and whom it accepts there.

@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -210,13 +211,24 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 #[derive(Clone)]
 pub(crate) struct H2 {
     sender: h2::client::SendRequest<Bytes>,
+    /// Its other end goes with the connection.
+    open: watch::Receiver<()>,
 }
 
 impl H2 {
     pub(crate) async fn new(io: Tls) -> Self {
         let (sender, connection) = soon("HTTP/2", h2::client::handshake(io)).await.unwrap();
-        tokio::spawn(connection);
-        Self { sender }
+        let (ended, open) = watch::channel(());
+        tokio::spawn(async move {
+            drop(connection.await);
+            drop(ended);
+        });
+        Self { sender, open }
+    }
+
+    /// Waits until the connection has ended, in whatever manner.
+    pub(crate) async fn closed(mut self) {
+        while soon("the end of the connection", self.open.changed()).await.is_ok() {}
     }
 
     /// Sends a GET for `path` with further fields.

@@ -10,7 +10,9 @@
 )]
 
 pub(crate) mod caller;
+pub(crate) mod foreign;
 pub(crate) mod identity;
+pub(crate) mod resumer;
 pub(crate) mod service;
 pub(crate) mod world;
 
@@ -20,7 +22,9 @@ use std::path::Path;
 use std::time::Duration;
 
 pub(crate) use caller::{Answer, H2, Talk, Tls};
+pub(crate) use foreign::ForeignCa;
 pub(crate) use identity::Identity;
+pub(crate) use resumer::{Outcome, Resumer, VERSIONS};
 pub(crate) use service::{Act, Seen, Service, ok};
 pub(crate) use world::{Scene, World};
 
