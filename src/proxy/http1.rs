@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -20,6 +19,7 @@ use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::Framing;
 use super::headers::loggable;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
+use super::linger::{self, LINGER};
 use super::refuse::Answer;
 use super::relay::{Pace, Relayed, Side, Stage, relay};
 use super::request_id::RequestId;
@@ -102,7 +102,7 @@ where
         }
         Some(Phase::Idle | Phase::Transfer) | None => {}
     }
-    connection.close().await;
+    linger::close(&mut connection.io).await;
 }
 
 const HEAD_TIMEOUT: Answer = Answer::new(408, "request-timeout", "The request head did not arrive in time.");
@@ -129,23 +129,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // The peer was slow enough to be given up; whether it hears why makes no difference any more.
         let goodbye = async { self.io.write_all(&out).await.and(self.io.flush().await) };
         drop(tokio::time::timeout(LINGER, goodbye).await);
-    }
-
-    /// Says goodbye and lets the peer finish reading before the socket goes: unread bytes would turn the close into a reset
-    /// that eats our last answer.
-    async fn close(&mut self) {
-        let linger = async {
-            self.io.shutdown().await?;
-            let mut left = LINGER_BYTES;
-            loop {
-                let count = poll_fn(|cx| poll_read_with(cx, Pin::new(&mut self.io), |_| ())).await?;
-                left = left.saturating_sub(count);
-                if count == 0 || left == 0 {
-                    return Ok::<(), io::Error>(());
-                }
-            }
-        };
-        drop(tokio::time::timeout(LINGER, linger).await);
     }
 
     /// Moves the next head into `head`; false when the peer is done or there is nothing more to be done.
@@ -485,9 +468,3 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// How long before its certificate ends a connection announces that it closes (RFC 9112 §9.6), so that a busy caller comes
 /// back in time instead of writing into a connection that is just being closed.
 const NOTICE: Duration = Duration::from_secs(1);
-
-/// How long a closing connection waits for its peer.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// How much a closing connection reads and throws away.
-const LINGER_BYTES: usize = 256 * 1024;

@@ -17,7 +17,7 @@ use super::settings::ListenerProtocol;
 use super::snapshot::{Listener, Snapshot};
 use super::tls::{client_verdict, verify_error};
 use super::worker::{OpenConnection, Worker, back_off};
-use super::{http1, http2, tcp};
+use super::{http1, http2, linger, tcp};
 use crate::clock::Timestamp;
 use crate::id::ListenerId;
 use crate::pki::{Verified, VerifyError};
@@ -59,9 +59,13 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
         return;
     }
     let acceptor = TlsAcceptor::from(Arc::clone(&listener.tls));
-    let stream = match timeout(snapshot.limits.handshake, acceptor.accept(stream)).await {
+    let accepting = acceptor.accept(stream).into_fallible();
+    let stream = match timeout(snapshot.limits.handshake, accepting).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return count_failure(&worker, &listener, peer, &error),
+        Ok(Err((error, mut stream))) => {
+            count_failure(&worker, &listener, peer, &error);
+            return linger::close(&mut stream).await;
+        }
         Err(_) => {
             worker.handshakes.count("timeout");
             tracing::debug!(target: "postern::proxy", %peer, listener = %listener.settings.id, "handshake took too long");

@@ -6,6 +6,7 @@ mod sessions;
 mod tls;
 mod deadline;
 mod buffer;
+mod linger;
 mod framing;
 mod pump;
 mod headers;
