@@ -32,7 +32,7 @@ pub struct Watched {
     pub folders: Vec<PathBuf>,
 }
 
-/// Sends one unit for every change that has settled, until nobody listens any more. Where the system gives no change
+/// Sends one unit at once, for what may have changed before, and one for every change that has settled, until nobody listens any more. Where the system gives no change
 /// notices, it says so in the log and works by looking.
 pub async fn watch(watched: Watched, changed: mpsc::Sender<()>) {
     let (notices, received) = mpsc::channel(1);
@@ -69,6 +69,10 @@ async fn follow(
     changed: mpsc::Sender<()>,
 ) {
     let mut seen = fingerprint(&watched);
+    // What was changed after it was read, and before it was watched, is found by reading once more.
+    if changed.send(()).await.is_err() {
+        return;
+    }
     let mut noticing = watcher.is_some();
     loop {
         tokio::select! {
@@ -143,7 +147,7 @@ mod tests {
         let watched = Watched { files: Vec::new(), folders: vec![place.path().join("registry")] };
         let (sender, mut changes) = mpsc::channel(1);
         let watching = tokio::spawn(watch(watched, sender));
-        tokio::task::yield_now().await;
+        changes.recv().await.unwrap();
         change(place.path());
         let noticed = tokio::time::timeout(Duration::from_secs(1), changes.recv()).await.is_ok();
         watching.abort();
