@@ -156,7 +156,7 @@ pub struct RollOverStatus {
 /// Somebody who has not loaded the bundle in force.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct LaggardStatus {
-    /// `the data plane`, or `the files of <workload>`.
+    /// `the listener <id>`, `the remote <id>` or `the files of <workload>`.
     pub consumer: String,
     /// The bundle that was loaded instead, if any.
     pub sequence: Option<u64>,

@@ -20,7 +20,6 @@ use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
 use crate::id::WorkloadId;
-use crate::identity::TrustDomain;
 use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
 use crate::pki::{BundleSet, Revoked, Usage, VerifyError};
 use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
@@ -377,7 +376,7 @@ impl Director {
         let snapshot = self.assembly.assemble(&materials)?;
         self.current.store(Arc::new(snapshot));
         self.plane.announce_change();
-        self.deliveries.acknowledge_data_plane(&materials.config.issuance.domain, &materials.bundles);
+        self.deliveries.acknowledge_doors(&materials.config, &materials.bundles);
         self.materials = materials;
         Ok(())
     }
@@ -456,14 +455,14 @@ impl Deliveries {
         Self { clock, statuses, acknowledgements, running: JoinSet::new() }
     }
 
-    /// Tells that the data plane goes by `bundles`.
-    pub(super) fn acknowledge_data_plane(&self, own: &TrustDomain, bundles: &BundleSet) {
-        if let Some(bundle) = bundles.get(own) {
-            let now = self.clock.now();
-            let change =
-                |all: &mut Acknowledgements| all.acknowledge(&Consumer::DataPlane, bundle.sequence, now);
-            self.acknowledgements.send_modify(change);
-        }
+    /// Tells that every door of `config` goes by `bundles`.
+    pub(super) fn acknowledge_doors(&self, config: &Config, bundles: &BundleSet) {
+        let Some(bundle) = bundles.get(&config.issuance.domain) else { return };
+        let now = self.clock.now();
+        self.acknowledgements.send_modify(|all| {
+            all.expect(readers(config).chain(doors(config)), now);
+            doors(config).for_each(|door| all.acknowledge(&door, bundle.sequence, now));
+        });
     }
 
     /// How the deliveries stand.
@@ -477,9 +476,7 @@ impl Deliveries {
         self.running = JoinSet::new();
         self.statuses
             .send_modify(|statuses| statuses.retain(|workload, _| config.workloads.contains_key(workload)));
-        let readers = config.workloads.iter().filter(|(_, settings)| settings.files.is_some());
-        let readers = readers.map(|(workload, _)| Consumer::Files(workload.clone()));
-        let consumers = readers.chain([Consumer::DataPlane]);
+        let consumers = readers(config).chain(doors(config));
         self.acknowledgements.send_modify(|all| all.expect(consumers, self.clock.now()));
         for (workload, settings) in &config.workloads {
             if let Some(files) = &settings.files {
@@ -501,4 +498,16 @@ impl Deliveries {
         let all = statuses.wait_for(|statuses| statuses.len() >= count);
         drop(tokio::time::timeout(within, all).await);
     }
+}
+
+/// The workloads whose files somebody reads.
+fn readers(config: &Config) -> impl Iterator<Item = Consumer> {
+    let read = config.workloads.iter().filter(|(_, settings)| settings.files.is_some());
+    read.map(|(workload, _)| Consumer::Files(workload.clone()))
+}
+
+/// The agent's own doors.
+fn doors(config: &Config) -> impl Iterator<Item = Consumer> {
+    let listeners = config.listeners.iter().map(|listener| Consumer::Listener(listener.id.clone()));
+    listeners.chain(config.remotes.iter().map(|remote| Consumer::Remote(remote.id.clone())))
 }

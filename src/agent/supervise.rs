@@ -197,7 +197,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let (orders, received_orders) = mpsc::channel(16);
     let mut deliveries = Deliveries::new(Arc::clone(&clock), acknowledgements);
     deliveries.follow(&config, &feed);
-    deliveries.acknowledge_data_plane(&config.issuance.domain, &materials.bundles);
+    deliveries.acknowledge_doors(&config, &materials.bundles);
     let steward = Arc::new(AgentSteward {
         clock: Arc::clone(&clock),
         started_at,
