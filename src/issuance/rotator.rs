@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
@@ -251,6 +252,10 @@ impl std::fmt::Debug for Means {
 #[derive(Clone, Debug)]
 struct Tracked {
     renewal: Renewal,
+    /// When the certificate was made, if it was by this process; no clock step moves that.
+    made: Option<Instant>,
+    /// Whether it was told that a replacement is asked for too soon.
+    told: bool,
     failure: Option<(Timestamp, String)>,
 }
 
@@ -281,8 +286,8 @@ impl Rotator {
         settings.check()?;
         let now = clock.now();
         let hierarchy = load_or_create(&settings, &directory, now)?;
-        let rotation = Tracked::of_authority(&hierarchy.issuing().active);
-        let roll_over = Tracked::of_authority(&hierarchy.roots().active);
+        let rotation = Tracked::of_loaded(&hierarchy.issuing().active);
+        let roll_over = Tracked::of_loaded(&hierarchy.roots().active);
         let last_leaf = unknown_last_leaf(&hierarchy, now);
         let known_with = hierarchy.sequence();
         let generation = milliseconds(now);
@@ -348,7 +353,7 @@ impl Rotator {
         let now = self.means.clock.now();
         self.roll_root_over(now);
         let held = self.hierarchy.issuing().is_rolled_back();
-        if !held && self.rotation.renewal.handle_timeout(now) == Step::Renew {
+        if !held && self.rotation.step(now) == Step::Renew {
             self.rotate_or_retry(now);
         }
         self.forget_drained(now);
@@ -359,9 +364,9 @@ impl Rotator {
     /// Until the next deadline, but never so long that a stepped clock goes unnoticed.
     fn nap(&self) -> Duration {
         let now = self.means.clock.now();
-        let leaves = self.holders.values().map(|holder| holder.tracked.renewal.poll_timeout());
+        let leaves = self.holders.values().map(|holder| holder.tracked.next(now));
         // What is past is held, or waits for somebody; then looking again at times is enough.
-        let authorities = [&self.rotation, &self.roll_over].map(|tracked| tracked.renewal.poll_timeout());
+        let authorities = [&self.rotation, &self.roll_over].map(|tracked| tracked.next(now));
         let next = leaves.chain(authorities.into_iter().filter(|at| *at > now)).min();
         let next = next.unwrap_or(now + LONGEST_NAP);
         next.since(now).clamp(SHORTEST_NAP, LONGEST_NAP)
@@ -475,9 +480,10 @@ impl Rotator {
     fn renew_due(&mut self, now: Timestamp) {
         let due: Vec<WorkloadId> = self
             .holders
-            .iter()
-            .filter(|(_, holder)| holder.tracked.renewal.handle_timeout(now) == Step::Renew)
-            .map(|(workload, _)| workload.clone())
+            .iter_mut()
+            .filter_map(|(workload, holder)| {
+                (holder.tracked.step(now) == Step::Renew).then(|| workload.clone())
+            })
             .collect();
         if due.is_empty() {
             return;
@@ -558,8 +564,38 @@ impl Rotator {
 }
 
 impl Tracked {
+    /// An authority that somebody made before this process began.
+    fn of_loaded(authority: &Authority) -> Self {
+        Self { renewal: Renewal::of_authority(authority.life()), made: None, told: false, failure: None }
+    }
+
+    /// An authority that signs from now on.
     fn of_authority(authority: &Authority) -> Self {
-        Self { renewal: Renewal::of_authority(authority.life()), failure: None }
+        Self { made: Some(Instant::now()), ..Self::of_loaded(authority) }
+    }
+
+    /// What to do at `now`; never to replace what was made a moment ago, however the clock leaps about.
+    fn step(&mut self, now: Timestamp) -> Step {
+        let (step, rest) = (self.renewal.handle_timeout(now), self.rest(now));
+        if step == Step::Wait || rest.is_zero() {
+            return step;
+        }
+        if !std::mem::replace(&mut self.told, true) {
+            let issued_at = self.renewal.life().issued_at;
+            tracing::warn!(%issued_at, ?rest, "a certificate is due again already, so its renewal waits: does the clock leap?");
+        }
+        Step::Wait
+    }
+
+    /// When to look again.
+    fn next(&self, now: Timestamp) -> Timestamp {
+        self.renewal.poll_timeout().max(now + self.rest(now))
+    }
+
+    /// How long it must be kept yet.
+    fn rest(&self, now: Timestamp) -> Duration {
+        let interval = self.renewal.minimum_interval(now);
+        self.made.map(|made| interval.saturating_sub(made.elapsed())).unwrap_or_default()
     }
 
     fn fail(&mut self, error: &IssuanceError, now: Timestamp, rng: &mut dyn Rng) {
@@ -575,7 +611,8 @@ impl Tracked {
 impl Holder {
     fn of(svid: X509Svid, rng: &mut dyn Rng) -> Self {
         let renewal = Renewal::of_leaf(svid.life(), rng);
-        Self { svid: Arc::new(svid), tracked: Tracked { renewal, failure: None } }
+        let tracked = Tracked { renewal, made: Some(Instant::now()), told: false, failure: None };
+        Self { svid: Arc::new(svid), tracked }
     }
 }
 

@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::id::{AuthorityId, WorkloadId};
-use crate::pki::{BundleSet, KeyAlgorithm, Level, Profile, SeededRng, Slot, Usage, Verifier, X509Svid};
+use crate::pki::{
+    BundleSet, KeyAlgorithm, Level, Profile, Rng as _, SeededRng, Slot, Usage, Verifier, X509Svid,
+};
 use crate::store::AuthorityDir;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -373,6 +375,54 @@ async fn a_clock_that_leaps_is_noticed_within_seconds() {
     let svid = world.svid("agent");
     assert!(world.now().since(svid.issued_at) <= SECOND * 3, "the authority had expired as well");
     assert!(svid.not_after > world.now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_two_renewals_happen_within_the_minimum_interval_however_the_clock_leaps() {
+    let world = World::start(settings(&["agent"], HOUR, DAY * 7));
+    let mut feed = world.feed.clone();
+    let mut renewals = vec![(Instant::now(), world.svid("agent").serial.clone())];
+    let (mut rng, mut wrong) = (SeededRng(11), Duration::ZERO);
+
+    for _ in 0..1000 {
+        let next = HOUR.mul_f64(rng.unit() * 3.0);
+        if next < wrong {
+            world.clock.step_back(wrong - next)
+        } else {
+            world.clock.wall.advance(next - wrong)
+        }
+        wrong = next;
+        let until = Instant::now() + Duration::from_millis(700);
+        while tokio::time::timeout_at(until, feed.changed()).await.is_ok() {
+            let serial = feed.borrow_and_update().svids[&workload("agent")].serial.clone();
+            if renewals.last().is_some_and(|(_, last)| *last != serial) {
+                renewals.push((Instant::now(), serial));
+            }
+        }
+    }
+
+    assert!(renewals.len() > 100, "it was tried {} times only", renewals.len());
+    let shortest = renewals.windows(2).map(|pair| pair[1].0.duration_since(pair[0].0)).min().unwrap();
+    assert!(shortest >= SECOND, "{shortest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_valid_is_kept_for_half_a_minute_of_an_hour() {
+    let world = World::start(settings(&["agent"], HOUR, DAY * 7));
+    let first = world.svid("agent").serial.clone();
+
+    world.clock.wall.advance(MINUTE * 40);
+    pass(SECOND * 29).await;
+    assert_eq!(world.svid("agent").serial, first);
+    pass(SECOND * 2).await;
+    let second = world.svid("agent").serial.clone();
+    assert_ne!(second, first);
+
+    world.clock.wall.advance(MINUTE * 40);
+    pass(SECOND * 29).await;
+    assert_eq!(world.svid("agent").serial, second);
+    pass(SECOND * 2).await;
+    assert_ne!(world.svid("agent").serial, second);
 }
 
 #[tokio::test(start_paused = true)]

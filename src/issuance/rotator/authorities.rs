@@ -216,7 +216,7 @@ impl Rotator {
     pub(super) fn roll_root_over(&mut self, now: Timestamp) {
         let roots = self.hierarchy.roots();
         let unborn = now < roots.active.life().not_before;
-        if unborn || roots.is_rolled_back() || self.roll_over.renewal.handle_timeout(now) == Step::Wait {
+        if unborn || roots.is_rolled_back() || self.roll_over.step(now) == Step::Wait {
             return;
         }
         match self.next_step_of_root(now) {
