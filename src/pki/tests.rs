@@ -820,6 +820,61 @@ fn an_authority_is_revoked_with_all_that_it_signed() {
     assert!(matches!(outcome, Err(VerifyError::Revoked(Revoked::Serial(_)))));
 }
 
+/// A leaf, and the same issuing authority (one name, one key) under two certificates; `spoil` makes the first of them.
+fn chain_with_a_choice(
+    world: &World,
+    spoil: impl Fn(&mut CertificateParams),
+) -> Vec<CertificateDer<'static>> {
+    let middle_key = KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap();
+    let mut params = CertificateParams::default();
+    params.not_before = (now() - HOUR).to_offset_date_time();
+    params.not_after = (now() + DAY).to_offset_date_time();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.serial_number = Some(2_u64.into());
+    let root = world.hierarchy.roots().active.issuer();
+    let good = params.signed_by(&middle_key, root).unwrap();
+    let mut spoiled = params.clone();
+    spoiled.serial_number = Some(1_u64.into());
+    spoil(&mut spoiled);
+    let spoiled = spoiled.signed_by(&middle_key, root).unwrap();
+    let mut of_leaf = CertificateParams::default();
+    of_leaf.not_before = (now() - MINUTE).to_offset_date_time();
+    of_leaf.not_after = (now() + HOUR).to_offset_date_time();
+    of_leaf.subject_alt_names = vec![uri("spiffe://a.test/orders")];
+    of_leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let key = KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap();
+    let leaf = of_leaf.signed_by(&key, &rcgen::Issuer::new(params, middle_key)).unwrap();
+    vec![leaf.into(), spoiled.into(), good.into()]
+}
+
+#[test]
+fn a_path_over_a_revoked_authority_does_not_hide_one_that_holds() {
+    let world = World::of("a.test");
+    let chain = chain_with_a_choice(&world, |_| ());
+    let verifier = revoking(&world, "serial:01".parse().unwrap());
+
+    let verified = verifier.verify(&chain, Usage::Client, now()).unwrap();
+    verifier.confirm(&verified, now()).unwrap();
+    let outcome = verifier.verify(&chain[..2], Usage::Client, now());
+
+    assert!(matches!(outcome, Err(VerifyError::Revoked(Revoked::Serial(_)))), "{outcome:?}");
+}
+
+#[test]
+fn a_path_over_an_authority_that_may_not_sign_does_not_hide_one_that_holds() {
+    let world = World::of("a.test");
+    let chain = chain_with_a_choice(&world, |first| first.key_usages = vec![KeyUsagePurpose::CrlSign]);
+
+    world.verify(&chain, now()).unwrap();
+    let outcome = world.verify(&chain[..2], now());
+    let with_the_other_revoked =
+        revoking(&world, "serial:02".parse().unwrap()).verify(&chain, Usage::Client, now());
+
+    assert!(matches!(outcome, Err(VerifyError::BadIntermediate)), "{outcome:?}");
+    assert!(matches!(with_the_other_revoked, Err(VerifyError::Revoked(_))), "the most telling reason");
+}
+
 #[test]
 fn what_was_believed_once_is_confirmed_only_as_long_as_it_would_be_believed_again() {
     let (world, other) = (World::of("a.test"), World::of("b.test"));

@@ -3,12 +3,14 @@
 //! > The trust bundle used for verification MUST be that of the trust domain in the leaf's SPIFFE ID. — X509-SVID §5
 //!
 //! Pooling all roots would let any trusted domain sign for any other; a domain without a bundle is simply unknown. What
-//! webpki leaves to its caller (the leaf's key usage and SAN, an intermediate's key usage) is checked here. The verdict is
-//! about `now` and depends on nothing else, so the same question can be asked again of a resumed session.
+//! webpki leaves to its caller (the leaf's key usage and SAN, an intermediate's key usage, revocations) is checked here, on
+//! each path that webpki proves: one that is refused does not hide another that holds. The verdict is about `now` and
+//! depends on nothing else, so the same question can be asked again of a resumed session.
 //!
 //! **Invariant:** the size of what an unknown peer sent is bounded before anything is parsed, and the trust domain is known
 //! before any signature is computed.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,15 +169,18 @@ impl Verifier {
             Usage::Server => KeyUsage::server_auth(),
         };
         let end_entity = EndEntityCert::try_from(leaf).map_err(|error| reason(error, &domain))?;
-        let path = end_entity
-            .verify_for_usage(self.algorithms.all, anchors, intermediates, time, usage, None, None)
-            .map_err(|error| reason(error, &domain))?;
-        let anchor = path.anchor();
-        let anchor = anchor_digest(anchor.subject.as_ref(), anchor.subject_public_key_info.as_ref());
-        let verified = with_intermediates(subject, anchor, &path)?;
-        // webpki counts whole seconds; the agent refuses what expired a moment ago as well.
-        self.confirm(&verified, now)?;
-        Ok(verified)
+        let findings = RefCell::new(Findings::default());
+        let judge = |path: &VerifiedPath<'_>| {
+            findings.borrow_mut().note(with_intermediates(subject.clone(), path).and_then(|verified| {
+                // webpki counts whole seconds; the agent refuses what expired a moment ago as well.
+                self.confirm(&verified, now)?;
+                Ok(verified)
+            }))
+        };
+        let outcome = end_entity
+            .verify_for_usage(self.algorithms.all, anchors, intermediates, time, usage, None, Some(&judge))
+            .map(drop);
+        findings.into_inner().verdict(outcome, &domain)
     }
 
     /// Whether a chain that was believed once, perhaps by another verifier, is to be believed at `now` by this one. Costs
@@ -207,6 +212,51 @@ impl Verifier {
     }
 }
 
+/// What came of the paths that webpki proved and that were then looked at here: it goes on searching while it is told no.
+#[derive(Default)]
+struct Findings {
+    taken: Option<Verified>,
+    refused: Option<VerifyError>,
+}
+
+impl Findings {
+    /// Keeps the answer on one path, and tells webpki whether to look for another.
+    fn note(&mut self, answer: Result<Verified, VerifyError>) -> Result<(), webpki::Error> {
+        match answer {
+            Ok(verified) => {
+                self.taken = Some(verified);
+                Ok(())
+            }
+            Err(refused) => {
+                if self.refused.as_ref().is_none_or(|known| weight(known) < weight(&refused)) {
+                    self.refused = Some(refused);
+                }
+                // Any reason that does not end the search will do: what is reported stands above.
+                Err(webpki::Error::UnknownIssuer)
+            }
+        }
+    }
+
+    /// Why a path was refused that is proven up to a root tells more than why others could not be proven.
+    fn verdict(
+        self,
+        outcome: Result<(), webpki::Error>,
+        domain: &TrustDomain,
+    ) -> Result<Verified, VerifyError> {
+        match (outcome, self.taken, self.refused) {
+            (Ok(()), Some(verified), _) => Ok(verified),
+            (Ok(()) | Err(_), _, Some(refused)) => Err(refused),
+            (Err(error), _, None) => Err(reason(error, domain)),
+            (Ok(()), None, None) => Err(VerifyError::UnknownIssuer(domain.clone())),
+        }
+    }
+}
+
+/// How much a reason tells an operator: that somebody took the chain back on purpose tells the most.
+const fn weight(reason: &VerifyError) -> u8 {
+    if matches!(reason, VerifyError::Revoked(_)) { 1 } else { 0 }
+}
+
 fn within_budget<'a, 'b>(
     chain: &'a [CertificateDer<'b>],
 ) -> Result<(&'a CertificateDer<'b>, &'a [CertificateDer<'b>]), VerifyError> {
@@ -231,11 +281,9 @@ fn unix_time(now: Timestamp) -> Result<UnixTime, VerifyError> {
 }
 
 /// What is remembered of a proven chain. webpki ignores key usage altogether, so an intermediate's is checked here.
-fn with_intermediates(
-    subject: Subject,
-    anchor: [u8; 32],
-    path: &VerifiedPath<'_>,
-) -> Result<Verified, VerifyError> {
+fn with_intermediates(subject: Subject, path: &VerifiedPath<'_>) -> Result<Verified, VerifyError> {
+    let anchor = path.anchor();
+    let anchor = anchor_digest(anchor.subject.as_ref(), anchor.subject_public_key_info.as_ref());
     let (mut not_before, mut not_after) = (subject.not_before, subject.not_after);
     let mut intermediates = Vec::new();
     for intermediate in path.intermediate_certificates() {
