@@ -115,6 +115,11 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("root_ttl =", "root_ttl = 365", &["authority.root_ttl: "]),
     ("backdate = \"5m\"         #", "backdate = \"-5m\"", &["authority.backdate: "]),
     (
+        "second_opinion =",
+        "second_opinion = \"openssl\"",
+        &["authority.second_opinion: ", "whole path", "never"],
+    ),
+    (
         "spiffe_id = \"spiffe://postern.test/agent\"",
         "spiffe_id = \"spiffe://other.test/agent\"",
         &["agent.spiffe_id: ", "postern.test"],

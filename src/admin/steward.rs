@@ -86,6 +86,7 @@ impl From<IssuanceError> for StewardError {
             | IssuanceError::IssueOnce(_)
             | IssuanceError::OtherDomain { .. }
             | IssuanceError::Preflight(_)
+            | IssuanceError::SecondOpinion(_)
             | IssuanceError::Store(_) => Self::Failed(text),
         }
     }

@@ -85,7 +85,11 @@ pub(super) struct AuthoritySection {
     pub(super) distribute: Option<Duration>,
     pub(super) algorithm: KeyAlgorithm,
     pub(super) backdate: Duration,
+    pub(super) second_opinion: Option<PathBuf>,
 }
+
+/// Where Debian and its like have OpenSSL.
+const OPENSSL: &str = "/usr/bin/openssl";
 
 pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
     let lifetimes = Lifetimes::default();
@@ -95,6 +99,7 @@ pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
         distribute: None,
         algorithm: KeyAlgorithm::EcdsaP256,
         backdate: DEFAULT_BACKDATE,
+        second_opinion: Some(OPENSSL.into()),
     };
     let Some(mut table) = table else { return section };
     // The one mode there is; it is written down so that a file says what it means.
@@ -112,8 +117,20 @@ pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
     if let Some(backdate) = table.optional("backdate", Value::duration) {
         section.backdate = backdate;
     }
+    if let Some(program) = table.optional("second_opinion", program) {
+        section.second_opinion = program;
+    }
     table.finish();
     section
+}
+
+/// The whole path of a program, or `never`.
+fn program(value: &Value<'_>) -> Option<Option<PathBuf>> {
+    value.convert(|text| match text {
+        "never" => Ok(None),
+        path if path.starts_with('/') => Ok(Some(path.into())),
+        _ => Err("expected the whole path of an openssl, or \"never\""),
+    })
 }
 
 /// The `[leaf]` section: what every certificate is, unless its workload says otherwise.

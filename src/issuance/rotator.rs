@@ -10,6 +10,7 @@
 mod authorities;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::identity::{SpiffeId, TrustDomain};
 use crate::issuance::acknowledgements::Acknowledgements;
 use crate::issuance::change::{Change, Changed};
 use crate::issuance::feed::{Feed, HierarchyView, Issued, RenewalView};
+use crate::issuance::second_opinion::{self, SecondOpinionError};
 use crate::pki::{
     Authority, AuthorityPlan, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, Level, Lifetimes,
     LifetimesError, PreflightError, Profile, Renewal, Rng, Slot, Step, SystemRng, X509Svid, issue, preflight,
@@ -44,6 +46,8 @@ pub struct Settings {
     pub algorithm: KeyAlgorithm,
     /// How far before now an authority's validity begins.
     pub backdate: Duration,
+    /// The OpenSSL that judges a new authority, too, if one is to be asked.
+    pub second_opinion: Option<PathBuf>,
     /// What each workload's identity is to say; the agent itself is one of them.
     pub workloads: BTreeMap<WorkloadId, Profile>,
 }
@@ -155,7 +159,7 @@ pub enum IssuanceError {
     )]
     OtherDomain {
         /// The state directory.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Whose CA is there.
         stored: TrustDomain,
         /// Whose it should be.
@@ -164,6 +168,9 @@ pub enum IssuanceError {
     /// A new authority is of no use.
     #[error("the new authority was tried out and is of no use; nothing was changed")]
     Preflight(#[from] PreflightError),
+    /// Somebody else does not believe what a new authority signs.
+    #[error("the new authority was tried out and is of no use to others; nothing was changed")]
+    SecondOpinion(#[from] SecondOpinionError),
     /// The CA cannot be read or written.
     #[error("cannot use the stored CA")]
     Store(#[from] StoreError),
@@ -629,12 +636,26 @@ fn load_or_create(
     }
     let hierarchy =
         Hierarchy::create(settings.domain.clone(), &settings.root_plan(), &settings.issuing_plan(), now)?;
-    preflight(None, &hierarchy, now)?;
+    try_out(settings, None, &hierarchy, now)?;
     for error in directory.commit(&hierarchy)?.untidy {
         tracing::warn!(error = %Causes(&error), "state directory left untidy");
     }
     tracing::info!(domain = %settings.domain, path = %directory.path().display(), "new CA made");
     Ok(hierarchy)
+}
+
+/// Tries out what is new in `next`, and has others judge it, too.
+fn try_out(
+    settings: &Settings,
+    before: Option<&Hierarchy>,
+    next: &Hierarchy,
+    now: Timestamp,
+) -> Result<(), IssuanceError> {
+    let trials = preflight(before, next, now)?;
+    if let Some(program) = &settings.second_opinion {
+        second_opinion::ask(program, &trials, &next.bundle(), now)?;
+    }
+    Ok(())
 }
 
 /// What the active issuing authority signed before this start is not known; a leaf lives a third of its life at most.

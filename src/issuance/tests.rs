@@ -72,6 +72,7 @@ fn settings(names: &[&str], leaf: Duration, issuing: Duration) -> Settings {
         distribute: DAY,
         algorithm: KeyAlgorithm::EcdsaP256,
         backdate: MINUTE * 5,
+        second_opinion: None,
         workloads: names.iter().map(|name| (workload(name), profile(name, leaf))).collect(),
     }
 }

@@ -19,7 +19,7 @@ pub use bundle::{BundleSet, TrustBundle};
 pub use hierarchy::{Hierarchy, HierarchyError, Retired, Slot, Slots};
 pub use issue::{IssueError, is_dns_name, issue};
 pub use key::{KeyAlgorithm, KeyError, KeyPair, UnknownAlgorithm};
-pub use preflight::{PreflightError, preflight};
+pub use preflight::{PreflightError, Trial, preflight};
 pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};
 pub use random::{Rng, SystemRng};
 pub use revocation::{InvalidRevoked, Revocation, Revocations, Revoked};

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::InvalidSpiffeId;
@@ -51,11 +53,25 @@ pub enum PreflightError {
     },
 }
 
-/// Whether everything that signs in `next` and did not in `before`, or is new there, signs leaves that will be believed.
+/// A throwaway leaf that our own verifier believes, for others to judge as well.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// Whose leaf it is; that of a root stands below a throwaway issuing authority.
+    pub authority: AuthorityId,
+    /// The leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// Whether everything that signs in `next` and did not in `before`, or is new there, signs leaves that will be believed. Each
+/// was tried out with one, which is given back.
 ///
 /// # Errors
 /// The first authority that does not, and why.
-pub fn preflight(before: Option<&Hierarchy>, next: &Hierarchy, now: Timestamp) -> Result<(), PreflightError> {
+pub fn preflight(
+    before: Option<&Hierarchy>,
+    next: &Hierarchy,
+    now: Timestamp,
+) -> Result<Vec<Trial>, PreflightError> {
     let verifier = Verifier::new(Arc::new(BundleSet::from_iter([next.bundle()])), Arc::default())?;
     let known = |slot: Slot, authority: &Authority| {
         before.is_some_and(|before| {
@@ -64,10 +80,8 @@ pub fn preflight(before: Option<&Hierarchy>, next: &Hierarchy, now: Timestamp) -
                 .any(|(was, found)| found.id() == authority.id() && (was == slot || slot != Slot::Active))
         })
     };
-    for (_, authority) in next.iter().filter(|(slot, authority)| !known(*slot, authority)) {
-        try_out(next, authority, &verifier, now)?;
-    }
-    Ok(())
+    let new = next.iter().filter(|(slot, authority)| !known(*slot, authority));
+    new.map(|(_, authority)| try_out(next, authority, &verifier, now)).collect()
 }
 
 fn try_out(
@@ -75,7 +89,7 @@ fn try_out(
     authority: &Authority,
     verifier: &Verifier,
     now: Timestamp,
-) -> Result<(), PreflightError> {
+) -> Result<Trial, PreflightError> {
     let id = || authority.id().clone();
     let algorithm = authority.key().algorithm();
     let profile = Profile {
@@ -101,7 +115,7 @@ fn try_out(
             .verify(&svid.chain, usage, now)
             .map_err(|source| PreflightError::Verify { id: id(), source })?;
     }
-    Ok(())
+    Ok(Trial { authority: id(), chain: svid.chain })
 }
 
 /// Long enough to be valid now in whole seconds.

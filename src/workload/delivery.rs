@@ -340,6 +340,7 @@ mod tests {
             distribute: hour,
             algorithm: KeyAlgorithm::EcdsaP256,
             backdate: Duration::ZERO,
+            second_opinion: None,
             workloads: BTreeMap::from([(ledger.clone(), profile)]),
         };
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp::FLOOR));

@@ -12,13 +12,13 @@
 //! **Invariant:** one exception to waiting. When the active root is too old to sign another issuing authority, the next one
 //! takes over whoever lags, for otherwise everybody would be left without.
 
-use super::{DROP_PAUSE, IssuanceError, Rotator, Tracked};
+use super::{DROP_PAUSE, IssuanceError, Rotator, Tracked, try_out};
 use crate::causes::Causes;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::issuance::change::{Change, Changed, Insistence, Run, Verb};
 use crate::issuance::feed::HierarchyView;
-use crate::pki::{Hierarchy, HierarchyError, Level, Renewal, Slot, Step, preflight};
+use crate::pki::{Hierarchy, HierarchyError, Level, Renewal, Slot, Step};
 
 /// What a change comes to.
 struct Plan {
@@ -42,7 +42,7 @@ impl Rotator {
             (verb, _) => self.plan(level, verb, insistence, now)?,
         };
         match run {
-            Run::Rehearsal => preflight(Some(&self.hierarchy), &plan.next, now)?,
+            Run::Rehearsal => try_out(&self.settings, Some(&self.hierarchy), &plan.next, now)?,
             Run::Real => {
                 let signer = self.hierarchy.issuing().active.id().clone();
                 self.adopt(plan.next, now)?;
@@ -315,7 +315,7 @@ impl Rotator {
 
     /// Tries `next` out, stores it and, once that is done, goes by it.
     fn adopt(&mut self, next: Hierarchy, now: Timestamp) -> Result<(), IssuanceError> {
-        preflight(Some(&self.hierarchy), &next, now)?;
+        try_out(&self.settings, Some(&self.hierarchy), &next, now)?;
         let committed = self.directory.commit(&next)?;
         for error in committed.untidy {
             tracing::warn!(error = %Causes(&error), "state directory left untidy");
