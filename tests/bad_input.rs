@@ -129,6 +129,8 @@ const WRONG: &[(&str, &str, &[&str])] = &[
         "spiffe_id = \"spiffe://postern.test/\"",
         &["agent.spiffe_id: "],
     ),
+    ("mode = \"0600\" ", "readers = [\"postgres\"] ", &["files.readers", "`user:` or `group:`"]),
+    ("mode = \"0600\" ", "readers = [\"user:no-such-user\"] ", &["files.readers", "there is no user called"]),
     ("dns = [\"localhost\"]", "dns = [\"local host\"]", &["agent.dns", "DNS name"]),
     ("dns = [\"localhost\"]", "dns = [\"127.0.0.1\"]", &["agent.dns", "DNS name", "number"]),
     ("address = \"127.0.0.1:9464\"", "address = \"localhost:9464\"", &["metrics.address: "]),

@@ -14,7 +14,7 @@ use crate::proxy::{
 use crate::registry::accepts;
 use crate::telemetry::{LogFormat, Settings as LogSettings};
 use crate::toml_text::{Place, TableReader, Value};
-use crate::workload::{FileMode, Reload, Selectors, Settings as Delivery};
+use crate::workload::{FileMode, Reader, Reload, Selectors, Settings as Delivery};
 
 use super::settings::{ForeignBundle, WorkloadConfig};
 
@@ -297,6 +297,15 @@ fn group_id(name: &str) -> Result<u32, String> {
     }
 }
 
+/// `user:<name or number>` or `group:<name or number>`.
+fn reader(value: &Value<'_>) -> Option<Reader> {
+    value.convert(|text| match text.split_once(':') {
+        Some(("user", name)) => name.parse().or_else(|_| user_id(name)).map(Reader::User),
+        Some(("group", name)) => name.parse().or_else(|_| group_id(name)).map(Reader::Group),
+        Some(_) | None => Err("expected `user:` or `group:` with a name or number behind it".to_owned()),
+    })
+}
+
 fn delivery(mut table: TableReader<'_>, base: &Path) -> Option<Delivery> {
     let directory = table.required("directory", |value| path(base, value));
     let owner =
@@ -311,6 +320,7 @@ fn delivery(mut table: TableReader<'_>, base: &Path) -> Option<Delivery> {
         };
         value.convert(octal)
     });
+    let readers = table.optional("readers", |value| value.list(reader));
     let command = table.optional("reload", |value| {
         let mut words = value.list(|word| word.text().map(str::to_owned))?.into_iter();
         let Some(program) = words.next() else {
@@ -329,6 +339,7 @@ fn delivery(mut table: TableReader<'_>, base: &Path) -> Option<Delivery> {
         owner,
         group,
         mode: mode.unwrap_or(FileMode::OWNER),
+        readers: readers.unwrap_or_default(),
         reload: command.or(unit),
     })
 }

@@ -827,6 +827,26 @@ async fn settings_that_do_not_hold_together_make_no_ca() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_authority_that_others_would_not_believe_is_never_stored() {
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let settings = settings(&["agent"], HOUR, DAY * 7);
+    let doubtful = Settings { second_opinion: Some("/bin/false".into()), ..settings.clone() };
+    let start = |settings| World::start_in(Arc::clone(&state), settings, PausedClock::start());
+
+    let error = start(doubtful.clone()).map(drop).unwrap_err();
+    assert!(matches!(error, IssuanceError::SecondOpinion(_)), "{error}");
+    assert!(!state.path().join("authorities.toml").exists());
+
+    let world = start(settings).unwrap();
+    let active = world.active();
+    world.ask(|reply| Command::Configure { settings: Box::new(doubtful), reply }).await.unwrap();
+    let error = world.change(Verb::Rotate).await.unwrap_err();
+    assert!(matches!(error, IssuanceError::SecondOpinion(_)), "{error}");
+    assert_eq!(world.active(), active);
+    assert_eq!(world.issued().hierarchy.issuing.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_ca_of_another_trust_domain_is_left_alone() {
     let world = World::start(settings(&["agent"], HOUR, DAY * 7));
     let clock = Arc::clone(&world.clock);
