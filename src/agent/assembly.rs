@@ -10,9 +10,9 @@ use std::time::Duration;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
-use crate::id::{ListenerId, RemoteId, WorkloadId};
+use crate::id::{AuthorityId, ListenerId, RemoteId, WorkloadId};
 use crate::issuance::Issued;
-use crate::pki::{BundleSet, InvalidRoot, Revocations, Verifier};
+use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Verifier};
 use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, TlsError, client_config,
     server_config,
@@ -171,6 +171,13 @@ impl Assembly {
             remotes,
             limits: Arc::new(config.limits.clone()),
             api_key_header: Arc::clone(&config.api_key_header),
+            retired: Arc::new(retired(issued)),
         })
     }
+}
+
+/// The issuing authorities that sign no more, by their names as leaves write them.
+fn retired(issued: &Issued) -> BTreeMap<String, AuthorityId> {
+    let retired = issued.hierarchy.issuing.iter().filter(|one| one.slot == Slot::Retired);
+    retired.map(|one| (one.name.clone(), one.id.clone())).collect()
 }

@@ -7,6 +7,7 @@ mod director;
 mod quickstart;
 mod readiness;
 mod explain;
+mod sightings;
 mod steward;
 mod supervise;
 

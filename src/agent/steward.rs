@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::director::{InForce, Order as Directive};
 use super::explain;
 use super::readiness::obstacles;
+use super::sightings::Sightings;
 use crate::admin::{
     self, ConfigStatus, DeliveryStatus, Desk, Explanation, IssuedCertificate, ListenerStatus, Order,
-    Question, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus, Status,
-    Steward, StewardError, WorkloadStatus,
+    PresentedStatus, Question, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus,
+    ServiceStatus, Status, Steward, StewardError, WorkloadStatus,
 };
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
@@ -32,6 +33,7 @@ pub(super) struct AgentSteward {
     pub(super) in_force: Arc<ArcSwap<InForce>>,
     pub(super) deliveries: watch::Receiver<BTreeMap<WorkloadId, workload::DeliveryStatus>>,
     pub(super) acknowledged: watch::Receiver<Acknowledgements>,
+    pub(super) sightings: watch::Receiver<Sightings>,
     pub(super) desk: Desk,
     pub(super) directives: mpsc::Sender<Directive>,
     pub(super) metrics: Arc<Metrics>,
@@ -88,6 +90,15 @@ impl AgentSteward {
         self.acknowledged.borrow().laggards(issued.bundle.sequence)
     }
 
+    /// Who still comes in with a leaf of a retired authority.
+    fn presented(&self, issued: &Issued) -> Vec<PresentedStatus> {
+        let sightings = self.sightings.borrow();
+        let presented = sightings.under_retired(issued).map(|(authority, spiffe_id, last_seen)| {
+            PresentedStatus { authority: authority.clone(), spiffe_id: spiffe_id.to_string(), last_seen }
+        });
+        presented.collect()
+    }
+
     fn workloads(&self, config: &Config, issued: &Issued) -> Vec<WorkloadStatus> {
         let deliveries = self.deliveries.borrow();
         let mut workloads = admin::workloads(issued);
@@ -141,6 +152,7 @@ impl Steward for AgentSteward {
                 &issued.hierarchy,
                 &self.laggards(&issued),
                 showing_former(&workloads),
+                self.presented(&issued),
             )),
             workloads,
             listeners: listeners(config),

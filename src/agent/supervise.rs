@@ -16,6 +16,7 @@ use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::director::{Deliveries, Director, InForce, Order, ReloadError, read_registry};
 use super::quickstart::{self, Quickstart, QuickstartError};
+use super::sightings::{self, Sightings};
 use super::steward::AgentSteward;
 use super::trust::{self, TrustError};
 use crate::admin;
@@ -23,7 +24,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
-use crate::proxy::{Current, Plane, PlaneContext, PlaneError};
+use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError};
 use crate::registry::CredentialKind;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
@@ -174,12 +175,16 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     metrics.registry_current.set(1);
     metrics.registry_apps.set(i64::try_from(registry.apps().len()).unwrap_or(i64::MAX));
     let (access, _writer) = access_log(&config, &metrics)?;
+    let (lookout, sighted) = Lookout::new();
+    let (sightings, known_sightings) = watch::channel(Sightings::default());
+    tokio::spawn(sightings::collect(sighted, sightings));
     let context = PlaneContext {
         current: Arc::clone(&current),
         clock: Arc::clone(&clock),
         attestor: Arc::<KernelAttestor>::clone(&attestor),
         metrics: Arc::clone(&metrics),
         access,
+        lookout,
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plane = Plane::start(config.threads.unwrap_or(cores), &context)?;
@@ -205,6 +210,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         in_force: Arc::clone(&in_force),
         deliveries: deliveries.statuses(),
         acknowledged,
+        sightings: known_sightings,
         desk: admin::Desk::new(commands.clone(), feed.clone()),
         directives: orders.clone(),
         metrics: Arc::clone(&metrics),

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::clock::Timestamp;
 use crate::id::{AuthorityId, WorkloadId};
+use crate::identity::distinguished_name;
 use crate::pki::{Hierarchy, KeyAlgorithm, Level, Renewal, Slot, TrustBundle, X509Svid};
 
 /// Follows what is issued. It is never empty: everything was issued once before the first reader existed.
@@ -50,6 +51,8 @@ pub struct HierarchyView {
 pub struct AuthorityView {
     /// Its name.
     pub id: AuthorityId,
+    /// Its distinguished name as RFC 4514 writes it.
+    pub name: String,
     /// Where it stands in the hierarchy.
     pub level: Level,
     /// Where it stands in its life.
@@ -128,6 +131,7 @@ fn authorities(hierarchy: &Hierarchy, level: Level) -> Vec<AuthorityView> {
         let retired = slots.retired.iter().find(|retired| retired.authority.id() == authority.id());
         AuthorityView {
             id: authority.id().clone(),
+            name: distinguished_name(authority.certificate()).unwrap_or_default(),
             level,
             slot,
             algorithm: authority.key().algorithm(),

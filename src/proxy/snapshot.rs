@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::credential::Peppers;
-use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
+use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::pki::Verifier;
 use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub limits: Arc<Limits>,
     /// The header that carries API keys, in lower case.
     pub api_key_header: Arc<str>,
+    /// Our issuing authorities that sign no more, by their distinguished names.
+    pub retired: Arc<BTreeMap<String, AuthorityId>>,
 }
 
 /// Where every data-plane thread finds the snapshot in force.

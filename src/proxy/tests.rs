@@ -138,10 +138,13 @@ impl World {
             remotes: Default::default(),
             limits: Arc::new(Limits::default()),
             api_key_header: "x-api-key".into(),
+            retired: Arc::default(),
         };
         let log = Shared::default();
         let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();
+        let (lookout, _) = crate::proxy::Lookout::new();
         let context = PlaneContext {
+            lookout,
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             clock: Arc::new(ManualClock::at(Timestamp::FLOOR)),
             attestor: Arc::new(Nobody),

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 
 use super::context::{Attestor, PlaneContext, Signal};
 use super::request_id::RequestIds;
+use super::sightings::Lookout;
 use super::snapshot::{Current, Snapshot};
 use super::upstream::Pool;
 use crate::clock::{Clock, Timestamp};
@@ -34,6 +35,7 @@ pub(super) struct Worker {
     pub(super) outbound: CodeCounter,
     pub(super) handshakes: CodeCounter,
     pub(super) metrics: Arc<Metrics>,
+    lookout: Lookout,
     access: AccessLog,
     access_pending: Notify,
     pub(super) signal: watch::Receiver<Signal>,
@@ -54,6 +56,7 @@ impl Worker {
             outbound: context.metrics.outbound(),
             handshakes: context.metrics.handshakes(),
             metrics: Arc::clone(&context.metrics),
+            lookout: context.lookout.clone(),
             access: AccessLog::new(context.access.clone()),
             access_pending: Notify::new(),
             signal,
@@ -74,9 +77,13 @@ impl Worker {
 
     /// Whether a connection that rests on `verified` may go on; if not, it is counted and logged why.
     pub(super) fn still_believes(&self, verified: &Verified, door: &str) -> bool {
-        match self.current.load().verifier.confirm(verified, self.now()) {
+        let (snapshot, now) = (self.current.load(), self.now());
+        match snapshot.verifier.confirm(verified, now) {
             // The connection's own deadline sees to its end, and to what is under way then.
-            Ok(()) | Err(VerifyError::Expired { .. }) => true,
+            Ok(()) | Err(VerifyError::Expired { .. }) => {
+                self.lookout.look_at(&verified.subject, &snapshot, now);
+                true
+            }
             Err(error) => {
                 let code = if matches!(error, VerifyError::Revoked(_)) { "revoked" } else { "not-trusted" };
                 self.cuts.count(code);
