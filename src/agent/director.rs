@@ -15,6 +15,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
+use super::clock_watch::{self, Shift};
 use super::trust::{self, TrustError};
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
@@ -94,6 +95,9 @@ pub(super) enum Order {
 /// What depends on time alone is looked at this often.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
 
+/// After the clock was set, live connections wait no longer than this for the CA before they are looked at.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Everything that the director works with.
 pub(super) struct Director {
     pub(super) clock: Arc<dyn Clock>,
@@ -122,10 +126,13 @@ impl Director {
         self.note_certificates();
         // A clock of its own: other events must not put this off.
         let mut looking = tokio::time::interval(LOOK_AROUND);
+        let (shifted, mut shifts) = mpsc::channel(1);
+        tokio::spawn(clock_watch::watch(Arc::clone(&self.clock), shifted));
         loop {
             tokio::select! {
                 biased;
                 () = &mut shutdown => return self.plane,
+                Some(shift) = shifts.recv() => self.follow_clock(shift).await,
                 order = orders.recv() => if let Some(Order::Reload(reply)) = order {
                     let outcome = self.reload_all().await;
                     drop(watching.replace(Watching::start(&self.materials.config, changed.clone())));
@@ -189,6 +196,28 @@ impl Director {
                 tracing::error!(error = %Causes(&error), "new certificates cannot be put into force")
             }
         }
+    }
+
+    /// Looks at everything that depends on the time of day again: first the certificates, then whoever rests on them.
+    async fn follow_clock(&mut self, shift: Shift) {
+        if let Some(set) = shift.set {
+            self.metrics.count_clock_step(set.direction());
+            tracing::warn!(by = %set, now = %self.clock.now(), "the clock was set; every deadline is looked at again");
+        }
+        if let Some(slept) = shift.slept {
+            self.metrics.count_clock_step("suspend");
+            tracing::warn!(?slept, now = %self.clock.now(), "the machine has slept; every deadline is looked at again");
+        }
+        let (reply, done) = oneshot::channel();
+        if self.commands.send(issuance::Command::LookAround { reply }).await.is_ok() {
+            // Whatever keeps the CA busy must not let a connection outlive its certificate.
+            drop(tokio::time::timeout(PATIENCE, done).await);
+        }
+        if self.feed.has_changed().unwrap_or(false) {
+            self.follow_issued();
+        }
+        self.end_old_sessions();
+        self.plane.announce_change();
     }
 
     fn follow_registry(&mut self) {

@@ -4,6 +4,7 @@ mod attestor;
 mod trust;
 mod assembly;
 mod director;
+mod clock_watch;
 mod quickstart;
 mod readiness;
 mod explain;

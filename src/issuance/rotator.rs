@@ -203,6 +203,11 @@ pub enum Command {
         /// The new identity.
         reply: Reply<Arc<X509Svid>>,
     },
+    /// Look at the clock at once, for it was set or stood still, and do what is due by it.
+    LookAround {
+        /// Told when that was done and published.
+        reply: oneshot::Sender<()>,
+    },
     /// Issue a certificate that is handed out once: nobody's identity changes and nothing is renewed.
     IssueOnce {
         /// What it is to say.
@@ -377,6 +382,12 @@ impl Rotator {
             }
             Command::Configure { settings, reply } => answer(reply, self.configure(*settings, now)),
             Command::IssueNow { workload, reply } => answer(reply, self.issue_now(&workload, now)),
+            Command::LookAround { reply } => {
+                self.tick();
+                if reply.send(()).is_err() {
+                    tracing::debug!("nobody waits any more for a look at the clock");
+                }
+            }
             Command::IssueOnce { profile, reply } => answer(reply, self.issue_once(&profile, now)),
         }
     }

@@ -23,6 +23,11 @@ struct ResultLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct WorkloadLabel {
     workload: String,
 }
@@ -48,6 +53,7 @@ pub struct Metrics {
     handshakes: Family<CodeLabel, Counter>,
     cuts: Family<CodeLabel, Counter>,
     reloads: Family<ResultLabel, Counter>,
+    clock_steps: Family<DirectionLabel, Counter>,
     /// Connections that are open now.
     pub connections: Gauge,
     /// Access-log lines that found no room.
@@ -81,6 +87,11 @@ impl Metrics {
             handshakes: family(&mut registry, "handshakes", "TLS handshakes by outcome"),
             cuts: family(&mut registry, "connections_cut", "Live connections that were ended, by reason"),
             reloads: family(&mut registry, "reloads", "Reloads of configuration and registry by result"),
+            clock_steps: family(
+                &mut registry,
+                "clock_steps",
+                "Times that the clock was found set, or to have stood still, by direction",
+            ),
             connections: family(&mut registry, "connections", "Connections open now"),
             access_log_dropped: family(
                 &mut registry,
@@ -176,6 +187,11 @@ impl Metrics {
     pub fn count_reload(&self, succeeded: bool) {
         let result = if succeeded { "applied" } else { "rejected" };
         self.reloads.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Counts that the clock was set, `forward` or `back`, or stood still (`suspend`).
+    pub fn count_clock_step(&self, direction: &'static str) {
+        self.clock_steps.get_or_create(&DirectionLabel { direction }).inc();
     }
 
     /// Remembers the times of a workload's certificate, in Unix seconds.
