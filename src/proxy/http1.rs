@@ -72,7 +72,10 @@ where
                 () = &mut serving => break None,
                 phase = deadline.expired() => match phase {
                     // What was asked while the certificate was good is answered, and nothing after it.
-                    Phase::Validity if deadline.grant_farewell(FAREWELL) => ending.set(true),
+                    Phase::Validity if deadline.grant_farewell(FAREWELL) => {
+                        worker.note_expiry();
+                        ending.set(true);
+                    }
                     // The request that is under way says so itself, if the caller can still be told.
                     Phase::Transfer if deadline.give_notice(LINGER) => {}
                     Phase::Head | Phase::Idle | Phase::Transfer | Phase::Validity => break Some(phase),
@@ -99,11 +102,7 @@ where
         Some(Phase::Transfer) if connection.stage.get() == Stage::Asked => {
             connection.give_up(&worker, &NO_ANSWER).await;
         }
-        Some(Phase::Validity) => {
-            worker.cuts.count("certificate-expired");
-            tracing::debug!(target: "postern::proxy", "connection ended with its certificate");
-        }
-        Some(Phase::Idle | Phase::Transfer) | None => {}
+        Some(Phase::Idle | Phase::Transfer | Phase::Validity) | None => {}
     }
     linger::close(&mut connection.io).await;
 }

@@ -104,7 +104,9 @@ where
             },
             phase = deadline.expired() => match phase {
                 Phase::Validity => {
-                    worker.cuts.count("certificate-expired");
+                    if unannounced {
+                        worker.note_expiry();
+                    }
                     connection.graceful_shutdown();
                     drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
                     return;
@@ -120,6 +122,8 @@ where
             },
             () = &mut notice, if unannounced => {
                 unannounced = false;
+                // Whoever hangs up upon this does it because of the certificate, too.
+                worker.note_expiry();
                 connection.graceful_shutdown();
             }
             changed = signal.changed(), if listening => {

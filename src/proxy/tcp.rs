@@ -173,7 +173,7 @@ where
             ended = &mut both => ended,
             phase = deadline.expired() => Some(match phase {
                 Phase::Validity => {
-                    worker.cuts.count("certificate-expired");
+                    worker.note_expiry();
                     "certificate-expired"
                 }
                 Phase::Head | Phase::Idle | Phase::Transfer => "idle-timeout",

@@ -82,6 +82,12 @@ impl Worker {
         Instant::now() + at.since(self.now()).min(Duration::from_secs(1_000_000_000))
     }
 
+    /// Counts and logs that a connection ends because the certificate does that it rests on.
+    pub(super) fn note_expiry(&self) {
+        self.cuts.count("certificate-expired");
+        tracing::debug!(target: "postern::proxy", "connection ends with its certificate");
+    }
+
     /// Whether a connection that rests on `verified` may go on; if not, it is counted and logged why.
     ///
     /// # Errors
