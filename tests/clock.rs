@@ -257,7 +257,7 @@ async fn echoes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> bool {
             let mut bytes = [0_u8; 64];
             match stream.read(&mut bytes).await? {
                 0 => return Ok(false),
-                count => heard.extend_from_slice(&bytes[..count]),
+                count => heard.extend_from_slice(bytes.get(..count).unwrap()),
             }
         }
         Ok::<_, std::io::Error>(true)

@@ -3,6 +3,7 @@
 mod attestor;
 mod trust;
 mod assembly;
+mod troubles;
 mod director;
 mod clock_watch;
 mod quickstart;

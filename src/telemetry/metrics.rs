@@ -73,6 +73,10 @@ pub struct Metrics {
     authority_overdue: Family<LevelLabel, Gauge>,
     /// Consumers of the trust bundle that have not loaded the one in force.
     pub bundle_laggards: Gauge,
+    /// Reasons for which the agent calls itself degraded.
+    pub degraded: Gauge,
+    /// 1 while the state directory can be written.
+    pub state_writable: Gauge,
 }
 
 impl Metrics {
@@ -139,6 +143,12 @@ impl Metrics {
                 &mut registry,
                 "authority_overdue",
                 "1 while the replacement of a level's authority is overdue",
+            ),
+            degraded: family(&mut registry, "degraded", "Reasons for which the agent calls itself degraded"),
+            state_writable: family(
+                &mut registry,
+                "state_writable",
+                "1 while the state directory can be written",
             ),
             bundle_laggards: family(
                 &mut registry,
