@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::Peppers;
 use crate::id::{AuthorityId, ListenerId, RemoteId, WorkloadId};
@@ -63,7 +63,8 @@ pub(super) struct Assembly {
 #[derive(Clone, Debug)]
 struct Made {
     generation: u64,
-    at: Timestamp,
+    /// By the time since boot, for a session grows old also while the clock is set back.
+    at: Duration,
     listener: Arc<Listener>,
 }
 
@@ -79,8 +80,8 @@ impl Assembly {
 
     /// Whether some listener's sessions grow too old unless everything is assembled again.
     pub(super) fn is_stale(&self) -> bool {
-        let now = self.clock.now();
-        self.listeners.values().any(|made| now.since(made.at) >= OLDEST_SESSIONS)
+        let now = self.clock.since_boot();
+        self.listeners.values().any(|made| now.saturating_sub(made.at) >= OLDEST_SESSIONS)
     }
 
     /// The data plane's view of `materials`.
@@ -89,7 +90,7 @@ impl Assembly {
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
         let Materials { config, issued, bundles, revocations, registry, peppers } = materials;
-        let now = self.clock.now();
+        let now = self.clock.since_boot();
         let same = |verifier: &&Arc<Verifier>| {
             Arc::ptr_eq(verifier.bundles(), bundles) && Arc::ptr_eq(verifier.revocations(), revocations)
         };
@@ -109,7 +110,7 @@ impl Assembly {
                 !trust_is_new
                     && made.generation == svid.generation
                     && made.listener.settings == *settings
-                    && now.since(made.at) < OLDEST_SESSIONS
+                    && now.saturating_sub(made.at) < OLDEST_SESSIONS
             });
             let made = match kept {
                 Some(made) => made.clone(),
@@ -123,7 +124,8 @@ impl Assembly {
                         server_config(svid, Arc::clone(&verifier), clock, settings.oldest_tls, protocols)
                             .map_err(|source| AssemblyError::Tls { door: settings.id.to_string(), source })?;
                     let own_id = svid.spiffe_id.clone();
-                    let listener = Arc::new(Listener { settings: settings.clone(), own_id, tls });
+                    let life = svid.life();
+                    let listener = Arc::new(Listener { settings: settings.clone(), own_id, life, tls });
                     Made { generation: svid.generation, at: now, listener }
                 }
             };
@@ -150,7 +152,7 @@ impl Assembly {
                         Client {
                             own_id: svid.spiffe_id.clone(),
                             generation: svid.generation,
-                            not_after: svid.not_after,
+                            life: svid.life(),
                             tls,
                         }
                     }

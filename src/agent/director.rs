@@ -10,15 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::rand::SystemRandom;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
+use super::clock_watch::{self, Shift};
+use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
+use crate::credential::Peppers;
 use crate::id::WorkloadId;
 use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
 use crate::pki::{BundleSet, Revoked, Usage, VerifyError};
@@ -26,6 +30,7 @@ use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
 use crate::store::registry_dir::{self, RegistryReadError};
 use crate::store::revocation_file::{self, RevocationError};
+use crate::store::{disk, pepper_file};
 use crate::telemetry::Metrics;
 use crate::toml_text::Problem;
 use crate::workload::{Delivery, Statuses};
@@ -93,6 +98,12 @@ pub(super) enum Order {
 /// What depends on time alone is looked at this often.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
 
+/// Whether the state directory can be written is looked at this often.
+const LOOK_AT_DISK: Duration = Duration::from_secs(2);
+
+/// After the clock was set, live connections wait no longer than this for the CA before they are looked at.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Everything that the director works with.
 pub(super) struct Director {
     pub(super) clock: Arc<dyn Clock>,
@@ -106,6 +117,7 @@ pub(super) struct Director {
     pub(super) commands: mpsc::Sender<issuance::Command>,
     pub(super) feed: Feed,
     pub(super) deliveries: Deliveries,
+    pub(super) troubles: Arc<Troubles>,
 }
 
 impl Director {
@@ -121,10 +133,14 @@ impl Director {
         self.note_certificates();
         // A clock of its own: other events must not put this off.
         let mut looking = tokio::time::interval(LOOK_AROUND);
+        let mut watching_disk = tokio::time::interval(LOOK_AT_DISK);
+        let (shifted, mut shifts) = mpsc::channel(1);
+        tokio::spawn(clock_watch::watch(Arc::clone(&self.clock), shifted));
         loop {
             tokio::select! {
                 biased;
                 () = &mut shutdown => return self.plane,
+                Some(shift) = shifts.recv() => self.follow_clock(shift).await,
                 order = orders.recv() => if let Some(Order::Reload(reply)) = order {
                     let outcome = self.reload_all().await;
                     drop(watching.replace(Watching::start(&self.materials.config, changed.clone())));
@@ -140,6 +156,7 @@ impl Director {
                     self.follow_trust().await;
                 }
                 _ = looking.tick() => self.end_old_sessions(),
+                _ = watching_disk.tick() => self.look_at_disk(),
             }
         }
     }
@@ -187,6 +204,66 @@ impl Director {
             Err(error) => {
                 tracing::error!(error = %Causes(&error), "new certificates cannot be put into force")
             }
+        }
+    }
+
+    /// Looks at everything that depends on the time of day again: first the certificates, then whoever rests on them.
+    async fn follow_clock(&mut self, shift: Shift) {
+        if let Some(set) = shift.set {
+            self.metrics.count_clock_step(set.direction());
+            tracing::warn!(by = %set, now = %self.clock.now(), "the clock was set; every deadline is looked at again");
+        }
+        if let Some(slept) = shift.slept {
+            self.metrics.count_clock_step("suspend");
+            tracing::warn!(?slept, now = %self.clock.now(), "the machine has slept; every deadline is looked at again");
+        }
+        let (reply, done) = oneshot::channel();
+        if self.commands.send(issuance::Command::LookAround { reply }).await.is_ok() {
+            // Whatever keeps the CA busy must not let a connection outlive its certificate.
+            drop(tokio::time::timeout(PATIENCE, done).await);
+        }
+        if self.feed.has_changed().unwrap_or(false) {
+            self.follow_issued();
+        }
+        self.end_old_sessions();
+        self.plane.announce_change();
+    }
+
+    /// Tells whether the state directory can be written, and makes up for what could not be made at the start.
+    fn look_at_disk(&mut self) {
+        let state_dir = &self.materials.config.state_dir;
+        let obstacle = disk::obstacle(state_dir);
+        self.metrics.state_writable.set(i64::from(obstacle.is_none()));
+        if let Some(why) = obstacle {
+            let told = format!(
+                "{} cannot be written: {why}; certificates are issued, but no authority can be replaced and nothing revoked",
+                state_dir.display()
+            );
+            if self.troubles.note(Trouble::State, told) {
+                tracing::error!(path = %state_dir.display(), why, "the state directory cannot be written");
+            }
+            return;
+        }
+        if self.troubles.clear(Trouble::State) {
+            tracing::info!(path = %state_dir.display(), "the state directory can be written again");
+        }
+        if self.troubles.has(Trouble::Peppers) {
+            self.make_peppers();
+        }
+    }
+
+    fn make_peppers(&mut self) {
+        let made = pepper_file::load_or_create(&self.materials.config.state_dir, &SystemRandom::new());
+        let made = made.map_err(|error| Causes(&error).to_string()).and_then(|secrets| {
+            let next = Materials { peppers: Arc::new(Peppers::new(secrets)), ..self.materials.clone() };
+            self.publish(next).map_err(|error| Causes(&error).to_string())
+        });
+        match made {
+            Ok(()) => {
+                tracing::info!("peppers made");
+                self.troubles.clear(Trouble::Peppers);
+            }
+            Err(error) => tracing::warn!(error, "peppers not made"),
         }
     }
 

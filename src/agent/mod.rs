@@ -3,7 +3,9 @@
 mod attestor;
 mod trust;
 mod assembly;
+mod troubles;
 mod director;
+mod clock_watch;
 mod quickstart;
 mod readiness;
 mod explain;

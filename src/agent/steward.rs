@@ -10,6 +10,7 @@ use super::director::{InForce, Order as Directive};
 use super::explain;
 use super::readiness::obstacles;
 use super::sightings::Sightings;
+use super::troubles::Troubles;
 use crate::admin::{
     self, ConfigStatus, DeliveryStatus, Desk, Explanation, IssuedCertificate, ListenerStatus, Order,
     PresentedStatus, Question, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus,
@@ -37,6 +38,7 @@ pub(super) struct AgentSteward {
     pub(super) desk: Desk,
     pub(super) directives: mpsc::Sender<Directive>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) troubles: Arc<Troubles>,
 }
 
 impl AgentSteward {
@@ -56,6 +58,10 @@ impl AgentSteward {
                 let first = error.lines().next().unwrap_or_default();
                 reasons.push(format!("the {what} on disk cannot be put into force: {first}"));
             }
+        }
+        reasons.extend(self.troubles.told());
+        if let Some(why) = &issued.hierarchy.untidy {
+            reasons.push(format!("the CA on disk is whole, but it could not be tidied up: {why}"));
         }
         for (workload, delivery) in self.deliveries.borrow().iter() {
             if let Some(error) = &delivery.last_error {
@@ -166,7 +172,10 @@ impl Steward for AgentSteward {
     }
 
     fn metrics(&self) -> String {
-        let laggards = self.laggards(&self.issued()).len();
+        let issued = self.issued();
+        let degraded = self.degraded(&self.in_force.load(), &issued).len();
+        self.metrics.degraded.set(i64::try_from(degraded).unwrap_or(i64::MAX));
+        let laggards = self.laggards(&issued).len();
         self.metrics.bundle_laggards.set(i64::try_from(laggards).unwrap_or(i64::MAX));
         self.metrics.render()
     }

@@ -44,6 +44,8 @@ pub struct HierarchyView {
     pub distributed_at: Option<Timestamp>,
     /// Which levels were rolled back, so that nothing is replaced there of its own accord until that has drained.
     pub held: Vec<Level>,
+    /// What the disk has still to be told of it, and why it could not be.
+    pub untidy: Option<String>,
 }
 
 /// One authority, without its key.
@@ -109,6 +111,7 @@ impl HierarchyView {
             roll_over,
             distributed_at: prepared.map(|root| root.life().issued_at + distribute),
             held: levels.filter(|level| hierarchy.slots(*level).is_rolled_back()).collect(),
+            untidy: None,
         }
     }
 }

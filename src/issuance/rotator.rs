@@ -211,6 +211,11 @@ pub enum Command {
         /// The new identity.
         reply: Reply<Arc<X509Svid>>,
     },
+    /// Look at the clock at once, for it was set or stood still, and do what is due by it.
+    LookAround {
+        /// Told when that was done and published.
+        reply: oneshot::Sender<()>,
+    },
     /// Issue a certificate that is handed out once: nobody's identity changes and nothing is renewed.
     IssueOnce {
         /// What it is to say.
@@ -239,6 +244,7 @@ pub struct Rotator {
     holders: BTreeMap<WorkloadId, Holder>,
     generation: u64,
     drop_failed: Option<Timestamp>,
+    untidy: Option<Untidy>,
     feed: watch::Sender<Arc<Issued>>,
     means: Means,
 }
@@ -264,6 +270,24 @@ struct Tracked {
     /// Whether it was told that a replacement is asked for too soon.
     told: bool,
     failure: Option<(Timestamp, String)>,
+}
+
+/// What the disk does not say yet, though the CA is whole on it.
+#[derive(Clone, Debug)]
+struct Untidy {
+    /// When it was found out or tried last.
+    since: Timestamp,
+    why: String,
+}
+
+impl Untidy {
+    /// Of the first of `errors`, logging all.
+    fn of(errors: &[StoreError], now: Timestamp) -> Option<Self> {
+        for error in errors {
+            tracing::warn!(error = %Causes(error), "state directory left untidy");
+        }
+        errors.first().map(|error| Self { since: now, why: Causes(error).to_string() })
+    }
 }
 
 /// One workload's identity and its renewal.
@@ -292,7 +316,7 @@ impl Rotator {
     ) -> Result<(Self, Feed), IssuanceError> {
         settings.check()?;
         let now = clock.now();
-        let hierarchy = load_or_create(&settings, &directory, now)?;
+        let (hierarchy, untidy) = load_or_create(&settings, &directory, now)?;
         let rotation = Tracked::of_loaded(&hierarchy.issuing().active);
         let roll_over = Tracked::of_loaded(&hierarchy.roots().active);
         let last_leaf = unknown_last_leaf(&hierarchy, now);
@@ -323,6 +347,7 @@ impl Rotator {
             holders: BTreeMap::new(),
             generation,
             drop_failed: None,
+            untidy,
             feed: sender,
             means: Means { clock, rng },
         };
@@ -364,6 +389,7 @@ impl Rotator {
             self.rotate_or_retry(now);
         }
         self.forget_drained(now);
+        self.tidy_up(now);
         self.renew_due(now);
         self.publish(now);
     }
@@ -389,6 +415,12 @@ impl Rotator {
             }
             Command::Configure { settings, reply } => answer(reply, self.configure(*settings, now)),
             Command::IssueNow { workload, reply } => answer(reply, self.issue_now(&workload, now)),
+            Command::LookAround { reply } => {
+                self.tick();
+                if reply.send(()).is_err() {
+                    tracing::debug!("nobody waits any more for a look at the clock");
+                }
+            }
             Command::IssueOnce { profile, reply } => answer(reply, self.issue_once(&profile, now)),
         }
     }
@@ -627,21 +659,19 @@ fn load_or_create(
     settings: &Settings,
     directory: &AuthorityDir,
     now: Timestamp,
-) -> Result<Hierarchy, IssuanceError> {
+) -> Result<(Hierarchy, Option<Untidy>), IssuanceError> {
     if let Some(stored) = directory.load()? {
         for orphan in &stored.orphans {
             tracing::warn!(%orphan, "authorities/ holds something that no slot names; the next rotation removes it");
         }
-        return Ok(stored.hierarchy);
+        return Ok((stored.hierarchy, Untidy::of(&stored.untidy, now)));
     }
     let hierarchy =
         Hierarchy::create(settings.domain.clone(), &settings.root_plan(), &settings.issuing_plan(), now)?;
     try_out(settings, None, &hierarchy, now)?;
-    for error in directory.commit(&hierarchy)?.untidy {
-        tracing::warn!(error = %Causes(&error), "state directory left untidy");
-    }
+    let untidy = Untidy::of(&directory.commit(&hierarchy)?.untidy, now);
     tracing::info!(domain = %settings.domain, path = %directory.path().display(), "new CA made");
-    Ok(hierarchy)
+    Ok((hierarchy, untidy))
 }
 
 /// Tries out what is new in `next`, and has others judge it, too.
@@ -682,6 +712,9 @@ const SHORTEST_NAP: Duration = Duration::from_millis(10);
 
 /// How long after a drained authority could not be dropped it is tried again.
 const DROP_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long after the disk could not be tidied up it is tried again.
+const TIDY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Stands for the leaves when only the authorities' lifetimes are looked at.
 const SHORTEST_LEAF: Duration = Duration::from_secs(1);

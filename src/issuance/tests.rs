@@ -48,6 +48,10 @@ impl Clock for PausedClock {
     fn now(&self) -> Timestamp {
         self.wall.now() + self.origin.elapsed()
     }
+
+    fn since_boot(&self) -> Duration {
+        self.origin.elapsed()
+    }
 }
 
 fn workload(name: &str) -> WorkloadId {

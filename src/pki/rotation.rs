@@ -77,6 +77,12 @@ impl Life {
         self.issued_at + self.span(part)
     }
 
+    /// Whether it is valid at `now`.
+    #[must_use]
+    pub fn covers(&self, now: Timestamp) -> bool {
+        self.not_before <= now && now < self.not_after
+    }
+
     fn span(&self, part: f64) -> Duration {
         self.not_after.since(self.issued_at).mul_f64(part.clamp(0.0, 1.0))
     }

@@ -53,8 +53,8 @@ pub(super) async fn forward(
     repeatable: Repeatable,
     mut exchange: impl AsyncFnMut(&mut Upstream) -> Result<Relayed, RelayError>,
 ) -> Result<Relayed, Failure> {
-    let way = way(worker, route).ok_or(Failure::Answer(NO_IDENTITY))?;
-    let mut upstream = match worker.pool.take(&way.key) {
+    let way = valid_way(worker, route, limits).await.ok_or(Failure::Answer(NO_IDENTITY))?;
+    let mut upstream = match worker.pool.take(&way.key, worker.now()) {
         Some(upstream) => upstream,
         None => dial(worker, &way, limits).await?,
     };
@@ -95,7 +95,7 @@ pub(super) struct Way {
 }
 
 /// The way that `route` takes under the snapshot in force; none when the workload has lost its identity meanwhile.
-pub(super) fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
+fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
     match route {
         Route::Service(Admission { service, .. }) => {
             Some(Way { key: PoolKey::Local(service.endpoint.clone()), remote: None })
@@ -111,13 +111,30 @@ pub(super) fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
     }
 }
 
+/// The way that `route` takes, waiting a moment for a certificate that is valid now: after the clock was set or the machine has
+/// slept, the one at hand may not be, and the next one is on its way.
+pub(super) async fn valid_way(worker: &Worker, route: &Route<'_>, limits: &Limits) -> Option<Way> {
+    let valid = |way: &Way| way.remote.as_ref().is_none_or(|(_, client)| client.life.covers(worker.now()));
+    let found = way(worker, route)?;
+    if valid(&found) {
+        return Some(found);
+    }
+    let found = worker.hold(limits.connect, || way(worker, route).filter(valid)).await;
+    if found.is_none()
+        && let Route::Remote(Resident { remote, workload, .. }) = route
+    {
+        tracing::warn!(target: "postern::proxy", %remote, %workload, "the workload has no certificate that is valid now");
+    }
+    found
+}
+
 /// A fresh connection along `way`.
 ///
 /// # Errors
 /// Nobody answers there, or not who was expected.
 pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<Upstream, Failure> {
     let dialled = match (&way.key, &way.remote) {
-        (_, Some((address, client))) => dial_remote(address, client, limits.connect, worker.now()).await,
+        (_, Some((address, client))) => dial_remote(address, client, limits.connect).await,
         (PoolKey::Local(endpoint), None) => dial_local(endpoint, limits.connect).await,
         (PoolKey::Remote { .. }, None) => Err(DialError::Name),
     };

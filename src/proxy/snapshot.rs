@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use crate::credential::Peppers;
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
-use crate::pki::Verifier;
+use crate::pki::{Life, Verifier};
 use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
 use crate::registry::Snapshot as Registry;
 
@@ -45,6 +45,8 @@ pub struct Listener {
     pub settings: ListenerSettings,
     /// The identity that is shown.
     pub own_id: SpiffeId,
+    /// From when until when its certificate is valid; nobody is answered with it at another time.
+    pub life: Life,
     /// Certificate, verifier and session store of this generation.
     pub tls: Arc<rustls::ServerConfig>,
 }
@@ -65,8 +67,8 @@ pub struct Client {
     pub own_id: SpiffeId,
     /// Its certificate's generation.
     pub generation: u64,
-    /// When its certificate ends; no connection outlives it.
-    pub not_after: crate::clock::Timestamp,
+    /// From when until when its certificate is valid: no connection is made at another time, and none outlives it.
+    pub life: Life,
     /// Its certificate and the verifier of the remote's identity; pooled connections are tied to it.
     pub tls: Arc<rustls::ClientConfig>,
 }

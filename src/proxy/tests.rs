@@ -31,8 +31,8 @@ use crate::clock::{ManualClock, Timestamp};
 use crate::credential::Peppers;
 use crate::id::WorkloadId;
 use crate::pki::{
-    AuthorityPlan, BundleSet, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Profile, Usage, Verified, Verifier,
-    issue,
+    AuthorityPlan, BundleSet, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Life, Profile, Usage, Verified,
+    Verifier, issue,
 };
 use crate::registry::{Source, parse};
 use crate::telemetry::{AccessSink, LogFormat, LogWriter, Metrics};
@@ -176,7 +176,7 @@ impl World {
             Rc::clone(&self.worker),
             Peer::Visitor(self.visitor()),
             far,
-            Some(Instant::now() + life),
+            Some(Timestamp::FLOOR + life),
         );
         tokio::task::spawn_local(serving);
         near
@@ -270,6 +270,11 @@ fn listener() -> Listener {
             oldest_tls: OldestTls::V13,
         },
         own_id: "spiffe://postern.test/agent".parse().unwrap(),
+        life: Life {
+            not_before: Timestamp::FLOOR,
+            issued_at: Timestamp::FLOOR,
+            not_after: Timestamp::FLOOR + Duration::from_secs(3600),
+        },
         tls: Arc::new(tls),
     }
 }

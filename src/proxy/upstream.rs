@@ -75,7 +75,7 @@ pub(super) struct Upstream {
     /// Whether it has served before, so that a failure may only mean that the other side hung up meanwhile.
     pub(super) reused: bool,
     /// When the first of the two certificates ends that it rests on, if it rests on any.
-    pub(super) until: Option<Instant>,
+    pub(super) until: Option<Timestamp>,
     since: Instant,
 }
 
@@ -85,12 +85,12 @@ impl Upstream {
     }
 
     /// Whether the other side has hung up, or said something unasked.
-    fn is_stale(&mut self) -> bool {
+    fn is_stale(&mut self, now: Timestamp) -> bool {
         let mut byte = [0_u8; 1];
         let mut page = ReadBuf::new(&mut byte);
         let mut cx = Context::from_waker(Waker::noop());
         self.since.elapsed() >= KEEP
-            || self.until.is_some_and(|until| until <= Instant::now())
+            || self.until.is_some_and(|until| until <= now)
             || !self.unread.is_empty()
             || Pin::new(&mut self.io).poll_read(&mut cx, &mut page).is_ready()
     }
@@ -160,11 +160,11 @@ impl Pool {
     }
 
     /// The connection that was used last, if one is still fresh.
-    pub(super) fn take(&self, key: &PoolKey) -> Option<Upstream> {
+    pub(super) fn take(&self, key: &PoolKey, now: Timestamp) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(key)?;
         while let Some(mut upstream) = kept.pop() {
-            if !upstream.is_stale() {
+            if !upstream.is_stale(now) {
                 return Some(upstream);
             }
         }
@@ -223,7 +223,6 @@ pub(super) async fn dial_remote(
     address: &str,
     client: &Client,
     within: Duration,
-    now: Timestamp,
 ) -> Result<Upstream, DialError> {
     let (host, _) = address.rsplit_once(':').ok_or(DialError::Name)?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -235,9 +234,8 @@ pub(super) async fn dial_remote(
         connector.connect(name, stream).await.map_err(DialError::Tls)
     };
     let stream = timeout(within, connect).await.map_err(|_| DialError::TimedOut)??;
-    let not_after = not_after(&stream).map_or(client.not_after, |theirs| theirs.min(client.not_after));
-    // A span beyond what an instant can express is cut to some thirty years: longer than any connection.
-    let until = Instant::now() + not_after.since(now).min(Duration::from_secs(1_000_000_000));
+    let ours = client.life.not_after;
+    let until = not_after(&stream).map_or(ours, |theirs| theirs.min(ours));
     Ok(Upstream { until: Some(until), ..Upstream::new(UpstreamIo::Tls(Box::new(stream))) })
 }
 
@@ -250,6 +248,8 @@ fn not_after(stream: &TlsStream<TcpStream>) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: Timestamp = Timestamp::FLOOR;
 
     async fn pair() -> (Upstream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -267,8 +267,8 @@ mod tests {
         drop(other_end);
         tokio::task::yield_now().await;
 
-        assert!(pool.take(&key).is_some_and(|upstream| upstream.reused));
-        assert!(pool.take(&key).is_none());
+        assert!(pool.take(&key, NOW).is_some_and(|upstream| upstream.reused));
+        assert!(pool.take(&key, NOW).is_none());
     }
 
     #[tokio::test]
@@ -282,22 +282,25 @@ mod tests {
             pool.give_back(&key, upstream, 2);
         }
 
-        assert!(pool.take(&key).is_some());
-        assert!(pool.take(&key).is_some());
-        assert!(pool.take(&key).is_none());
+        assert!(pool.take(&key, NOW).is_some());
+        assert!(pool.take(&key, NOW).is_some());
+        assert!(pool.take(&key, NOW).is_none());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_connection_is_not_used_again_when_a_certificate_under_it_has_ended() {
         let pool = Pool::new();
         let key = PoolKey::Local(Endpoint::Whoami);
-        let (upstream, _other_end) = pair().await;
-        let until = Some(Instant::now() + Duration::from_secs(5));
-        pool.give_back(&key, Upstream { until, ..upstream }, 8);
+        let until = NOW + Duration::from_secs(5);
+        let mut others = Vec::new();
+        for _ in 0..2 {
+            let (upstream, other_end) = pair().await;
+            others.push(other_end);
+            pool.give_back(&key, Upstream { until: Some(until), ..upstream }, 8);
+        }
 
-        tokio::time::advance(Duration::from_secs(5)).await;
-
-        assert!(pool.take(&key).is_none());
+        assert!(pool.take(&key, until - Duration::from_millis(1)).is_some());
+        assert!(pool.take(&key, until).is_none(), "however the clock came to stand there");
     }
 
     #[test]

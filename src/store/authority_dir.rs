@@ -13,6 +13,9 @@
 //! directories their final names. A kill before that one step leaves the old state (staged directories mean nothing by
 //! themselves), a kill after it leaves the new one, and the next start finishes the renames.
 //!
+//! A state directory that cannot be written (read-only, or full) does not keep the agent from serving what it holds: the lock
+//! is then taken on what is there, an interrupted commit is read where it lies, and what is left undone is told and done later.
+//!
 //! **Invariant:** no new CA beside an old one. Only a state directory without any trace of a CA counts as a first start; every
 //! other gap is an error that says what is there and what to do.
 
@@ -21,7 +24,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,12 +36,21 @@ use crate::pki::{Authority, AuthorityError, Hierarchy, HierarchyError, Level, Re
 use crate::secret::Secret;
 use crate::store::atomic_file::{self, AtomicError, Gate};
 use crate::store::pem::{self, PemError};
+use crate::store::{disk, seal};
 
 /// The state directory, locked for this process for as long as the value lives.
 pub struct AuthorityDir {
     state: PathBuf,
-    _lock: File,
+    lock: Mutex<Lock>,
     gate: Box<Gate<'static>>,
+}
+
+/// What keeps other agents away.
+enum Lock {
+    /// The lock file. Whoever writes holds it.
+    Full(#[expect(dead_code, reason = "it is held, not used")] File),
+    /// Only the directory of the authorities, for the lock file could not be made. Enough to read.
+    Reading(#[expect(dead_code, reason = "it is held, not used")] File),
 }
 
 /// What [`AuthorityDir::load`] found.
@@ -48,6 +60,8 @@ pub struct StoredHierarchy {
     pub hierarchy: Hierarchy,
     /// Entries of `authorities/` that no slot names: left by a crash, removed at the next commit.
     pub orphans: Vec<String>,
+    /// What could not be tidied up. The CA is whole all the same; the next commit tries again.
+    pub untidy: Vec<StoreError>,
 }
 
 /// A commit that holds.
@@ -163,22 +177,8 @@ impl AuthorityDir {
             .mode(0o700)
             .create(state)
             .map_err(io_error("make the state directory", state))?;
-        let path = state.join(LOCK);
-        let mut options = File::options();
-        let lock = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io_error("open the lock", &path))?;
-        take(&lock).map_err(|error| match error {
-            TryLockError::WouldBlock => StoreError::Locked { holder: holder_of(&lock), path: path.clone() },
-            TryLockError::Error(source) => io_error("lock", &path)(source),
-        })?;
-        sign_lock(&lock).map_err(io_error("write the lock", &path))?;
-        Ok(Self { state: state.to_owned(), _lock: lock, gate })
+        let lock = Mutex::new(lock(state)?);
+        Ok(Self { state: state.to_owned(), lock, gate })
     }
 
     /// The state directory.
@@ -189,34 +189,39 @@ impl AuthorityDir {
 
     /// The CA that was committed last; `None` at the very first start.
     ///
-    /// Finishes what a crash may have interrupted after its commit point.
+    /// Finishes what a crash may have interrupted after its commit point, if the directory can be written.
     pub fn load(&self) -> Result<Option<StoredHierarchy>, StoreError> {
         let path = self.manifest_path();
         if !is_there(&path)? {
             return self.expect_nothing(&path).map(|()| None);
         }
-        let manifest = Manifest::read(&path)?;
+        let (manifest, manifest_text) = Manifest::read(&path)?;
+        let mut untidy = Vec::new();
         let mut roots = Vec::with_capacity(manifest.root.len());
         for entry in &manifest.root {
-            roots.push(self.load_authority(entry, Level::Root)?);
+            roots.push(self.load_authority(entry, Level::Root, &mut untidy)?);
         }
         let mut issuing = Vec::with_capacity(manifest.issuing.len());
         for entry in &manifest.issuing {
-            issuing.push(self.load_authority(entry, Level::Issuing)?);
+            issuing.push(self.load_authority(entry, Level::Issuing, &mut untidy)?);
         }
         let roots = slots(&path, &manifest.root, &roots)?;
         let issuing = slots(&path, &manifest.issuing, &issuing)?;
         let hierarchy =
             Hierarchy::assemble(manifest.trust_domain(&path)?, roots, issuing, manifest.bundle_sequence)
-                .map_err(|source| StoreError::Hierarchy { path, source })?;
-        self.publish_bundle(&hierarchy)?;
+                .map_err(|source| StoreError::Hierarchy { path: path.clone(), source })?;
+        // Last, for whatever else is wrong says more.
+        seal::check(&manifest_text)
+            .map_err(|broken| StoreError::Manifest { path, reason: broken.to_string() })?;
+        untidy.extend(self.publish_bundle(&hierarchy).err());
         let orphans = self.orphans(&hierarchy)?;
-        Ok(Some(StoredHierarchy { hierarchy, orphans }))
+        Ok(Some(StoredHierarchy { hierarchy, orphans, untidy }))
     }
 
     /// Makes `hierarchy` the state of the disk: after an error the former one holds, or the new one if only forcing it to the
     /// disk failed; committing again is always right.
     pub fn commit(&self, hierarchy: &Hierarchy) -> Result<Committed, StoreError> {
+        self.lock_for_writing()?;
         self.make_directory(&self.authorities_path())?;
         atomic_file::sync_directory(&self.state, &*self.gate)
             .map_err(io_error("force to the disk", &self.state))?;
@@ -233,6 +238,27 @@ impl AuthorityDir {
         committed.untidy.extend(self.publish_bundle(hierarchy).err());
         committed.untidy.extend(self.remove_orphans(hierarchy).err());
         Ok(committed)
+    }
+
+    /// Whoever could only lock for reading, because the directory could not be written, takes the lock itself now.
+    fn lock_for_writing(&self) -> Result<(), StoreError> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Lock::Reading(_) = &*held {
+            *held = Lock::Full(lock_file(&self.state)?);
+        }
+        Ok(())
+    }
+
+    /// Where the files of an authority are that was committed: under its final name, or under the staged one if that cannot
+    /// be changed now.
+    fn find(&self, id: &AuthorityId, untidy: &mut Vec<StoreError>) -> Result<PathBuf, StoreError> {
+        let error = match self.settle(id) {
+            Ok(settled) => return Ok(settled),
+            Err(error) => error,
+        };
+        untidy.push(error);
+        let settled = self.authorities_path().join(id.as_str());
+        Ok(if is_there(&settled)? { settled } else { self.staged_path(id) })
     }
 
     /// Writes an authority under its staged name, unless it is there already.
@@ -275,11 +301,16 @@ impl AuthorityDir {
         Ok(settled)
     }
 
-    fn load_authority(&self, entry: &Entry, wanted: Level) -> Result<Arc<Authority>, StoreError> {
+    fn load_authority(
+        &self,
+        entry: &Entry,
+        wanted: Level,
+        untidy: &mut Vec<StoreError>,
+    ) -> Result<Arc<Authority>, StoreError> {
         let manifest = self.manifest_path();
         let id: AuthorityId = entry.parse("id", &entry.id, &manifest)?;
         let created = entry.parse("created", &entry.created, &manifest)?;
-        let directory = self.settle(&id)?;
+        let directory = self.find(&id, untidy)?;
         if !is_there(&directory)? {
             return Err(StoreError::Missing { path: directory });
         }
@@ -443,7 +474,8 @@ impl Manifest {
         }
     }
 
-    fn read(path: &Path) -> Result<Self, StoreError> {
+    /// The manifest, and its text.
+    fn read(path: &Path) -> Result<(Self, String), StoreError> {
         let damaged = |reason: String| StoreError::Manifest { path: path.to_owned(), reason };
         let bytes = fs::read(path).map_err(io_error("read", path))?;
         let text = String::from_utf8(bytes).map_err(|_| damaged("it is not UTF-8".to_owned()))?;
@@ -451,7 +483,7 @@ impl Manifest {
         if manifest.version != VERSION {
             return Err(damaged(format!("it has version {}, this agent knows {VERSION}", manifest.version)));
         }
-        Ok(manifest)
+        Ok((manifest, text))
     }
 
     fn to_text(&self, path: &Path) -> Result<String, StoreError> {
@@ -459,7 +491,7 @@ impl Manifest {
             path: path.to_owned(),
             reason: error.to_string(),
         };
-        Ok(format!("{HEADER}{}", toml::to_string(self).map_err(failed)?))
+        Ok(seal::sealed(&format!("{HEADER}{}", toml::to_string(self).map_err(failed)?)))
     }
 
     fn trust_domain(&self, path: &Path) -> Result<TrustDomain, StoreError> {
@@ -573,6 +605,55 @@ fn is_temporary(name: &str) -> bool {
 fn io_error(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { step, path, source }
+}
+
+/// Keeps other agents away from `state`: by the lock file, or where it can neither be written nor made, by what is there.
+fn lock(state: &Path) -> Result<Lock, StoreError> {
+    let refused = match lock_file(state) {
+        Err(StoreError::Io { step, path, source }) if disk::refuses_writing(&source) => {
+            StoreError::Io { step, path, source }
+        }
+        outcome => return outcome.map(Lock::Full),
+    };
+    // A lock needs no right to write.
+    let path = state.join(LOCK);
+    if let Ok(lock) = File::open(&path) {
+        return held(lock, &path).map(Lock::Full);
+    }
+    let path = state.join(AUTHORITIES);
+    // Without it there is nothing to serve, and what was refused is what has to be told.
+    let Ok(authorities) = File::open(&path) else { return Err(refused) };
+    held(authorities, &path).map(Lock::Reading)
+}
+
+/// Makes the lock file, takes it and writes down whose it is.
+fn lock_file(state: &Path) -> Result<File, StoreError> {
+    let path = state.join(LOCK);
+    let mut options = File::options();
+    let lock = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io_error("open the lock", &path))?;
+    let lock = held(lock, &path)?;
+    match sign_lock(&lock) {
+        // Whose it is only helps whoever comes second.
+        Err(error) if disk::refuses_writing(&error) => Ok(lock),
+        outcome => outcome.map(|()| lock).map_err(io_error("write the lock", &path)),
+    }
+}
+
+fn held(lock: File, path: &Path) -> Result<File, StoreError> {
+    match take(&lock) {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            Err(StoreError::Locked { holder: holder_of(&lock), path: path.to_owned() })
+        }
+        Err(TryLockError::Error(source)) => Err(io_error("lock", path)(source)),
+    }
 }
 
 /// Locks, waiting a moment for a holder that is just going away: an agent that is being restarted, or its child between

@@ -2,6 +2,8 @@
 
 pub mod atomic_file;
 pub mod pem;
+pub mod seal;
+pub mod disk;
 pub mod registry_dir;
 pub mod registry_edit;
 pub mod pepper_file;

@@ -12,7 +12,7 @@
 //! **Invariant:** one exception to waiting. When the active root is too old to sign another issuing authority, the next one
 //! takes over whoever lags, for otherwise everybody would be left without.
 
-use super::{DROP_PAUSE, IssuanceError, Rotator, Tracked, try_out};
+use super::{DROP_PAUSE, IssuanceError, Rotator, TIDY_PAUSE, Tracked, Untidy, try_out};
 use crate::causes::Causes;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
@@ -209,7 +209,8 @@ impl Rotator {
         let distribute = self.settings.distribute;
         // The time that others have is no delay.
         let roll_over = self.roll_over.view(now - distribute);
-        HierarchyView::of(&self.hierarchy, self.rotation.view(now), roll_over, distribute)
+        let view = HierarchyView::of(&self.hierarchy, self.rotation.view(now), roll_over, distribute);
+        HierarchyView { untidy: self.untidy.as_ref().map(|untidy| untidy.why.clone()), ..view }
     }
 
     /// Goes one step further with a root that is due. A failure is noted and followed by another attempt.
@@ -300,6 +301,27 @@ impl Rotator {
         }
     }
 
+    /// Finishes what a commit, or the start, had to leave undone on the disk.
+    pub(super) fn tidy_up(&mut self, now: Timestamp) {
+        let Some(untidy) = &self.untidy else { return };
+        // A clock that was set back must not put it off.
+        if untidy.since <= now && now < untidy.since + TIDY_PAUSE {
+            return;
+        }
+        let left = match self.directory.commit(&self.hierarchy) {
+            Ok(committed) => committed.untidy,
+            Err(error) => vec![error],
+        };
+        let why = left.first().map(|error| Causes(error).to_string());
+        match why {
+            None => {
+                tracing::info!("state directory tidied up");
+                self.untidy = None;
+            }
+            Some(why) => self.untidy = Some(Untidy { since: now, why }),
+        }
+    }
+
     pub(super) fn forget_drained(&mut self, now: Timestamp) {
         // No hurry and nothing to lose, so one attempt a minute is enough.
         let too_soon = self.drop_failed.is_some_and(|failed| failed <= now && now < failed + DROP_PAUSE);
@@ -317,9 +339,7 @@ impl Rotator {
     fn adopt(&mut self, next: Hierarchy, now: Timestamp) -> Result<(), IssuanceError> {
         try_out(&self.settings, Some(&self.hierarchy), &next, now)?;
         let committed = self.directory.commit(&next)?;
-        for error in committed.untidy {
-            tracing::warn!(error = %Causes(&error), "state directory left untidy");
-        }
+        self.untidy = Untidy::of(&committed.untidy, now);
         let former = std::mem::replace(&mut self.hierarchy, next);
         let (roots, issuing) = (self.hierarchy.roots(), self.hierarchy.issuing());
         if former.issuing().active.id() != issuing.active.id() {
