@@ -3,10 +3,12 @@
 mod trust_domain;
 mod spiffe_id;
 mod name;
+pub(crate) mod certificate;
 mod subject;
 mod rule;
 mod mapping;
 
+pub use certificate::InvalidCertificate;
 pub use mapping::{AmbiguousRules, Clash, Mapping, Match};
 pub use name::{Attribute, InvalidName};
 pub use rule::{CertificateRule, InvalidRule};

@@ -8,9 +8,9 @@
 use aws_lc_rs::digest;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::FromDer;
 
 use crate::clock::Timestamp;
+use crate::identity::certificate::{self, InvalidCertificate};
 use crate::identity::name;
 use crate::identity::{Attribute, InvalidName, InvalidSpiffeId, SpiffeId};
 
@@ -52,17 +52,25 @@ pub enum InvalidSubject {
     /// A key usage that lets the key sign certificates or revocation lists.
     #[error("the key may sign certificates or revocation lists, which a workload's key must not")]
     KeyUsageOfAuthority,
+    /// A key usage that readers may pass over.
+    ///
+    /// > Key usage … MUST be marked critical. — X509-SVID §4.3
+    #[error("the key usage is not marked critical")]
+    KeyUsageNotCritical,
     /// A distinguished name that could be misread.
     #[error(transparent)]
     Name(#[from] InvalidName),
+    /// No distinguished name, and alternative names that readers may pass over (RFC 5280 §4.2.1.6).
+    #[error("the distinguished name is empty and the alternative names are not marked critical")]
+    NamesNotCritical,
     /// No key usage, or one without digitalSignature.
     #[error("the key usage does not say digitalSignature")]
     NoDigitalSignature,
     /// No URI among the subject alternative names.
     #[error("the certificate carries no URI, so no SPIFFE ID")]
     NoUri,
-    /// A serial number that is negative or has more than 20 bytes.
-    #[error("the serial number is negative or longer than 20 bytes")]
+    /// A serial number that is negative or zero, has more than 20 bytes, or is padded.
+    #[error("the serial number is not positive, padded or longer than 20 bytes")]
     Serial,
     /// A URI that is no workload's SPIFFE ID.
     #[error("the certificate's URI is no workload's SPIFFE ID: {0}")]
@@ -73,6 +81,25 @@ pub enum InvalidSubject {
     /// Not a certificate, or one with bytes behind it, or with a broken or repeated extension.
     #[error("the certificate is malformed: {0}")]
     Structure(String),
+    /// A certificate of version 1 or 2.
+    #[error("the certificate is of X.509 version {0}, and only version 3 carries a SPIFFE ID")]
+    Version(u32),
+    /// A key that is too short, too long, or of a kind that nobody here can check.
+    #[error("the certificate's key is of a kind or length that is not relied on")]
+    WeakKey,
+}
+
+impl From<InvalidCertificate> for InvalidSubject {
+    fn from(reason: InvalidCertificate) -> Self {
+        match reason {
+            InvalidCertificate::Malformed(_)
+            | InvalidCertificate::RepeatedExtension(_)
+            | InvalidCertificate::Tail => structure(reason),
+            InvalidCertificate::Serial => Self::Serial,
+            InvalidCertificate::Version(version) => Self::Version(version),
+            InvalidCertificate::WeakKey => Self::WeakKey,
+        }
+    }
 }
 
 impl Subject {
@@ -81,10 +108,7 @@ impl Subject {
     /// # Errors
     /// The first rule that `der` breaks.
     pub fn from_der(der: &[u8]) -> Result<Self, InvalidSubject> {
-        let (rest, certificate) = X509Certificate::from_der(der).map_err(structure)?;
-        if !rest.is_empty() {
-            return Err(InvalidSubject::Structure("bytes follow the certificate".to_owned()));
-        }
+        let certificate = certificate::read(der)?;
         check_usage(&certificate)?;
         let (spiffe_id, dns) = alternative_names(&certificate)?;
         let validity = certificate.validity();
@@ -93,7 +117,7 @@ impl Subject {
             dns,
             attributes: name::attributes(certificate.subject())?,
             distinguished_name: name::to_text(certificate.subject()),
-            serial: serial(certificate.raw_serial())?,
+            serial: certificate::serial(certificate.raw_serial())?,
             issuer: name::to_text(certificate.issuer()),
             not_before: Timestamp::from_unix(validity.not_before.timestamp()),
             not_after: Timestamp::from_unix(validity.not_after.timestamp()),
@@ -115,15 +139,22 @@ fn check_usage(certificate: &X509Certificate<'_>) -> Result<(), InvalidSubject> 
     if certificate.basic_constraints().map_err(structure)?.is_some_and(|constraints| constraints.value.ca) {
         return Err(InvalidSubject::IsAuthority);
     }
-    let usage = certificate.key_usage().map_err(structure)?.ok_or(InvalidSubject::NoDigitalSignature)?.value;
+    let extension = certificate.key_usage().map_err(structure)?.ok_or(InvalidSubject::NoDigitalSignature)?;
+    let usage = extension.value;
     if usage.key_cert_sign() || usage.crl_sign() {
         return Err(InvalidSubject::KeyUsageOfAuthority);
     }
-    if usage.digital_signature() { Ok(()) } else { Err(InvalidSubject::NoDigitalSignature) }
+    if !usage.digital_signature() {
+        return Err(InvalidSubject::NoDigitalSignature);
+    }
+    if extension.critical { Ok(()) } else { Err(InvalidSubject::KeyUsageNotCritical) }
 }
 
 fn alternative_names(certificate: &X509Certificate<'_>) -> Result<(SpiffeId, Vec<String>), InvalidSubject> {
     let names = certificate.subject_alternative_name().map_err(structure)?.ok_or(InvalidSubject::NoUri)?;
+    if !names.critical && certificate.subject().iter_rdn().next().is_none() {
+        return Err(InvalidSubject::NamesNotCritical);
+    }
     let (mut uris, mut dns) = (Vec::new(), Vec::new());
     for name in &names.value.general_names {
         match name {
@@ -155,16 +186,6 @@ fn dns_name(name: &str) -> Result<String, InvalidSubject> {
     } else {
         Err(InvalidSubject::DnsName)
     }
-}
-
-/// > Conforming CAs MUST NOT use serialNumber values longer than 20 octets. — RFC 5280 §4.1.2.2
-fn serial(bytes: &[u8]) -> Result<String, InvalidSubject> {
-    let digits = match bytes {
-        [] | [0x80..=0xff, ..] => return Err(InvalidSubject::Serial),
-        [0, rest @ ..] if !rest.is_empty() => rest,
-        _ => bytes,
-    };
-    if digits.len() > 20 { Err(InvalidSubject::Serial) } else { Ok(data_encoding::HEXLOWER.encode(digits)) }
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -366,14 +387,5 @@ mod tests {
         for length in 0..der.len() {
             assert!(Subject::from_der(&der[..length]).is_err());
         }
-    }
-
-    #[test]
-    fn serials_are_positive_and_at_most_20_bytes() {
-        assert_eq!(serial(&[0, 0xff]), Ok("ff".to_owned()));
-        assert_eq!(serial(&[0]), Ok("00".to_owned()));
-        assert_eq!(serial(&[0x80]), Err(InvalidSubject::Serial));
-        assert_eq!(serial(&[1; 21]), Err(InvalidSubject::Serial));
-        assert!(serial(&[&[0][..], &[0xff; 20]].concat()).is_ok());
     }
 }

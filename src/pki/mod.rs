@@ -11,6 +11,8 @@ mod hierarchy;
 mod issue;
 mod revocation;
 mod verified;
+mod signer;
+mod roots;
 mod verifier;
 mod preflight;
 
@@ -23,10 +25,12 @@ pub use preflight::{PreflightError, Trial, preflight};
 pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};
 pub use random::{Rng, SystemRng};
 pub use revocation::{InvalidRevoked, Revocation, Revocations, Revoked};
+pub use roots::InvalidRoot;
 pub use rotation::{Life, Renewal, Step};
+pub use signer::InvalidSigner;
 pub use svid::X509Svid;
 pub use verified::{Verified, chain_digest};
-pub use verifier::{InvalidRoot, MAX_BYTES, MAX_CERTIFICATES, Usage, Verifier, VerifyError};
+pub use verifier::{MAX_BYTES, MAX_CERTIFICATES, Usage, Verifier, VerifyError};
 
 #[cfg(test)]
 pub(crate) use random::SeededRng;

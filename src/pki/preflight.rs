@@ -13,7 +13,8 @@ use crate::pki::bundle::BundleSet;
 use crate::pki::hierarchy::{Hierarchy, Slot};
 use crate::pki::issue::{IssueError, issue};
 use crate::pki::profile::Profile;
-use crate::pki::verifier::{InvalidRoot, Usage, Verifier, VerifyError};
+use crate::pki::roots::InvalidRoot;
+use crate::pki::verifier::{Usage, Verifier, VerifyError};
 
 /// Why an authority must not be used.
 #[derive(Debug, thiserror::Error)]

@@ -750,7 +750,10 @@ fn an_intermediate_must_be_allowed_to_sign_certificates() {
     world.verify(&chain_through(&|_| ()), now()).unwrap();
     for usages in [vec![], vec![KeyUsagePurpose::DigitalSignature]] {
         let outcome = world.verify(&chain_through(&|middle| middle.key_usages = usages.clone()), now());
-        assert!(matches!(outcome, Err(VerifyError::BadIntermediate)), "{outcome:?}");
+        assert!(
+            matches!(outcome, Err(VerifyError::BadIntermediate(InvalidSigner::MayNotSign))),
+            "{outcome:?}"
+        );
     }
     let outcome = world.verify(&chain_through(&|middle| middle.is_ca = IsCa::ExplicitNoCa), now());
     assert!(matches!(outcome, Err(VerifyError::Chain(_))), "{outcome:?}");
@@ -871,7 +874,7 @@ fn a_path_over_an_authority_that_may_not_sign_does_not_hide_one_that_holds() {
     let with_the_other_revoked =
         revoking(&world, "serial:02".parse().unwrap()).verify(&chain, Usage::Client, now());
 
-    assert!(matches!(outcome, Err(VerifyError::BadIntermediate)), "{outcome:?}");
+    assert!(matches!(outcome, Err(VerifyError::BadIntermediate(InvalidSigner::MayNotSign))), "{outcome:?}");
     assert!(matches!(with_the_other_revoked, Err(VerifyError::Revoked(_))), "the most telling reason");
 }
 

@@ -13,11 +13,13 @@ pub struct Verified {
     pub subject: Subject,
     /// The authorities between the leaf and the root.
     pub(super) intermediates: Vec<Link>,
-    /// SHA-256 over the root's name and key.
+    /// How many of them count for a path length.
+    pub(super) depth: usize,
+    /// By which the root is found again.
     pub(super) anchor: [u8; 32],
     /// From when on every certificate of the chain is valid.
     pub(super) not_before: Timestamp,
-    /// Until when every certificate of the chain is valid.
+    /// Until when every certificate of the chain is valid, the root included.
     pub(super) not_after: Timestamp,
 }
 
@@ -33,7 +35,7 @@ impl Verified {
     #[must_use]
     pub const fn imagined(subject: Subject) -> Self {
         let (not_before, not_after) = (subject.not_before, subject.not_after);
-        Self { subject, intermediates: Vec::new(), anchor: [0; 32], not_before, not_after }
+        Self { subject, intermediates: Vec::new(), depth: 0, anchor: [0; 32], not_before, not_after }
     }
 
     /// Until when every certificate of the chain is valid.
@@ -52,15 +54,6 @@ pub fn chain_digest(chain: &[CertificateDer<'_>]) -> [u8; 32] {
         context.update(&u64::try_from(certificate.len()).unwrap_or(u64::MAX).to_be_bytes());
         context.update(certificate);
     }
-    sized(context.finish().as_ref())
-}
-
-/// SHA-256 over a root's name and key.
-pub(super) fn anchor_digest(subject: &[u8], spki: &[u8]) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    context.update(&u64::try_from(subject.len()).unwrap_or(u64::MAX).to_be_bytes());
-    context.update(subject);
-    context.update(spki);
     sized(context.finish().as_ref())
 }
 

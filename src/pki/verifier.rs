@@ -15,19 +15,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
-use data_encoding::HEXLOWER;
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer as _;
 
 use crate::clock::Timestamp;
 use crate::identity::{InvalidSubject, Subject, TrustDomain};
 use crate::pki::bundle::BundleSet;
 use crate::pki::revocation::{Revocations, Revoked};
-use crate::pki::verified::{Link, Verified, anchor_digest, sized};
+use crate::pki::roots::{InvalidRoot, Objection, Root, Roots};
+use crate::pki::signer::{InvalidSigner, Signer};
+use crate::pki::verified::{Link, Verified};
 
 /// No chain has more certificates: leaf, issuing authority, one in between, and a root that was sent needlessly.
 pub const MAX_CERTIFICATES: usize = 4;
@@ -51,8 +49,8 @@ pub enum VerifyError {
     #[error("a signature in the chain does not hold")]
     BadSignature,
     /// An intermediate that may not sign certificates.
-    #[error("an intermediate certificate may not sign certificates")]
-    BadIntermediate,
+    #[error("an intermediate certificate may not sign this: {0}")]
+    BadIntermediate(InvalidSigner),
     /// Anything else that path validation finds.
     #[error("the chain is invalid: {0}")]
     Chain(webpki::Error),
@@ -80,40 +78,51 @@ pub enum VerifyError {
     /// A certificate of the chain, its key or its holder was revoked.
     #[error("{0} is revoked")]
     Revoked(Revoked),
+    /// The root that the chain leads to has expired, so that it proves nothing.
+    #[error("the root that the chain leads to expired {not_after}")]
+    RootExpired {
+        /// When.
+        not_after: Timestamp,
+    },
+    /// The root that the chain leads to is not valid yet.
+    #[error("the root that the chain leads to is valid only from {not_before} on: is a clock wrong?")]
+    RootNotYetValid {
+        /// From when on it is.
+        not_before: Timestamp,
+    },
+    /// The root that the chain leads to is not for this end of a connection.
+    #[error("the root's extended key usage does not allow this use")]
+    RootUsage,
     /// More bytes than [`MAX_BYTES`].
     #[error("the chain has {0} bytes, more than {MAX_BYTES}")]
     TooLarge(usize),
     /// More certificates than [`MAX_CERTIFICATES`].
     #[error("the chain has {0} certificates, more than {MAX_CERTIFICATES}")]
     TooLong(usize),
+    /// So many ways to combine the certificates that none was proven within webpki's budget of 100 signatures.
+    #[error("proving the chain takes too much work")]
+    TooMuchWork,
     /// No root of the leaf's trust domain signed it.
     #[error("the chain leads to no root of its trust domain {0}")]
     UnknownIssuer(TrustDomain),
     /// A trust domain without a bundle.
     #[error("the trust domain {0} is not trusted")]
     UnknownTrustDomain(TrustDomain),
-    /// The leaf is not for this end of a connection.
+    /// A signature by an algorithm that is not relied on, such as one over SHA-1.
+    #[error("a signature in the chain is by an algorithm that is not relied on")]
+    UnsupportedSignature,
+    /// The leaf is not for this end of a connection, or an intermediate's extended key usage keeps it from that.
+    ///
+    /// `anyExtendedKeyUsage` does not count (RFC 5280 §4.2.1.12 leaves that to us): who wants to be believed says for what.
     #[error("the leaf's extended key usage does not allow this use")]
     WrongUsage,
-}
-
-/// A root that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("root number {position} of the bundle of {domain} cannot be used: {reason}")]
-pub struct InvalidRoot {
-    /// Whose root.
-    pub domain: TrustDomain,
-    /// Its place in the bundle, counted from 1.
-    pub position: usize,
-    /// What is wrong with it.
-    pub reason: webpki::Error,
 }
 
 /// Verifies chains against the bundles that it was made with. Cheap to share, never changes.
 #[derive(Debug)]
 pub struct Verifier {
     bundles: Arc<BundleSet>,
-    anchors: BTreeMap<TrustDomain, Vec<TrustAnchor<'static>>>,
+    roots: BTreeMap<TrustDomain, Roots>,
     revocations: Arc<Revocations>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -121,21 +130,12 @@ pub struct Verifier {
 impl Verifier {
     /// A verifier that believes exactly `bundles`, and nothing that stands in `revocations`.
     pub fn new(bundles: Arc<BundleSet>, revocations: Arc<Revocations>) -> Result<Self, InvalidRoot> {
-        let mut anchors = BTreeMap::new();
+        let mut roots = BTreeMap::new();
         for bundle in bundles.iter() {
-            let mut roots = Vec::with_capacity(bundle.roots.len());
-            for (position, root) in (1..).zip(&bundle.roots) {
-                let anchor = webpki::anchor_from_trusted_cert(root).map_err(|reason| InvalidRoot {
-                    domain: bundle.domain.clone(),
-                    position,
-                    reason,
-                })?;
-                roots.push(anchor.to_owned());
-            }
-            anchors.insert(bundle.domain.clone(), roots);
+            roots.insert(bundle.domain.clone(), Roots::read(bundle)?);
         }
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        Ok(Self { bundles, anchors, revocations, algorithms })
+        Ok(Self { bundles, roots, revocations, algorithms })
     }
 
     /// The bundles that are believed.
@@ -161,24 +161,34 @@ impl Verifier {
         let time = unix_time(now)?;
         let subject = Subject::from_der(leaf)?;
         let domain = subject.spiffe_id.trust_domain();
-        let Some(anchors) = self.anchors.get(&domain) else {
+        let Some(roots) = self.roots.get(&domain) else {
             return Err(VerifyError::UnknownTrustDomain(domain));
         };
-        let usage = match usage {
+        let purpose = match usage {
             Usage::Client => KeyUsage::client_auth(),
             Usage::Server => KeyUsage::server_auth(),
         };
         let end_entity = EndEntityCert::try_from(leaf).map_err(|error| reason(error, &domain))?;
         let findings = RefCell::new(Findings::default());
         let judge = |path: &VerifiedPath<'_>| {
-            findings.borrow_mut().note(with_intermediates(subject.clone(), path).and_then(|verified| {
-                // webpki counts whole seconds; the agent refuses what expired a moment ago as well.
-                self.confirm(&verified, now)?;
-                Ok(verified)
-            }))
+            findings.borrow_mut().note(proven(subject.clone(), path, roots, usage, now).and_then(
+                |verified| {
+                    // webpki counts whole seconds; the agent refuses what expired a moment ago as well.
+                    self.confirm(&verified, now)?;
+                    Ok(verified)
+                },
+            ))
         };
         let outcome = end_entity
-            .verify_for_usage(self.algorithms.all, anchors, intermediates, time, usage, None, Some(&judge))
+            .verify_for_usage(
+                self.algorithms.all,
+                roots.anchors(),
+                intermediates,
+                time,
+                purpose,
+                None,
+                Some(&judge),
+            )
             .map(drop);
         findings.into_inner().verdict(outcome, &domain)
     }
@@ -187,24 +197,27 @@ impl Verifier {
     /// no signature.
     pub fn confirm(&self, verified: &Verified, now: Timestamp) -> Result<(), VerifyError> {
         unix_time(now)?;
+        let domain = verified.subject.spiffe_id.trust_domain();
+        let roots = self.roots.get(&domain);
+        let root = roots.map(|roots| standing(roots.of_digest(verified.anchor), verified.depth, now));
         if now > verified.not_after {
-            return Err(VerifyError::Expired { not_after: verified.not_after });
+            // That the root has ended is named, since it is no fault of the holder.
+            return Err(match root {
+                Some(Err(Some(ended @ Objection::Expired { .. }))) => objected(ended),
+                _ => VerifyError::Expired { not_after: verified.not_after },
+            });
         }
         if now < verified.not_before {
             return Err(VerifyError::NotYetValid { not_before: verified.not_before });
         }
-        let domain = verified.subject.spiffe_id.trust_domain();
-        let Some(anchors) = self.anchors.get(&domain) else {
-            return Err(VerifyError::UnknownTrustDomain(domain));
+        let root = match root {
+            None => return Err(VerifyError::UnknownTrustDomain(domain)),
+            Some(Err(None)) => return Err(VerifyError::UnknownIssuer(domain)),
+            Some(Err(Some(objection))) => return Err(objected(objection)),
+            Some(Ok(root)) => root,
         };
-        let is_ours = |anchor: &TrustAnchor<'_>| {
-            anchor_digest(anchor.subject.as_ref(), anchor.subject_public_key_info.as_ref()) == verified.anchor
-        };
-        if !anchors.iter().any(is_ours) {
-            return Err(VerifyError::UnknownIssuer(domain));
-        }
         let of_link = |link: &Link| self.revocations.of_certificate(&link.serial, &link.spki_sha256);
-        let revoked = verified.intermediates.iter().find_map(of_link);
+        let revoked = verified.intermediates.iter().chain([&root.signer.link]).find_map(of_link);
         match revoked.or_else(|| self.revocations.of_leaf(&verified.subject)) {
             Some(revoked) => Err(VerifyError::Revoked(revoked)),
             None => Ok(()),
@@ -254,7 +267,13 @@ impl Findings {
 
 /// How much a reason tells an operator: that somebody took the chain back on purpose tells the most.
 const fn weight(reason: &VerifyError) -> u8 {
-    if matches!(reason, VerifyError::Revoked(_)) { 1 } else { 0 }
+    if matches!(reason, VerifyError::Revoked(_)) {
+        2
+    } else if matches!(reason, VerifyError::RootExpired { .. } | VerifyError::RootNotYetValid { .. }) {
+        1
+    } else {
+        0
+    }
 }
 
 fn within_budget<'a, 'b>(
@@ -280,30 +299,65 @@ fn unix_time(now: Timestamp) -> Result<UnixTime, VerifyError> {
     }
 }
 
-/// What is remembered of a proven chain. webpki ignores key usage altogether, so an intermediate's is checked here.
-fn with_intermediates(subject: Subject, path: &VerifiedPath<'_>) -> Result<Verified, VerifyError> {
-    let anchor = path.anchor();
-    let anchor = anchor_digest(anchor.subject.as_ref(), anchor.subject_public_key_info.as_ref());
+/// What is remembered of a path that webpki has proven, if the certificates that sign in it may do so.
+fn proven(
+    subject: Subject,
+    path: &VerifiedPath<'_>,
+    roots: &Roots,
+    usage: Usage,
+    now: Timestamp,
+) -> Result<Verified, VerifyError> {
     let (mut not_before, mut not_after) = (subject.not_before, subject.not_after);
-    let mut intermediates = Vec::new();
+    let (mut intermediates, mut depth) = (Vec::new(), 0);
     for intermediate in path.intermediate_certificates() {
-        let der = intermediate.der();
-        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| VerifyError::BadIntermediate)?;
-        match parsed.key_usage() {
-            Ok(Some(usage)) if usage.value.key_cert_sign() => (),
-            Ok(Some(_) | None) | Err(_) => return Err(VerifyError::BadIntermediate),
-        }
-        let validity = parsed.validity();
-        not_before = not_before.max(Timestamp::from_unix(validity.not_before.timestamp()));
-        not_after = not_after.min(Timestamp::from_unix(validity.not_after.timestamp()));
-        let significant: Vec<u8> =
-            parsed.raw_serial().iter().copied().skip_while(|&byte| byte == 0).collect();
-        intermediates.push(Link {
-            serial: HEXLOWER.encode(&significant),
-            spki_sha256: sized(digest::digest(&digest::SHA256, parsed.public_key().raw).as_ref()),
-        });
+        let signer = Signer::intermediate(&intermediate.der()).map_err(VerifyError::BadIntermediate)?;
+        not_before = not_before.max(signer.not_before);
+        not_after = not_after.min(signer.not_after);
+        depth += usize::from(!signer.is_self_issued);
+        intermediates.push(signer.link);
     }
-    Ok(Verified { subject, intermediates, anchor, not_before, not_after })
+    let root = match standing(roots.of_anchor(path.anchor()), depth, now) {
+        Ok(root) => root,
+        Err(objection) => {
+            let unknown = || VerifyError::UnknownIssuer(subject.spiffe_id.trust_domain());
+            return Err(objection.map_or_else(unknown, objected));
+        }
+    };
+    let serves = match usage {
+        Usage::Client => root.signer.for_clients,
+        Usage::Server => root.signer.for_servers,
+    };
+    if !serves {
+        return Err(VerifyError::RootUsage);
+    }
+    not_before = not_before.max(root.signer.not_before);
+    not_after = not_after.min(root.signer.not_after);
+    Ok(Verified { subject, intermediates, depth, anchor: root.digest, not_before, not_after })
+}
+
+/// The one of `roots` that proves a path of this depth for longest, or what speaks against the first of them.
+fn standing<'a>(
+    roots: impl Iterator<Item = &'a Root>,
+    depth: usize,
+    now: Timestamp,
+) -> Result<&'a Root, Option<Objection>> {
+    let (mut found, mut against): (Option<&Root>, _) = (None, None);
+    for root in roots {
+        match root.objection(depth, now) {
+            Some(objection) => against = against.or(Some(objection)),
+            None if found.is_some_and(|found| found.signer.not_after >= root.signer.not_after) => (),
+            None => found = Some(root),
+        }
+    }
+    found.ok_or(against)
+}
+
+const fn objected(objection: Objection) -> VerifyError {
+    match objection {
+        Objection::Expired { not_after } => VerifyError::RootExpired { not_after },
+        Objection::NotYetValid { not_before } => VerifyError::RootNotYetValid { not_before },
+        Objection::PathLength => VerifyError::Chain(webpki::Error::PathLenConstraintViolated),
+    }
 }
 
 fn reason(error: webpki::Error, domain: &TrustDomain) -> VerifyError {
@@ -320,7 +374,14 @@ fn reason(error: webpki::Error, domain: &TrustDomain) -> VerifyError {
             VerifyError::NotYetValid { not_before: timestamp(not_before) }
         }
         webpki::Error::InvalidSignatureForPublicKey => VerifyError::BadSignature,
+        webpki::Error::MaximumNameConstraintComparisonsExceeded
+        | webpki::Error::MaximumPathBuildCallsExceeded
+        | webpki::Error::MaximumSignatureChecksExceeded => VerifyError::TooMuchWork,
         webpki::Error::RequiredEkuNotFoundContext(_) => VerifyError::WrongUsage,
+        webpki::Error::UnsupportedSignatureAlgorithmContext(_)
+        | webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            VerifyError::UnsupportedSignature
+        }
         webpki::Error::UnknownIssuer => VerifyError::UnknownIssuer(domain.clone()),
         other => VerifyError::Chain(other),
     }
