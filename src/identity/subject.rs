@@ -130,8 +130,7 @@ impl Subject {
 /// The distinguished name of whatever certificate `der` is, as RFC 4514 writes it; none if it is no certificate.
 #[must_use]
 pub fn distinguished_name(der: &[u8]) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    Some(name::to_text(certificate.subject()))
+    certificate::read(der).ok().map(|certificate| name::to_text(certificate.subject()))
 }
 
 /// What X509-SVID §4 and §5.2 ask of a leaf: no CA, may sign for itself, may not sign certificates or revocation lists.

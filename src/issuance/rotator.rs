@@ -26,8 +26,9 @@ use crate::issuance::change::{Change, Changed};
 use crate::issuance::feed::{Feed, HierarchyView, Issued, RenewalView};
 use crate::issuance::second_opinion::{self, SecondOpinionError};
 use crate::pki::{
-    Authority, AuthorityPlan, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, Level, Lifetimes,
-    LifetimesError, PreflightError, Profile, Renewal, Rng, Slot, Step, SystemRng, X509Svid, issue, preflight,
+    Authority, AuthorityPlan, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, KeySource, Level,
+    Lifetimes, LifetimesError, PreflightError, Profile, Renewal, Rng, Slot, Step, SystemRng, X509Svid, issue,
+    preflight,
 };
 use crate::store::{AuthorityDir, StoreError};
 
@@ -75,12 +76,12 @@ impl Settings {
             .map_err(|source| IssuanceError::Lifetimes { workload: None, source })
     }
 
-    fn root_plan(&self) -> AuthorityPlan {
-        AuthorityPlan { algorithm: self.algorithm, ttl: self.root_ttl, backdate: self.backdate }
+    fn root_plan<'k>(&self, keys: &'k dyn KeySource) -> AuthorityPlan<'k> {
+        AuthorityPlan { keys, algorithm: self.algorithm, ttl: self.root_ttl, backdate: self.backdate }
     }
 
-    fn issuing_plan(&self) -> AuthorityPlan {
-        AuthorityPlan { algorithm: self.algorithm, ttl: self.issuing_ttl, backdate: self.backdate }
+    fn issuing_plan<'k>(&self, keys: &'k dyn KeySource) -> AuthorityPlan<'k> {
+        AuthorityPlan { keys, algorithm: self.algorithm, ttl: self.issuing_ttl, backdate: self.backdate }
     }
 
     fn longest_leaf(&self) -> Duration {
@@ -666,8 +667,13 @@ fn load_or_create(
         }
         return Ok((stored.hierarchy, Untidy::of(&stored.untidy, now)));
     }
-    let hierarchy =
-        Hierarchy::create(settings.domain.clone(), &settings.root_plan(), &settings.issuing_plan(), now)?;
+    let keys = directory.keys();
+    let hierarchy = Hierarchy::create(
+        settings.domain.clone(),
+        &settings.root_plan(keys),
+        &settings.issuing_plan(keys),
+        now,
+    )?;
     try_out(settings, None, &hierarchy, now)?;
     let untidy = Untidy::of(&directory.commit(&hierarchy)?.untidy, now);
     tracing::info!(domain = %settings.domain, path = %directory.path().display(), "new CA made");

@@ -126,7 +126,7 @@ const LONGEST_ANSWER: u64 = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pki::{AuthorityPlan, Hierarchy, KeyAlgorithm, preflight};
+    use crate::pki::{AuthorityPlan, Hierarchy, KeyAlgorithm, LocalKeys, preflight};
 
     const OPENSSL: &str = "/usr/bin/openssl";
 
@@ -136,6 +136,7 @@ mod tests {
 
     fn new_ca() -> Hierarchy {
         let plan = |hours| AuthorityPlan {
+            keys: &LocalKeys,
             algorithm: KeyAlgorithm::EcdsaP256,
             ttl: Duration::from_secs(3600) * hours,
             backdate: Duration::from_secs(300),

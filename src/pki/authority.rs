@@ -21,7 +21,7 @@ use x509_parser::prelude::FromDer as _;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
-use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair};
+use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair, KeySource};
 use crate::pki::rotation::Life;
 use crate::secret::Secret;
 
@@ -56,7 +56,9 @@ impl fmt::Display for Level {
 
 /// What a new authority is to be.
 #[derive(Clone, Copy, Debug)]
-pub struct AuthorityPlan {
+pub struct AuthorityPlan<'k> {
+    /// Where its key comes from.
+    pub keys: &'k dyn KeySource,
     /// The kind of its key.
     pub algorithm: KeyAlgorithm,
     /// How long it is valid, counted from now.
@@ -134,10 +136,10 @@ impl Authority {
     /// A new root, signed by itself.
     pub fn make_root(
         domain: &TrustDomain,
-        plan: &AuthorityPlan,
+        plan: &AuthorityPlan<'_>,
         now: Timestamp,
     ) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate(plan.algorithm)?;
+        let key = plan.keys.generate(plan.algorithm)?;
         let life = life_from(plan.ttl, plan.backdate, now)?;
         let params = parameters(Level::Root, domain, life)?;
         let certificate = params.self_signed(&key).map_err(AuthorityError::Sign)?;
@@ -148,10 +150,10 @@ impl Authority {
     pub fn make_issuing(
         root: &Self,
         domain: &TrustDomain,
-        plan: &AuthorityPlan,
+        plan: &AuthorityPlan<'_>,
         now: Timestamp,
     ) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate(plan.algorithm)?;
+        let key = plan.keys.generate(plan.algorithm)?;
         let life = root.bound(life_from(plan.ttl, plan.backdate, now)?)?;
         let params = parameters(Level::Issuing, domain, life)?;
         let certificate = params.signed_by(&key, &root.issuer).map_err(AuthorityError::Sign)?;

@@ -32,7 +32,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
-use crate::pki::{Authority, AuthorityError, Hierarchy, HierarchyError, Level, Retired, Slots};
+use crate::pki::{
+    Authority, AuthorityError, Hierarchy, HierarchyError, KeySource, Level, LocalKeys, Retired, Slots,
+};
 use crate::secret::Secret;
 use crate::store::atomic_file::{self, AtomicError, Gate};
 use crate::store::pem::{self, PemError};
@@ -185,6 +187,12 @@ impl AuthorityDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.state
+    }
+
+    /// Where the keys of new authorities come from.
+    #[must_use]
+    pub fn keys(&self) -> &dyn KeySource {
+        &LocalKeys
     }
 
     /// The CA that was committed last; `None` at the very first start.

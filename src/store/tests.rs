@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::pki::{AuthorityPlan, Hierarchy, KeyAlgorithm, Level, Profile, issue};
+use crate::pki::{AuthorityPlan, Hierarchy, KeyAlgorithm, Level, LocalKeys, Profile, issue};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -19,8 +19,13 @@ fn now() -> Timestamp {
     "2026-11-22T05:21:00Z".parse().unwrap()
 }
 
-fn plan(ttl: Duration) -> AuthorityPlan {
-    AuthorityPlan { algorithm: KeyAlgorithm::EcdsaP256, ttl, backdate: Duration::from_secs(300) }
+fn plan(ttl: Duration) -> AuthorityPlan<'static> {
+    AuthorityPlan {
+        keys: &LocalKeys,
+        algorithm: KeyAlgorithm::EcdsaP256,
+        ttl,
+        backdate: Duration::from_secs(300),
+    }
 }
 
 fn new_ca() -> Hierarchy {

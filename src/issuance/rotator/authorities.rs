@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::issuance::change::{Change, Changed, Insistence, Run, Verb};
 use crate::issuance::feed::HierarchyView;
-use crate::pki::{Hierarchy, HierarchyError, Level, Renewal, Slot, Step};
+use crate::pki::{Hierarchy, HierarchyError, KeySource, Level, LocalKeys, Renewal, Slot, Step};
 
 /// What a change comes to.
 struct Plan {
@@ -33,13 +33,18 @@ impl Rotator {
             return Ok(Changed { id, left_behind: Vec::new() });
         }
         let Change { level, insistence, run, .. } = *change;
+        // What is only tried out must leave nothing behind, wherever keys are kept.
+        let keys: &dyn KeySource = match run {
+            Run::Real => self.directory.keys(),
+            Run::Rehearsal => &LocalKeys,
+        };
         let plan = match (&change.verb, run) {
             (Verb::Rotate, Run::Real) => {
                 let id = self.prepared_for_use(level, now)?;
-                self.plan_activation(level, id, insistence, now)?
+                self.plan_activation(level, id, insistence, self.directory.keys(), now)?
             }
             (Verb::Rotate, Run::Rehearsal) => self.plan_rotation(level, now)?,
-            (verb, _) => self.plan(level, verb, insistence, now)?,
+            (verb, _) => self.plan(level, verb, insistence, keys, now)?,
         };
         match run {
             Run::Rehearsal => try_out(&self.settings, Some(&self.hierarchy), &plan.next, now)?,
@@ -79,23 +84,25 @@ impl Rotator {
         level: Level,
         verb: &Verb,
         insistence: Insistence,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
         match verb {
             Verb::Activate(id) => {
-                self.plan_activation(level, self.named_or_prepared(level, id.as_ref())?, insistence, now)
+                let id = self.named_or_prepared(level, id.as_ref())?;
+                self.plan_activation(level, id, insistence, keys, now)
             }
             Verb::Discard(id) => {
                 let id = self.named_or_prepared(level, id.as_ref())?;
                 Ok(Plan::of(self.hierarchy.discard(level, &id)?, id))
             }
             Verb::Prepare => {
-                let next = self.prepared(&self.hierarchy, level, now)?;
+                let next = self.prepared(&self.hierarchy, level, keys, now)?;
                 let id = prepared_in(&next, level)?;
                 Ok(Plan::of(next, id))
             }
             Verb::Retire(id) => self.plan_retirement(level, id, insistence, now),
-            Verb::RollBack(id) => self.plan_roll_back(level, id.as_ref(), now),
+            Verb::RollBack(id) => self.plan_roll_back(level, id.as_ref(), keys, now),
             Verb::Rotate => self.plan_rotation(level, now),
         }
     }
@@ -105,9 +112,10 @@ impl Rotator {
         level: Level,
         id: AuthorityId,
         insistence: Insistence,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
-        let next = self.activated(&self.hierarchy, level, &id, now)?;
+        let next = self.activated(&self.hierarchy, level, &id, keys, now)?;
         let waits_for = self.waits_for(level, now);
         if insistence == Insistence::Heed && !waits_for.is_empty() {
             return Err(IssuanceError::NotAcknowledged { id, waits_for });
@@ -119,10 +127,10 @@ impl Rotator {
     fn plan_rotation(&self, level: Level, now: Timestamp) -> Result<Plan, IssuanceError> {
         let prepared = match &self.hierarchy.slots(level).prepared {
             Some(_) => self.hierarchy.clone(),
-            None => self.prepared(&self.hierarchy, level, now)?,
+            None => self.prepared(&self.hierarchy, level, &LocalKeys, now)?,
         };
         let id = prepared_in(&prepared, level)?;
-        Ok(Plan::of(self.activated(&prepared, level, &id, now)?, id))
+        Ok(Plan::of(self.activated(&prepared, level, &id, &LocalKeys, now)?, id))
     }
 
     fn plan_retirement(
@@ -156,6 +164,7 @@ impl Rotator {
         &self,
         level: Level,
         id: Option<&AuthorityId>,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
         let latest =
@@ -165,7 +174,9 @@ impl Rotator {
         let until = self.last_leaf;
         let next = match level {
             Level::Issuing => self.hierarchy.roll_back_issuing(&id, until, now)?,
-            Level::Root => self.hierarchy.roll_back_root(&id, &self.settings.issuing_plan(), until, now)?,
+            Level::Root => {
+                self.hierarchy.roll_back_root(&id, &self.settings.issuing_plan(keys), until, now)?
+            }
         };
         let not_after = next.issuing().active.life().not_after;
         if now + self.settings.longest_leaf() > not_after {
@@ -234,7 +245,8 @@ impl Rotator {
         if !self.waits_for(Level::Root, now).is_empty() {
             return Ok(());
         }
-        self.adopt(self.activated(&self.hierarchy, Level::Root, &id, now)?, now)?;
+        let keys = self.directory.keys();
+        self.adopt(self.activated(&self.hierarchy, Level::Root, &id, keys, now)?, now)?;
         self.renew_all(self.holders.keys().cloned().collect(), now);
         Ok(())
     }
@@ -264,7 +276,8 @@ impl Rotator {
             let left_behind = self.waits_for(level, now).join(", ");
             tracing::error!(authority = %id, left_behind, "the root is too old to sign; the next one takes over now");
         }
-        self.adopt(self.activated(&self.hierarchy, level, &id, now)?, now)
+        let keys = self.directory.keys();
+        self.adopt(self.activated(&self.hierarchy, level, &id, keys, now)?, now)
     }
 
     /// The prepared authority, a new one if there is none or if it is of no use any more.
@@ -276,14 +289,21 @@ impl Rotator {
             }
             self.adopt(self.hierarchy.discard(level, &id)?, now)?;
         }
-        self.adopt(self.prepared(&self.hierarchy, level, now)?, now)?;
+        let keys = self.directory.keys();
+        self.adopt(self.prepared(&self.hierarchy, level, keys, now)?, now)?;
         prepared_in(&self.hierarchy, level)
     }
 
-    fn prepared(&self, from: &Hierarchy, level: Level, now: Timestamp) -> Result<Hierarchy, HierarchyError> {
+    fn prepared(
+        &self,
+        from: &Hierarchy,
+        level: Level,
+        keys: &dyn KeySource,
+        now: Timestamp,
+    ) -> Result<Hierarchy, HierarchyError> {
         match level {
-            Level::Issuing => from.prepare_issuing(&self.settings.issuing_plan(), now),
-            Level::Root => from.prepare_root(&self.settings.root_plan(), now),
+            Level::Issuing => from.prepare_issuing(&self.settings.issuing_plan(keys), now),
+            Level::Root => from.prepare_root(&self.settings.root_plan(keys), now),
         }
     }
 
@@ -292,12 +312,13 @@ impl Rotator {
         from: &Hierarchy,
         level: Level,
         id: &AuthorityId,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Hierarchy, HierarchyError> {
         let until = self.last_leaf.max(now + self.settings.longest_leaf());
         match level {
             Level::Issuing => from.activate_issuing(id, until, now),
-            Level::Root => from.activate_root(id, &self.settings.issuing_plan(), until, now),
+            Level::Root => from.activate_root(id, &self.settings.issuing_plan(keys), until, now),
         }
     }
 
