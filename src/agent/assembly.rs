@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::credential::Peppers;
 use crate::id::{AuthorityId, ListenerId, RemoteId, WorkloadId};
 use crate::issuance::Issued;
-use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Verifier};
+use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Usage, Verifier};
 use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, TlsError, client_config,
     server_config,
@@ -131,6 +131,7 @@ impl Assembly {
             };
             listeners.insert(settings.id.clone(), made);
         }
+        let mut own = BTreeMap::new();
         let mut remotes = BTreeMap::new();
         for settings in &config.remotes {
             let before =
@@ -149,7 +150,11 @@ impl Assembly {
                         let clock = Arc::clone(&self.clock);
                         let tls = client_config(svid, Arc::clone(&verifier), clock, expected, protocols)
                             .map_err(|source| AssemblyError::Tls { door: settings.id.to_string(), source })?;
+                        let own = own.entry(workload).or_insert_with(|| {
+                            verifier.verify(&svid.chain, Usage::Client, self.clock.now()).ok().map(Arc::new)
+                        });
                         Client {
+                            own: own.clone(),
                             own_id: svid.spiffe_id.clone(),
                             generation: svid.generation,
                             life: svid.life(),

@@ -43,7 +43,7 @@ impl Peer {
     /// Whether the connection may go on under the snapshot that is in force now.
     fn still_stands(&self, worker: &Worker) -> bool {
         match self {
-            Self::Resident(_) => true,
+            Self::Resident(resident) => resident.still_stands(worker),
             Self::Visitor(visitor) => visitor.still_stands(worker).is_ok(),
         }
     }

@@ -15,12 +15,12 @@ use super::admission::Visitor;
 use super::http1::Peer;
 use super::settings::ListenerProtocol;
 use super::snapshot::{Listener, Snapshot};
-use super::tls::{client_verdict, verify_error};
+use super::tls::{verdict, verify_error};
 use super::worker::{OpenConnection, Worker, back_off};
 use super::{http1, http2, linger, tcp};
 use crate::clock::Timestamp;
 use crate::id::ListenerId;
-use crate::pki::{Verified, VerifyError};
+use crate::pki::{Usage, Verified, VerifyError};
 
 /// Accepts callers at a listener for as long as the door is open.
 ///
@@ -125,7 +125,7 @@ fn verified(
     now: Timestamp,
 ) -> Result<Option<Arc<Verified>>, VerifyError> {
     let chain = stream.get_ref().1.peer_certificates();
-    chain.map(|chain| client_verdict(&snapshot.verifier, chain, now)).transpose()
+    chain.map(|chain| verdict(&snapshot.verifier, chain, Usage::Client, now)).transpose()
 }
 
 fn count_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, error: &io::Error) {

@@ -1,5 +1,6 @@
 //! The doors to outside: a local workload connects in plaintext, the kernel says who it is, and its own certificate goes on.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
 use super::context::NotAttested;
-use super::forward::{Resident, Route};
+use super::forward::{Resident, Route, may_go_on};
 use super::http1::{self, Peer};
 use super::settings::RemoteProtocol;
 use super::tcp;
@@ -136,7 +137,7 @@ where
         return;
     };
     let own_id = client.own_id.clone();
-    let resident = Resident { remote: remote.clone(), workload, own_id };
+    let resident = Resident { remote: remote.clone(), workload, own_id, bond: RefCell::default() };
     if settings.settings.protocol == RemoteProtocol::Http {
         drop(snapshot);
         return http1::serve(worker, Peer::Resident(Box::new(resident)), stream, None).await;
@@ -145,12 +146,9 @@ where
     let id = worker.ids.next(now);
     let (code, moved) = match tcp::connect(&worker, &Route::Remote(&resident), &snapshot.limits).await {
         Ok(mut upstream) => {
-            let has_identity = || match worker.snapshot().remotes.get(&remote) {
-                Some(remote) if remote.clients.contains_key(&resident.workload) => Ok(()),
-                Some(_) | None => Err("no-identity"),
-            };
-            let (io, until) = (&mut upstream.io, upstream.until);
-            let moved = tcp::pipe(&worker, &mut stream, io, until, &snapshot.limits, has_identity).await;
+            let (io, until, bond) = (&mut upstream.io, upstream.until, upstream.bond.clone());
+            let allowed = || bond.as_ref().map_or(Ok(()), |bond| may_go_on(&worker, &resident, bond));
+            let moved = tcp::pipe(&worker, &mut stream, io, until, &snapshot.limits, allowed).await;
             (moved.ended.unwrap_or("allowed"), moved)
         }
         Err(code) => (code, tcp::Moved::default()),

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use crate::credential::Peppers;
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
-use crate::pki::{Life, Verifier};
+use crate::pki::{Life, Verified, Verifier};
 use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
 use crate::registry::Snapshot as Registry;
 
@@ -69,6 +69,8 @@ pub struct Client {
     pub generation: u64,
     /// From when until when its certificate is valid: no connection is made at another time, and none outlives it.
     pub life: Life,
+    /// Its own certificate, if we believe it ourselves: what is revoked here is not shown to others for long.
+    pub own: Option<Arc<Verified>>,
     /// Its certificate and the verifier of the remote's identity; pooled connections are tied to it.
     pub tls: Arc<rustls::ClientConfig>,
 }

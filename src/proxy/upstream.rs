@@ -20,9 +20,10 @@ use tokio_rustls::client::TlsStream;
 use super::buffer::Buffer;
 use super::settings::Endpoint;
 use super::snapshot::Client;
+use super::tls::verdict;
 use crate::clock::Timestamp;
 use crate::id::{RemoteId, WorkloadId};
-use crate::identity::Subject;
+use crate::pki::{Usage, Verified, Verifier, VerifyError};
 
 /// How long an idle connection is kept. One that the other side has closed meanwhile is noticed before it is used.
 const KEEP: Duration = Duration::from_secs(30);
@@ -76,12 +77,14 @@ pub(super) struct Upstream {
     pub(super) reused: bool,
     /// When the first of the two certificates ends that it rests on, if it rests on any.
     pub(super) until: Option<Timestamp>,
+    /// The two certificates themselves.
+    pub(super) bond: Option<Arc<Bond>>,
     since: Instant,
 }
 
 impl Upstream {
     fn new(io: UpstreamIo) -> Self {
-        Self { io, unread: Buffer::default(), reused: false, until: None, since: Instant::now() }
+        Self { io, unread: Buffer::default(), reused: false, until: None, bond: None, since: Instant::now() }
     }
 
     /// Whether the other side has hung up, or said something unasked.
@@ -94,6 +97,15 @@ impl Upstream {
             || !self.unread.is_empty()
             || Pin::new(&mut self.io).poll_read(&mut cx, &mut page).is_ready()
     }
+}
+
+/// What a connection to a remote rests on.
+#[derive(Debug)]
+pub(super) struct Bond {
+    /// The remote's certificate.
+    pub(super) peer: Arc<Verified>,
+    /// The workload's, if we believe it ourselves.
+    pub(super) own: Option<Arc<Verified>>,
 }
 
 /// The streams that lead to something that answers.
@@ -145,6 +157,8 @@ pub(super) enum DialError {
     TimedOut,
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
+    #[error("the remote is not believed any more")]
+    Untrusted(#[from] VerifyError),
 }
 
 /// A thread's idle connections.
@@ -222,7 +236,9 @@ pub(super) async fn dial_local(endpoint: &Endpoint, within: Duration) -> Result<
 pub(super) async fn dial_remote(
     address: &str,
     client: &Client,
+    verifier: &Verifier,
     within: Duration,
+    now: Timestamp,
 ) -> Result<Upstream, DialError> {
     let (host, _) = address.rsplit_once(':').ok_or(DialError::Name)?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -234,15 +250,12 @@ pub(super) async fn dial_remote(
         connector.connect(name, stream).await.map_err(DialError::Tls)
     };
     let stream = timeout(within, connect).await.map_err(|_| DialError::TimedOut)??;
-    let ours = client.life.not_after;
-    let until = not_after(&stream).map_or(ours, |theirs| theirs.min(ours));
-    Ok(Upstream { until: Some(until), ..Upstream::new(UpstreamIo::Tls(Box::new(stream))) })
-}
-
-/// When the remote's certificate ends, which has just been verified.
-fn not_after(stream: &TlsStream<TcpStream>) -> Option<Timestamp> {
-    let leaf = stream.get_ref().1.peer_certificates()?.first()?;
-    Subject::from_der(leaf).ok().map(|subject| subject.not_after)
+    // It was verified in the handshake, so this costs no signature; trust may have changed meanwhile.
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = verdict(verifier, chain, Usage::Server, now)?;
+    let until = peer.not_after().min(client.life.not_after);
+    let bond = Some(Arc::new(Bond { peer, own: client.own.clone() }));
+    Ok(Upstream { until: Some(until), bond, ..Upstream::new(UpstreamIo::Tls(Box::new(stream))) })
 }
 
 #[cfg(test)]
