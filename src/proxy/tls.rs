@@ -158,7 +158,7 @@ thread_local! {
 /// Whether a client's chain is to be believed now, and what it says.
 ///
 /// A chain that this thread has proven before is only confirmed: its validity, its root and the revocations are looked at
-/// anew, its signatures are not computed again.
+/// anew, its signatures are not computed again unless it no longer holds that way.
 ///
 /// # Errors
 /// Why nobody should believe it.
@@ -168,10 +168,12 @@ pub(super) fn client_verdict(
     now: Timestamp,
 ) -> Result<Arc<Verified>, VerifyError> {
     let digest = chain_digest(chain);
-    if let Some(verified) = KNOWN.with_borrow(|known| known.get(&digest).cloned()) {
-        verifier.confirm(&verified, now)?;
+    if let Some(verified) = KNOWN.with_borrow(|known| known.get(&digest).cloned())
+        && verifier.confirm(&verified, now).is_ok()
+    {
         return Ok(verified);
     }
+    // The chain may hold by another path than it did: over another root, or past an authority that was revoked since.
     let verified = Arc::new(verifier.verify(chain, Usage::Client, now)?);
     KNOWN.with_borrow_mut(|known| {
         if known.len() >= VERDICTS {
