@@ -74,9 +74,11 @@ impl Worker {
 
     /// Whether a connection that rests on `verified` may go on; if not, it is counted and logged why.
     pub(super) fn still_believes(&self, verified: &Verified, door: &str) -> bool {
-        match self.current.load().verifier.confirm(verified, self.now()) {
+        let now = self.now();
+        match self.current.load().verifier.confirm(verified, now) {
             // The connection's own deadline sees to its end, and to what is under way then.
             Ok(()) | Err(VerifyError::Expired { .. }) => true,
+            Err(VerifyError::RootExpired { .. }) if now > verified.not_after() => true,
             Err(error) => {
                 let code = if matches!(error, VerifyError::Revoked(_)) { "revoked" } else { "not-trusted" };
                 self.cuts.count(code);
