@@ -49,7 +49,7 @@ pub enum InvalidSigner {
     #[error("its validity ends before it begins")]
     Life,
     /// Its key usage is absent or without keyCertSign.
-    #[error("its key usage does not allow signing certificates")]
+    #[error("its key usage does not allow signing certificates (it is absent, or without keyCertSign)")]
     MayNotSign,
     /// It has no name by which it could be found as an issuer.
     #[error("its distinguished name is empty")]

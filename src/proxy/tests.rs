@@ -26,13 +26,14 @@ use super::http2;
 use super::settings::{Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings};
 use super::snapshot::{Listener, Routes, Snapshot};
 use super::tcp;
+use super::tls::verdict;
 use super::worker::Worker;
 use crate::clock::{ManualClock, Timestamp};
 use crate::credential::Peppers;
 use crate::id::WorkloadId;
 use crate::pki::{
-    AuthorityPlan, BundleSet, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Life, LocalKeys, Profile, Usage,
-    Verified, Verifier, issue,
+    AuthorityPlan, BundleSet, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Life, LocalKeys, Profile,
+    TrustBundle, Usage, Verified, Verifier, issue,
 };
 use crate::registry::{Source, parse};
 use crate::telemetry::{AccessSink, LogFormat, LogWriter, Metrics};
@@ -114,6 +115,35 @@ fn caller() -> (Arc<Verifier>, Arc<Verified>) {
     let verifier = Verifier::new(Arc::new(bundles), Arc::default()).unwrap();
     let verified = verifier.verify(&svid.chain, Usage::Client, now).unwrap();
     (Arc::new(verifier), Arc::new(verified))
+}
+
+/// What leads to another root now was proven over one that has gone.
+#[test]
+fn a_remembered_chain_is_proven_anew_when_it_no_longer_holds_the_old_way() {
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    let algorithm = KeyAlgorithm::EcdsaP256;
+    let plan =
+        |days| AuthorityPlan { keys: &LocalKeys, algorithm, ttl: DAY * days, backdate: DEFAULT_BACKDATE };
+    let now = Timestamp::FLOOR;
+    let hierarchy = Hierarchy::create("postern.test".parse().unwrap(), &plan(90), &plan(30), now).unwrap();
+    let spiffe_id = "spiffe://postern.test/caller".parse().unwrap();
+    let profile = Profile { spiffe_id, dns: Vec::new(), ttl: DAY, backdate: DEFAULT_BACKDATE, algorithm };
+    let issuing = &hierarchy.issuing().active;
+    let chain = issue(issuing, &profile, now).unwrap().chain;
+    let believing = |roots| {
+        let bundle = TrustBundle { roots, ..hierarchy.bundle() };
+        Verifier::new(Arc::new(BundleSet::from_iter([bundle])), Arc::default()).unwrap()
+    };
+    let narrow = believing(vec![issuing.certificate().clone()]);
+    let wide = believing(hierarchy.bundle().roots);
+
+    let before = verdict(&narrow, &chain, Usage::Client, now).unwrap();
+    assert!(wide.confirm(&before, now).is_err(), "it rests on what is no root any more");
+    let after = verdict(&wide, &chain, Usage::Client, now).unwrap();
+
+    assert!(wide.confirm(&after, now).is_ok());
+    assert!(verdict(&believing(Vec::new()), &chain, Usage::Client, now).is_err());
 }
 
 impl World {

@@ -161,7 +161,7 @@ thread_local! {
 /// Whether a peer's chain is to be believed now, and what it says.
 ///
 /// A chain that this thread has proven before is only confirmed: its validity, its root and the revocations are looked at
-/// anew, its signatures are not computed again.
+/// anew, its signatures are not computed again unless it no longer holds that way.
 ///
 /// # Errors
 /// Why nobody should believe it.
@@ -172,10 +172,12 @@ pub(super) fn verdict(
     now: Timestamp,
 ) -> Result<Arc<Verified>, VerifyError> {
     let digest = (usage, chain_digest(chain));
-    if let Some(verified) = KNOWN.with_borrow(|known| known.get(&digest).cloned()) {
-        verifier.confirm(&verified, now)?;
+    if let Some(verified) = KNOWN.with_borrow(|known| known.get(&digest).cloned())
+        && verifier.confirm(&verified, now).is_ok()
+    {
         return Ok(verified);
     }
+    // The chain may hold by another path than it did: over another root, or past an authority that was revoked since.
     let verified = Arc::new(verifier.verify(chain, usage, now)?);
     KNOWN.with_borrow_mut(|known| {
         if known.len() >= VERDICTS {

@@ -98,11 +98,13 @@ impl Worker {
     pub(super) fn still_believes(&self, verified: &Verified, door: &str) -> Result<(), &'static str> {
         let (snapshot, now) = (self.current.load(), self.now());
         match snapshot.verifier.confirm(verified, now) {
-            // The connection's own deadline sees to its end, and to what is under way then.
-            Ok(()) | Err(VerifyError::Expired { .. }) => {
+            Ok(()) => {
                 self.lookout.look_at(&verified.subject, &snapshot, now);
                 Ok(())
             }
+            // The connection's own deadline sees to its end, and to what is under way then.
+            Err(VerifyError::Expired { .. }) => Ok(()),
+            Err(VerifyError::RootExpired { .. }) if now > verified.not_after() => Ok(()),
             Err(error) => {
                 let code = if let VerifyError::Revoked(_) = error {
                     "revoked"
