@@ -47,6 +47,7 @@ pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>
     let fixed = [
         ("trust_domain", old.issuance.domain == new.issuance.domain),
         ("state_dir", old.state_dir == new.state_dir),
+        ("authority.keys", old.keys == new.keys),
         ("runtime_dir", old.runtime_dir == new.runtime_dir),
         ("threads", old.threads == new.threads),
         ("log", old.log == new.log),
