@@ -24,7 +24,7 @@ pub enum PemError {
     Malformed(String),
     /// A key under a passphrase.
     #[error(
-        "encrypted private keys are not supported; remove the passphrase with `openssl pkcs8 -topk8 -nocrypt`"
+        "the key is encrypted in a form that is not read here; write it anew with `openssl pkcs8 -topk8`"
     )]
     PassphraseProtected,
     /// Text outside of a block.

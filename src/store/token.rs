@@ -146,6 +146,8 @@ pub(super) struct TokenKey {
 pub(super) struct Token {
     settings: TokenSettings,
     requests: Mutex<mpsc::Sender<Work>>,
+    /// The thread, until it is told to end.
+    thread: Option<thread::JoinHandle<()>>,
     /// How many requests have not been answered.
     open: Arc<AtomicUsize>,
 }
@@ -160,12 +162,13 @@ impl Token {
     pub(super) fn new(settings: TokenSettings) -> Result<Self, std::io::Error> {
         let (requests, received) = mpsc::channel::<Work>();
         let mut keeper = Keeper { settings: settings.clone(), module: None, session: None, refused: None };
-        thread::Builder::new().name("token".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("token".to_owned()).spawn(move || {
             for work in received {
                 work(&mut keeper);
             }
+            keeper.leave();
         })?;
-        Ok(Self { settings, requests: Mutex::new(requests), open: Arc::default() })
+        Ok(Self { settings, requests: Mutex::new(requests), thread: Some(thread), open: Arc::default() })
     }
 
     /// Whether the token is there and lets us in.
@@ -225,6 +228,20 @@ impl Token {
     }
 }
 
+impl Drop for Token {
+    /// Waits until the module was left in order: some bring the process down when it ends over their heads.
+    fn drop(&mut self) {
+        let (unheard, _) = mpsc::channel();
+        *self.requests.lock().unwrap_or_else(PoisonError::into_inner) = unheard;
+        let thread = self.thread.take().filter(|_| self.open.load(Ordering::Acquire) == 0);
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the token broke off");
+        }
+    }
+}
+
 /// A key on a token as something that signs.
 #[derive(Debug)]
 pub(super) struct TokenSigner {
@@ -260,13 +277,23 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Does `work` in the session, and once more in a new one if the session or the token had gone away.
+    /// Does `work` in the session. If the session, the token or the key has gone away, once more with everything anew: a module
+    /// may go by what it saw before.
     fn with_session<T>(
         &mut self,
         work: impl Fn(&TokenSettings, &Session) -> Result<T, Trouble>,
     ) -> Result<T, TokenError> {
         match self.attempt(&work) {
-            Err(Trouble::Gone { .. }) => self.once(work),
+            Err(
+                Trouble::Gone { .. } | Trouble::Told(TokenError::NoKey { .. } | TokenError::NoToken { .. }),
+            ) => {
+                self.leave();
+                let outcome = self.once(work);
+                if outcome.is_err() {
+                    self.leave();
+                }
+                outcome
+            }
             outcome => outcome.map_err(|trouble| trouble.tell(&self.settings)),
         }
     }
@@ -292,6 +319,14 @@ impl Keeper {
             self.session = Some(session);
         }
         outcome
+    }
+
+    /// Closes the session and ends the module, so that the next request begins from nothing.
+    fn leave(&mut self) {
+        drop(self.session.take());
+        if let Some(error) = self.module.take().and_then(|module| module.finalize().err()) {
+            tracing::debug!(reason = reason(&error), "the PKCS#11 module did not end in order");
+        }
     }
 
     fn log_in(&mut self) -> Result<Session, Trouble> {
