@@ -1,6 +1,6 @@
 //! Where the keys of the authorities are: in plain files, under a passphrase, or on a token; an agent lives with each.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 #![expect(clippy::print_stdout, reason = "a skipped test must not look like one that ran")]
 
 #[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
@@ -492,6 +492,31 @@ async fn a_token_that_goes_away_holds_up_issuing_until_it_is_back() {
     assert_eq!(objects(&folder), 6, "it was destroyed with the next commit");
     let answer = world.try_get(Some(&world.identity("caller")), "").await.unwrap();
     assert_eq!(answer.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pin_that_was_refused_is_overcome_by_another_and_never_told() {
+    if !has_token_module() {
+        return;
+    }
+    let mut scene = token_scene("root_ttl = \"600s\"\nissuing_ttl = \"120s\"\ndistribute = \"1s\"\n");
+    scene.config("[leaf]\nttl = \"6s\"\n");
+    let world = scene.start().await;
+    let folder = world.path().to_owned();
+    let token = fs::read_dir(folder.join("tokens")).unwrap().next().unwrap().unwrap().path();
+
+    // It has to log in again, and finds another PIN.
+    secret(&folder, "pin", "22222222");
+    fs::rename(&token, folder.join("away")).unwrap();
+    world.log_with("identity not renewed").await;
+    fs::rename(folder.join("away"), &token).unwrap();
+    let log = world.log_with("refuses the PIN; it is not tried again until another one is there").await;
+    assert!(!log.contains("22222222") && !log.contains(PIN));
+
+    secret(&folder, "pin", PIN);
+    let serial = async || world.status().await.workloads[0].serial.clone();
+    let held = serial().await;
+    eventually("a renewal with the right one", async || (serial().await != held).then_some(())).await;
 }
 
 #[test]

@@ -24,7 +24,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::causes::Causes;
-use crate::pki::{KeyAlgorithm, KeyError, KeyPair, KeySource, RemoteFailure, RemoteSigner as _};
+use crate::pki::{KeyAlgorithm, KeyError, KeyPair, KeySource, RemoteFailure};
 use crate::secret::Secret;
 use crate::store::atomic_file::{self, AtomicError};
 use crate::store::pem::{self, PemError};
@@ -336,7 +336,7 @@ impl KeyStore {
             self.token.as_ref().ok_or_else(|| KeyStoreError::TokenMissing { path: path.to_owned() })?;
         let found = token.find(&reference.label)?;
         let key = on_token(token, &found, reference.label);
-        if fingerprint(&key) != reference.public_key_sha256 || !signs(token, &found, &key) {
+        if fingerprint(&key) != reference.public_key_sha256 || !signs(token, &found, &key)? {
             return Err(KeyStoreError::Exchanged { path: path.to_owned() });
         }
         Ok(key)
@@ -482,18 +482,15 @@ fn on_token(token: &Arc<Token>, found: &TokenKey, label: String) -> KeyPair {
 }
 
 /// Whether the private half belongs to the public one.
-fn signs(token: &Arc<Token>, found: &TokenKey, key: &KeyPair) -> bool {
+fn signs(token: &Token, found: &TokenKey, key: &KeyPair) -> Result<bool, TokenError> {
     const MESSAGE: &[u8] = b"postern: does this key sign?";
     let algorithm: &'static dyn VerificationAlgorithm = match found.algorithm {
         KeyAlgorithm::EcdsaP256 => &signature::ECDSA_P256_SHA256_ASN1,
         KeyAlgorithm::EcdsaP384 => &signature::ECDSA_P384_SHA384_ASN1,
         KeyAlgorithm::Ed25519 => &signature::ED25519,
     };
-    let label = key.remote_name().unwrap_or_default().to_owned();
-    let signer = TokenSigner::new(Arc::clone(token), found.algorithm, label);
-    signer.sign(MESSAGE).is_ok_and(|signature| {
-        UnparsedPublicKey::new(algorithm, &found.public_key).verify(MESSAGE, &signature).is_ok()
-    })
+    let signature = token.sign(found.algorithm, key.remote_name().unwrap_or_default(), MESSAGE)?;
+    Ok(UnparsedPublicKey::new(algorithm, &found.public_key).verify(MESSAGE, &signature).is_ok())
 }
 
 fn found(bytes: &Secret) -> Result<Found, PemError> {

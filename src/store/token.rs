@@ -6,6 +6,7 @@
 //! **Invariant:** a PIN that the token has refused is not tried again, and its last try is left to a person. A token that
 //! locks itself takes every key with it.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -155,7 +156,23 @@ pub(super) struct Token {
 type Work = Box<dyn FnOnce(&mut Keeper) + Send>;
 
 /// How long a request may take. Making a key on a slow card takes a second or two.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A request that has not been answered, for as long as the value lives.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn count(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 impl Token {
     /// Starts the thread; the token itself is only looked for when something is asked of it.
@@ -164,7 +181,10 @@ impl Token {
         let mut keeper = Keeper { settings: settings.clone(), module: None, session: None, refused: None };
         let thread = thread::Builder::new().name("token".to_owned()).spawn(move || {
             for work in received {
-                work(&mut keeper);
+                // A request that breaks off must not take all later ones along.
+                if panic::catch_unwind(AssertUnwindSafe(|| work(&mut keeper))).is_err() {
+                    keeper.leave();
+                }
             }
             keeper.leave();
         })?;
@@ -198,7 +218,13 @@ impl Token {
         self.ask(move |keeper| keeper.with_session(|settings, session| destroy(settings, session, &label)))
     }
 
-    fn sign(&self, algorithm: KeyAlgorithm, label: &str, message: &[u8]) -> Result<Vec<u8>, TokenError> {
+    /// The signature of `message` by the key under `label`, in DER if there are two numbers in it.
+    pub(super) fn sign(
+        &self,
+        algorithm: KeyAlgorithm,
+        label: &str,
+        message: &[u8],
+    ) -> Result<Vec<u8>, TokenError> {
         let (label, message) = (label.to_owned(), message.to_owned());
         self.ask(move |keeper| {
             keeper.with_session(|settings, session| sign(settings, session, algorithm, &label, &message))
@@ -214,11 +240,10 @@ impl Token {
             return Err(silent());
         }
         let (reply, answer) = mpsc::channel();
-        let open = Arc::clone(&self.open);
-        open.fetch_add(1, Ordering::AcqRel);
+        let open = Open::count(&self.open);
         let request: Work = Box::new(move |keeper| {
             let outcome = work(keeper);
-            open.fetch_sub(1, Ordering::AcqRel);
+            drop(open);
             // Whoever asked may have given up.
             drop(reply.send(outcome));
         });
@@ -694,6 +719,18 @@ mod tests {
             error.to_string().starts_with("the PKCS#11 module /nonexistent/module.so cannot be used"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_request_that_breaks_off_does_not_take_later_ones_along() {
+        let pin = SecretSource::File("/nonexistent/pin".into());
+        let settings = TokenSettings { module: "/nonexistent/module.so".into(), label: "ca".to_owned(), pin };
+        let token = Token::new(settings).unwrap();
+
+        let broken: Result<(), TokenError> = token.ask(|_| panic!("a module's doing"));
+
+        assert!(matches!(broken, Err(TokenError::Silent { .. })));
+        assert!(matches!(token.check(), Err(TokenError::Module { .. })), "the next one is heard");
     }
 
     #[test]
