@@ -341,6 +341,25 @@ async fn keys_move_from_files_to_a_token_with_their_authorities() {
     does(&folder, "ca rotate --root --force");
     assert_eq!(kinds(&folder), ["plain", "plain", "token", "token", "token"]);
 
+    // A passphrase is for files alone.
+    let with_words =
+        format!("passphrase_file = \"words\"\n{}", token_section("").replace("[authority]\n", ""));
+    secret(&folder, "words", PASSPHRASE);
+    write(
+        &folder.join("postern.toml"),
+        &config.replace("[authority]\n", &format!("[authority]\n{with_words}")),
+    );
+    let rekeyed = postern(&folder, "ca rekey").err;
+    assert!(
+        rekeyed.contains("2 key files written anew") && rekeyed.contains("3 keys on the token"),
+        "{rekeyed}"
+    );
+    assert_eq!(kinds(&folder), ["encrypted", "encrypted", "token", "token", "token"]);
+    does(&folder, "ca status");
+    write(&folder.join("postern.toml"), &config.replace("[authority]\n", &token_section("")));
+    let words = folder.join("words").display().to_string();
+    does(&folder, &format!("ca rekey --former-passphrase-file {words}"));
+
     // And back: the token stays configured for as long as something is on it.
     write(
         &folder.join("postern.toml"),

@@ -316,7 +316,7 @@ async fn rekey(config: &Config, former: Option<PathBuf>) -> anyhow::Result<()> {
     let form = if config.keys.passphrase.is_some() { "under the configured passphrase" } else { "plain" };
     output::tell(&format!("{} written anew, {form}; {kept} were so already.", count(written, "key file")));
     if on_token > 0 {
-        output::tell(&format!("{} on the token and stays there.", count(on_token, "key")));
+        output::tell(&format!("{} on the token; nothing to do about that.", count(on_token, "key")));
     }
     Ok(())
 }
