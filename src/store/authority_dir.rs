@@ -34,7 +34,7 @@ use crate::pki::{
 };
 use crate::secret::Secret;
 use crate::store::atomic_file::{self, AtomicError, Gate};
-use crate::store::key_store::{KEY, KeySettings, KeyStore, KeyStoreError, REFERENCE};
+use crate::store::key_store::{KEY, KeyFile, KeySettings, KeyStore, KeyStoreError, REFERENCE};
 use crate::store::pem::{self, PemError};
 use crate::store::sealed_key::SealError;
 
@@ -354,10 +354,7 @@ impl AuthorityDir {
         let settled = self.authorities_path().join(authority.id().as_str());
         let staged = self.staged_path(authority.id());
         let certificate = pem::certificate_to_pem(authority.certificate());
-        let key = self
-            .keys
-            .file_of(authority.key())
-            .map_err(|source| StoreError::Seal { id: authority.id().clone(), source })?;
+        let key = self.key_file(authority.id(), authority.key())?;
         let holds = |directory: &Path| {
             fs::read(directory.join(CERTIFICATE)).is_ok_and(|found| found == certificate.as_bytes())
                 && fs::read(directory.join(key.name)).is_ok_and(|found| Secret::new(found) == key.content)
@@ -405,7 +402,7 @@ impl AuthorityDir {
         if !is_there(&directory)? {
             return Err(StoreError::Missing { path: directory });
         }
-        let authority = self.read_authority(&directory, created)?;
+        let authority = read_with_key(&directory, self.read_key(&directory)?, created)?;
         if *authority.id() != id {
             let reason = format!("{} holds the authority {}", directory.display(), authority.id());
             return Err(StoreError::Manifest { path: manifest, reason });
@@ -417,16 +414,20 @@ impl AuthorityDir {
         Ok(Arc::new(authority))
     }
 
-    fn read_authority(&self, directory: &Path, created: Timestamp) -> Result<Authority, StoreError> {
+    /// What is to stand in a directory for `key`.
+    fn key_file(&self, id: &AuthorityId, key: &KeyPair) -> Result<KeyFile, StoreError> {
+        self.keys.file_of(key).map_err(|source| StoreError::Seal { id: id.clone(), source })
+    }
+
+    /// The key that stands in `directory`, wherever it is kept.
+    fn read_key(&self, directory: &Path) -> Result<KeyPair, StoreError> {
         let reference = directory.join(REFERENCE);
-        let key = if is_there(&reference)? {
-            self.keys.read_reference(&reference, &read_file(&reference)?)?
-        } else {
-            let path = directory.join(KEY);
-            let key = self.keys.read_file(&path, &read_private(&path)?)?;
-            key.map_err(|source| StoreError::Pem { path, source })?
-        };
-        read_with_key(directory, key, created)
+        if is_there(&reference)? {
+            return Ok(self.keys.read_reference(&reference, &read_file(&reference)?)?);
+        }
+        let path = directory.join(KEY);
+        let key = self.keys.read_file(&path, &read_private(&path)?)?;
+        key.map_err(|source| StoreError::Pem { path, source })
     }
 
     /// Without a manifest there must be no trace of a CA. Staged directories alone are none: nothing was ever committed.
