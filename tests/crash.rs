@@ -1,7 +1,8 @@
-//! The agent and its commands are killed, from outside, at every step that they do to the file system, and started again.
+//! The agent and its commands are killed, from outside, at every step that they do to the file system, and started again;
+//! or the step fails, for the disk is full or cannot be written.
 //!
-//! `strace` (Debian) delivers SIGKILL when a process is about to do its N-th call of a kind. A dry run says which calls there
-//! are. By default a sample of them is tried, drawn with a fixed seed; `scripts/crash-sweep` tries them all.
+//! `strace` (Debian) delivers SIGKILL when a process is about to do its N-th call of a kind, or has that call fail. A dry run
+//! says which calls there are. By default a sample of them is tried, drawn with a fixed seed; `scripts/crash-sweep` tries them all.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,12 +15,14 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::world::postern;
 use support::{Identity, Scene};
+use tokio::time::Instant;
 
 /// What may change something on the disk, or make a change last.
 const CALLS: &str = "openat,write,pwrite64,ftruncate,fsync,fdatasync,fchmod,fchown,mkdir,mkdirat,rename,renameat,renameat2,\
@@ -110,7 +113,7 @@ impl Place {
         let list: toml::Table = text.parse().unwrap();
         let mut authorities = Vec::new();
         for level in ["root", "issuing"] {
-            for entry in list[level].as_array().unwrap() {
+            for entry in list.get(level).unwrap().as_array().unwrap() {
                 let word = |key: &str| entry[key].as_str().unwrap().to_owned();
                 authorities.push(format!("{level} {} {}", word("slot"), word("id")));
             }
@@ -120,7 +123,7 @@ impl Place {
         let revoked = fs::read_to_string(self.path().join("state/revocations.toml")).unwrap_or_default();
         State {
             authorities,
-            sequence: list["bundle_sequence"].as_integer().unwrap(),
+            sequence: list.get("bundle_sequence").unwrap().as_integer().unwrap(),
             generation: generation.map_or(0, |text| text.trim().parse().unwrap()),
             revoked: revoked.matches("[[revoked]]").count(),
         }
@@ -191,8 +194,26 @@ struct Point {
     number: usize,
 }
 
+/// What happens at a point.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Blow {
+    /// The call fails with this error.
+    Error(&'static str),
+    /// The process is killed before the call.
+    Kill,
+}
+
+/// How a process ended under `strace`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum End {
+    Exited,
+    Killed,
+    /// The agent was ready, and was stopped then.
+    Ready,
+}
+
 /// Runs `arguments` in `place` under `strace` with `options`, to its end or until the agent is ready.
-fn under_strace(place: &Place, options: &[String], arguments: &[String]) {
+fn under_strace(place: &Place, options: &[String], arguments: &[String]) -> End {
     let program = postern(place.path());
     let mut command = Command::new("strace");
     command
@@ -205,19 +226,21 @@ fn under_strace(place: &Place, options: &[String], arguments: &[String]) {
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     let mut child = command.spawn().unwrap();
     let begun = Instant::now();
-    while child.try_wait().unwrap().is_none() {
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            let killed = status.signal() == Some(9) || status.code() == Some(128 + 9);
+            return if killed { End::Killed } else { End::Exited };
+        }
         if arguments == RUN && is_ready(place.ip) {
             // Past all that is of interest. It goes down in good order, so that the record is whole.
-            let tracer = rustix::process::Pid::from_child(&child);
             let agents =
                 fs::read_to_string(format!("/proc/{}/task/{}/children", child.id(), child.id())).unwrap();
             for agent in agents.split_whitespace() {
                 let agent = rustix::process::Pid::from_raw(agent.parse().unwrap()).unwrap();
                 rustix::process::kill_process(agent, rustix::process::Signal::TERM).unwrap();
             }
-            assert_ne!(tracer, rustix::process::getpid());
             child.wait().unwrap();
-            return;
+            return End::Ready;
         }
         assert!(begun.elapsed() < PATIENCE, "{}", log_of(place));
         std::thread::sleep(Duration::from_millis(2));
@@ -251,14 +274,14 @@ fn points(place: &Place, arguments: &[String]) -> Vec<Point> {
 }
 
 /// A few of `points`, drawn from a fixed seed; all of them if a file beside the build says so.
-fn chosen(points: Vec<Point>, seed: &mut u64) -> Vec<Point> {
+fn chosen(points: Vec<Point>, sample: usize, seed: &mut u64) -> Vec<Point> {
     let sweep = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crash-sweep");
     if sweep.exists() {
         return points;
     }
     let mut left = points;
     let mut chosen = Vec::new();
-    while chosen.len() < SAMPLE && !left.is_empty() {
+    while chosen.len() < sample && !left.is_empty() {
         // Knuth's linear congruential generator; nothing depends on its quality.
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let at = usize::try_from(*seed >> 33).unwrap() % left.len();
@@ -267,15 +290,25 @@ fn chosen(points: Vec<Point>, seed: &mut u64) -> Vec<Point> {
     chosen
 }
 
-/// Kills at `point` and starts again; whether what was begun has happened.
-fn killed_at(place: &Place, arguments: &[String], point: &Point) -> Outcome {
+/// Strikes at `point` and starts again; whether what was begun has happened.
+fn struck_at(place: &Place, arguments: &[String], point: &Point, blow: Blow) -> Outcome {
     let before = place.state();
     let Point { call, number } = point;
-    let options =
-        ["-e", &format!("trace={call}"), "-e", &format!("inject={call}:signal=SIGKILL:when={number}")];
+    let what = match blow {
+        Blow::Error(error) => format!("error={error}"),
+        Blow::Kill => "signal=SIGKILL".to_owned(),
+    };
+    let options = ["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{what}:when={number}")];
     let mut options: Vec<String> = options.into_iter().map(str::to_owned).collect();
     options.extend(["-o".to_owned(), "/dev/null".to_owned()]);
-    under_strace(place, &options, arguments);
+    let end = under_strace(place, &options, arguments);
+    match blow {
+        Blow::Error(_) if arguments == RUN && !before.authorities.is_empty() => {
+            assert_eq!(end, End::Ready, "an agent that has a CA serves it");
+        }
+        Blow::Error(_) => assert_ne!(end, End::Killed),
+        Blow::Kill => assert_eq!(end, End::Killed),
+    }
     let torn = place.state();
     assert!(
         torn.sequence >= before.sequence && torn.generation >= before.generation,
@@ -369,11 +402,21 @@ fn can_trace() -> bool {
 
 #[test]
 fn whatever_step_it_is_killed_at_the_agent_comes_back_whole() {
+    strike(&[Blow::Kill], SAMPLE);
+}
+
+#[test]
+fn whatever_step_the_disk_refuses_what_is_there_is_served_and_nothing_is_torn() {
+    strike(&[Blow::Error("ENOSPC"), Blow::Error("EROFS")], SAMPLE / 2);
+}
+
+/// Strikes at the points of every phase, with each of `blows` in turn, and prints a table of it.
+fn strike(blows: &[Blow], sample: usize) {
     if !can_trace() {
         return;
     }
     let mut seed = 3;
-    let mut table = String::from("phase | calls found | killed at | as before | done\n");
+    let mut table = format!("{blows:?}\nphase | calls found | struck at | as before | done\n");
     for phase in &PHASES {
         let mut scene = Scene::guarding("builtin:whoami");
         scene.config("[leaf]\nttl = \"10m\"\n");
@@ -381,17 +424,19 @@ fn whatever_step_it_is_killed_at_the_agent_comes_back_whole() {
         phase.before.iter().for_each(|arguments| place.does(arguments));
         let arguments = place.filled(phase.killed);
         let points = points(&place.copy(), &arguments);
-        let (found, chosen) = (points.len(), chosen(points, &mut seed));
+        let (found, chosen) = (points.len(), chosen(points, sample, &mut seed));
+        let chosen: Vec<_> =
+            chosen.iter().flat_map(|point| blows.iter().map(move |blow| (point, *blow))).collect();
         let tried = chosen.len();
         let done = chosen
             .into_iter()
-            .filter(|point| {
+            .filter(|(point, blow)| {
                 let copy = place.copy();
-                let outcome = std::panic::catch_unwind(|| killed_at(&copy, &arguments, point));
+                let outcome = std::panic::catch_unwind(|| struck_at(&copy, &arguments, point, *blow));
                 let outcome = outcome.unwrap_or_else(|panic| {
                     #[expect(clippy::print_stdout, reason = "where it happened is the finding")]
                     {
-                        println!("{}, killed at {point:?}:\n{}", phase.name, log_of(&copy));
+                        println!("{}, {blow:?} at {point:?}:\n{}", phase.name, log_of(&copy));
                     }
                     std::panic::resume_unwind(panic)
                 });
