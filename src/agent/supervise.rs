@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -25,6 +25,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
+use crate::pki::Skews;
 use crate::proxy::{Current, Plane, PlaneContext, PlaneError};
 use crate::registry::CredentialKind;
 use crate::secret::Secret;
@@ -179,11 +180,13 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     metrics.registry_current.set(1);
     metrics.registry_apps.set(i64::try_from(registry.apps().len()).unwrap_or(i64::MAX));
     let (access, _writer) = access_log(&config, &metrics)?;
+    let skews: Arc<Mutex<Skews>> = Arc::default();
     let context = PlaneContext {
         current: Arc::clone(&current),
         clock: Arc::clone(&clock),
         attestor: Arc::<KernelAttestor>::clone(&attestor),
         metrics: Arc::clone(&metrics),
+        skews: Arc::clone(&skews),
         access,
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -214,6 +217,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         directives: orders.clone(),
         metrics: Arc::clone(&metrics),
         troubles: Arc::clone(&troubles),
+        skews: Arc::clone(&skews),
     });
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
@@ -230,6 +234,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         feed,
         deliveries,
         troubles: Arc::clone(&troubles),
+        skews,
     };
     director.open_doors()?;
 
@@ -406,6 +411,10 @@ fn access_log(config: &Config, metrics: &Metrics) -> Result<(AccessSink, Option<
 fn make_folder(path: &std::path::Path) -> Result<(), AgentError> {
     use std::os::unix::fs::DirBuilderExt;
 
+    // Some file systems refuse to make what is there, because they cannot be written, before they say that it is there.
+    if path.is_dir() {
+        return Ok(());
+    }
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
     made.map_err(|source| AgentError::Folder { path: path.to_owned(), source })
 }

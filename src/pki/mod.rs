@@ -12,6 +12,7 @@ mod issue;
 mod revocation;
 mod verified;
 mod verifier;
+mod skew;
 mod preflight;
 
 pub use authority::{Authority, AuthorityError, AuthorityPlan, Level, LifeError};
@@ -24,6 +25,7 @@ pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};
 pub use random::{Rng, SystemRng};
 pub use revocation::{InvalidRevoked, Revocation, Revocations, Revoked};
 pub use rotation::{Life, Renewal, Step};
+pub use skew::{Skews, Suspicion};
 pub use svid::X509Svid;
 pub use verified::{Verified, chain_digest};
 pub use verifier::{InvalidRoot, MAX_BYTES, MAX_CERTIFICATES, Usage, Verifier, VerifyError};

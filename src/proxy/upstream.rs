@@ -20,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 use super::buffer::Buffer;
 use super::settings::Endpoint;
 use super::snapshot::Client;
+use super::tls::{NotYetValid, not_yet_valid};
 use crate::clock::Timestamp;
 use crate::id::{RemoteId, WorkloadId};
 use crate::identity::Subject;
@@ -145,6 +146,16 @@ pub(super) enum DialError {
     TimedOut,
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
+}
+
+impl DialError {
+    /// What it says of the clocks, if it failed for them.
+    pub(super) fn skew(&self) -> Option<&NotYetValid> {
+        match self {
+            Self::Tls(error) => not_yet_valid(error.get_ref()?.downcast_ref()?),
+            Self::Connect(_) | Self::Name | Self::TimedOut => None,
+        }
+    }
 }
 
 /// A thread's idle connections.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use super::context::{Attestor, PlaneContext, Signal};
 use super::request_id::RequestIds;
 use super::snapshot::{Current, Snapshot};
+use super::tls::NotYetValid;
 use super::upstream::Pool;
 use crate::clock::{Clock, Timestamp};
-use crate::pki::{Verified, VerifyError};
+use crate::pki::{Skews, Verified, VerifyError};
 use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics};
 
 /// Access-log lines wait no longer than this for company.
@@ -38,6 +39,7 @@ pub(super) struct Worker {
     pub(super) outbound: CodeCounter,
     pub(super) handshakes: CodeCounter,
     pub(super) metrics: Arc<Metrics>,
+    skews: Arc<Mutex<Skews>>,
     access: AccessLog,
     access_pending: Notify,
     pub(super) signal: watch::Receiver<Signal>,
@@ -58,6 +60,7 @@ impl Worker {
             outbound: context.metrics.outbound(),
             handshakes: context.metrics.handshakes(),
             metrics: Arc::clone(&context.metrics),
+            skews: Arc::clone(&context.skews),
             access: AccessLog::new(context.access.clone()),
             access_pending: Notify::new(),
             signal,
@@ -80,6 +83,14 @@ impl Worker {
     pub(super) fn moment(&self, at: Timestamp) -> Instant {
         // A span beyond what an instant can express is cut to some thirty years: longer than any connection.
         Instant::now() + at.since(self.now()).min(Duration::from_secs(1_000_000_000))
+    }
+
+    /// Remembers a peer whose clock is ahead.
+    pub(super) fn note_skew(&self, skew: &NotYetValid) {
+        if let Some(peer) = &skew.peer {
+            let mut skews = self.skews.lock().unwrap_or_else(PoisonError::into_inner);
+            skews.observe(peer.clone(), skew.ahead, self.now());
+        }
     }
 
     /// Counts and logs that a connection ends because the certificate does that it rests on.
