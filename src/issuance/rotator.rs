@@ -54,6 +54,7 @@ impl Settings {
             let lifetimes = Lifetimes { leaf: profile.ttl, issuing: self.issuing_ttl, root: self.root_ttl };
             lifetimes
                 .check()
+                .and_then(|()| Lifetimes::check_backdates(profile.backdate, self.backdate))
                 .map_err(|source| IssuanceError::Lifetimes { workload: Some(workload.clone()), source })?;
             if profile.spiffe_id.trust_domain() != self.domain {
                 return Err(IssuanceError::ForeignWorkload {
