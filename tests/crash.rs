@@ -424,6 +424,9 @@ fn strike(blows: &[Blow], sample: usize) {
         phase.before.iter().for_each(|arguments| place.does(arguments));
         let arguments = place.filled(phase.killed);
         let points = points(&place.copy(), &arguments);
+        // The runtime wakes its threads by writes of its own, which no disk refuses; a full file system is another test's.
+        let may_fail = |point: &Point| blows == [Blow::Kill] || !matches!(&*point.call, "write" | "pwrite64");
+        let points: Vec<Point> = points.into_iter().filter(may_fail).collect();
         let (found, chosen) = (points.len(), chosen(points, sample, &mut seed));
         let chosen: Vec<_> =
             chosen.iter().flat_map(|point| blows.iter().map(move |blow| (point, *blow))).collect();

@@ -178,6 +178,27 @@ fn damage_to_any_file_is_named_and_the_file_is_left_as_it_is() {
 }
 
 #[test]
+fn what_the_lock_file_holds_is_of_no_importance_but_it_must_be_a_file() {
+    let (scene, _) = lived_in();
+    let path = scene.path().join("state/lock");
+
+    for damage in Damage::ALL {
+        if path.is_dir() {
+            fs::remove_dir(&path).unwrap();
+        }
+        support::write(&path, "12345\n");
+        damage.inflict(&path);
+        let told = refusal(scene.path());
+        match damage {
+            Damage::Directory => assert!(told.unwrap().contains("lock"), "{damage:?}"),
+            Damage::Flip(_) | Damage::Shortened | Damage::Truncated(_) => {
+                assert_eq!(told, None, "{damage:?}")
+            }
+        }
+    }
+}
+
+#[test]
 fn the_bundle_for_others_is_made_again_from_what_is_whole() {
     let (scene, _) = lived_in();
     let path = scene.path().join("state/bundle.pem");

@@ -172,11 +172,14 @@ impl AuthorityDir {
 
     /// [`Self::open`], asking `gate` before every step that changes the disk; for tests.
     pub(crate) fn open_with(state: &Path, gate: Box<Gate<'static>>) -> Result<Self, StoreError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state)
-            .map_err(io_error("make the state directory", state))?;
+        // Some file systems refuse to make what is there, because they cannot be written, before they say that it is there.
+        if !state.is_dir() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(state)
+                .map_err(io_error("make the state directory", state))?;
+        }
         let lock = Mutex::new(lock(state)?);
         Ok(Self { state: state.to_owned(), lock, gate })
     }
