@@ -358,6 +358,18 @@ async fn an_hour_forwards_and_backwards_ends_what_has_expired_and_nothing_else()
 }
 
 #[tokio::test]
+async fn after_a_restart_under_a_clock_that_was_set_back_generations_still_grow() {
+    let Some(mut stage) = Stage::set().await else { return };
+    let before = (stage.delivered_generation(), ids(&stage.world.status().await));
+
+    stage.clock.step_to(-HOUR);
+    stage.world.restart().await;
+
+    assert!(stage.delivered_generation() > before.0);
+    stage.stands(&before.1).await;
+}
+
+#[tokio::test]
 async fn a_clock_that_is_set_back_gives_a_connection_the_rest_of_its_certificate() {
     let Some(stage) = Stage::set().await else { return };
     let end = Duration::from_secs(6);

@@ -34,6 +34,7 @@ use crate::store::revocation_file::{self, RevocationError};
 use crate::store::socket_file::SocketError;
 use crate::store::{AuthorityDir, StoreError, disk};
 use crate::telemetry::{AccessSink, LogWriter, Metrics, SubscribeError, subscribe};
+use crate::workload;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +155,12 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         check_first_start(&config)?;
     }
     let directory = AuthorityDir::open(&config.state_dir)?;
-    let (rotator, mut feed) = Rotator::start(config.issuance.clone(), directory, Arc::clone(&clock))?;
+    let (rotator, mut feed) = Rotator::start_after(
+        config.issuance.clone(),
+        directory,
+        Arc::clone(&clock),
+        last_generation(&config, started_at),
+    )?;
     let (acknowledgements, acknowledged) = watch::channel(Acknowledgements::default());
     let rotator = rotator.heeding(acknowledged.clone());
     let peppers = Arc::new(Peppers::new(peppers(&config, &troubles)?));
@@ -314,6 +320,17 @@ async fn answer_operators(
 
 /// What could not be done at the start for want of a disk is tried again this often.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// The latest generation that a reader has seen, which a clock that was ahead may have made greater than now's. What lies
+/// further ahead than a clock is ever set back is somebody's joke.
+fn last_generation(config: &Config, now: Timestamp) -> u64 {
+    let delivered = config.workloads.values().filter_map(|workload| workload.files.as_ref());
+    let delivered = delivered.filter_map(workload::delivered_generation);
+    let latest = (now + FURTHEST_AHEAD).to_offset_date_time().unix_timestamp_nanos() / 1_000_000;
+    delivered.filter(|generation| i128::from(*generation) <= latest).max().unwrap_or_default()
+}
+
+const FURTHEST_AHEAD: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// The peppers; none where the first one cannot be written, for no key can be on file then.
 fn peppers(config: &Config, troubles: &Troubles) -> Result<Vec<(String, Secret)>, AgentError> {

@@ -303,14 +303,33 @@ impl Rotator {
         clock: Arc<dyn Clock>,
         rng: Box<dyn Rng>,
     ) -> Result<(Self, Feed), IssuanceError> {
+        Self::begin(settings, directory, Means { clock, rng }, 0)
+    }
+
+    /// [`Self::start`], when the generation `last` is known to have been used, perhaps by a clock that was ahead.
+    pub fn start_after(
+        settings: Settings,
+        directory: AuthorityDir,
+        clock: Arc<dyn Clock>,
+        last: u64,
+    ) -> Result<(Self, Feed), IssuanceError> {
+        Self::begin(settings, directory, Means { clock, rng: Box::new(SystemRng) }, last)
+    }
+
+    fn begin(
+        settings: Settings,
+        directory: AuthorityDir,
+        means: Means,
+        last: u64,
+    ) -> Result<(Self, Feed), IssuanceError> {
         settings.check()?;
-        let now = clock.now();
+        let now = means.clock.now();
         let (hierarchy, untidy) = load_or_create(&settings, &directory, now)?;
         let rotation = Tracked::of_authority(&hierarchy.issuing().active);
         let roll_over = Tracked::of_authority(&hierarchy.roots().active);
         let last_leaf = unknown_last_leaf(&hierarchy, now);
         let known_with = hierarchy.sequence();
-        let generation = milliseconds(now);
+        let generation = milliseconds(now).max(last.saturating_add(1));
         let placeholder = Issued {
             generation,
             svids: BTreeMap::new(),
@@ -338,7 +357,7 @@ impl Rotator {
             drop_failed: None,
             untidy,
             feed: sender,
-            means: Means { clock, rng },
+            means,
         };
         rotator.configure(settings, now)?;
         Ok((rotator, receiver))
