@@ -1,7 +1,7 @@
 //! Issues, renews and rotates: owns the local CA, and is the only half of the renewal that sleeps.
 //!
-//! What is due is decided by the injected [`Clock`], looked at anew every few seconds, so that a stepped clock or a suspended
-//! machine is noticed at once; the runtime's timer only says when to look. Every change is stored before it is published, and
+//! What is due is decided by the injected [`Clock`], looked at anew every few seconds and whenever somebody has noticed that the
+//! clock was stepped or the machine suspended; the runtime's timer only says when to look. Every change is stored before it is published, and
 //! published in one piece.
 //!
 //! **Invariant:** a failure never takes anything away. Whatever cannot be renewed stays as it is and is tried again; what was
