@@ -105,7 +105,8 @@
 //!
 //! Everything that decides takes `now` as a [`clock::Timestamp`]; only [`clock`] reads it, and TLS is given the same clock.
 //! So days of rotation run in milliseconds in tests. Spans that a connection waits for are the runtime's own, which tests
-//! can pause.
+//! can pause. Where the end of a certificate became a moment of the runtime's clock, that holds only as long as the two go
+//! together: when the clock is set, or the machine has slept, the agent first has the CA look, then every live connection.
 
 pub mod clock;
 pub mod secret;

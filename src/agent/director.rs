@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -25,7 +25,7 @@ use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
 use crate::credential::Peppers;
 use crate::id::WorkloadId;
 use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
-use crate::pki::{BundleSet, Revoked, Usage, VerifyError};
+use crate::pki::{BundleSet, Revoked, Skews, Usage, VerifyError};
 use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
 use crate::store::registry_dir::{self, RegistryReadError};
@@ -118,6 +118,7 @@ pub(super) struct Director {
     pub(super) feed: Feed,
     pub(super) deliveries: Deliveries,
     pub(super) troubles: Arc<Troubles>,
+    pub(super) skews: Arc<Mutex<Skews>>,
 }
 
 impl Director {
@@ -217,6 +218,7 @@ impl Director {
             self.metrics.count_clock_step("suspend");
             tracing::warn!(?slept, now = %self.clock.now(), "the machine has slept; every deadline is looked at again");
         }
+        self.skews.lock().unwrap_or_else(PoisonError::into_inner).forget();
         let (reply, done) = oneshot::channel();
         if self.commands.send(issuance::Command::LookAround { reply }).await.is_ok() {
             // Whatever keeps the CA busy must not let a connection outlive its certificate.

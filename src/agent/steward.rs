@@ -1,7 +1,7 @@
 //! Answers for the agent at the operators' door.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,6 +21,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::id::WorkloadId;
 use crate::issuance::{Acknowledgements, Change, Changed, Issued, Laggard};
+use crate::pki::{Skews, Suspicion};
 use crate::proxy::{Current, Endpoint, ListenerProtocol, RemoteProtocol};
 use crate::telemetry::Metrics;
 use crate::workload;
@@ -39,6 +40,7 @@ pub(super) struct AgentSteward {
     pub(super) directives: mpsc::Sender<Directive>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) troubles: Arc<Troubles>,
+    pub(super) skews: Arc<Mutex<Skews>>,
 }
 
 impl AgentSteward {
@@ -60,6 +62,13 @@ impl AgentSteward {
             }
         }
         reasons.extend(self.troubles.told());
+        if let Some(Suspicion { peers, at_least }) = self.skews().suspicion(self.clock.now()) {
+            reasons.push(format!(
+                "{peers} peers show certificates that begin in the future, all of them by at least {} s: this host's clock is \
+                 probably behind",
+                at_least.as_secs()
+            ));
+        }
         if let Some(why) = &issued.hierarchy.untidy {
             reasons.push(format!("the CA on disk is whole, but it could not be tidied up: {why}"));
         }
@@ -89,6 +98,10 @@ impl AgentSteward {
             }
         }
         reasons
+    }
+
+    fn skews(&self) -> MutexGuard<'_, Skews> {
+        self.skews.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who has not loaded the bundle in force.
@@ -175,6 +188,8 @@ impl Steward for AgentSteward {
         let issued = self.issued();
         let degraded = self.degraded(&self.in_force.load(), &issued).len();
         self.metrics.degraded.set(i64::try_from(degraded).unwrap_or(i64::MAX));
+        let skews = self.skews().by_domain(self.clock.now());
+        self.metrics.set_clock_skews(skews.iter().map(|(domain, ahead)| (domain.as_str(), *ahead)));
         let laggards = self.laggards(&issued).len();
         self.metrics.bundle_laggards.set(i64::try_from(laggards).unwrap_or(i64::MAX));
         self.metrics.render()

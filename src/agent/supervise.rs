@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -26,6 +26,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
+use crate::pki::Skews;
 use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError};
 use crate::registry::CredentialKind;
 use crate::secret::Secret;
@@ -34,6 +35,7 @@ use crate::store::revocation_file::{self, RevocationError};
 use crate::store::socket_file::SocketError;
 use crate::store::{AuthorityDir, StoreError, disk};
 use crate::telemetry::{AccessSink, LogWriter, Metrics, SubscribeError, subscribe};
+use crate::workload;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +156,12 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         check_first_start(&config)?;
     }
     let directory = AuthorityDir::open_keeping(&config.state_dir, &config.keys)?;
-    let (rotator, mut feed) = Rotator::start(config.issuance.clone(), directory, Arc::clone(&clock))?;
+    let (rotator, mut feed) = Rotator::start_after(
+        config.issuance.clone(),
+        directory,
+        Arc::clone(&clock),
+        last_generation(&config, started_at),
+    )?;
     let (acknowledgements, acknowledged) = watch::channel(Acknowledgements::default());
     let rotator = rotator.heeding(acknowledged.clone());
     let peppers = Arc::new(Peppers::new(peppers(&config, &troubles)?));
@@ -183,11 +190,13 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let (lookout, sighted) = Lookout::new();
     let (sightings, known_sightings) = watch::channel(Sightings::default());
     tokio::spawn(sightings::collect(sighted, sightings));
+    let skews: Arc<Mutex<Skews>> = Arc::default();
     let context = PlaneContext {
         current: Arc::clone(&current),
         clock: Arc::clone(&clock),
         attestor: Arc::<KernelAttestor>::clone(&attestor),
         metrics: Arc::clone(&metrics),
+        skews: Arc::clone(&skews),
         access,
         lookout,
     };
@@ -220,6 +229,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         directives: orders.clone(),
         metrics: Arc::clone(&metrics),
         troubles: Arc::clone(&troubles),
+        skews: Arc::clone(&skews),
     });
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
@@ -236,6 +246,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         feed,
         deliveries,
         troubles: Arc::clone(&troubles),
+        skews,
     };
     director.open_doors()?;
 
@@ -315,6 +326,17 @@ async fn answer_operators(
 
 /// What could not be done at the start for want of a disk is tried again this often.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// The latest generation that a reader has seen, which a clock that was ahead may have made greater than now's. What lies
+/// further ahead than a clock is ever set back is somebody's joke.
+fn last_generation(config: &Config, now: Timestamp) -> u64 {
+    let delivered = config.workloads.values().filter_map(|workload| workload.files.as_ref());
+    let delivered = delivered.filter_map(workload::delivered_generation);
+    let latest = (now + FURTHEST_AHEAD).to_offset_date_time().unix_timestamp_nanos() / 1_000_000;
+    delivered.filter(|generation| i128::from(*generation) <= latest).max().unwrap_or_default()
+}
+
+const FURTHEST_AHEAD: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// The peppers; none where the first one cannot be written, for no key can be on file then.
 fn peppers(config: &Config, troubles: &Troubles) -> Result<Vec<(String, Secret)>, AgentError> {
@@ -412,6 +434,10 @@ fn access_log(config: &Config, metrics: &Metrics) -> Result<(AccessSink, Option<
 fn make_folder(path: &std::path::Path) -> Result<(), AgentError> {
     use std::os::unix::fs::DirBuilderExt;
 
+    // Some file systems refuse to make what is there, because they cannot be written, before they say that it is there.
+    if path.is_dir() {
+        return Ok(());
+    }
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
     made.map_err(|source| AgentError::Folder { path: path.to_owned(), source })
 }

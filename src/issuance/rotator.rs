@@ -1,7 +1,7 @@
 //! Issues, renews and rotates: owns the local CA, and is the only half of the renewal that sleeps.
 //!
-//! What is due is decided by the injected [`Clock`], looked at anew every few seconds, so that a stepped clock or a suspended
-//! machine is noticed at once; the runtime's timer only says when to look. Every change is stored before it is published, and
+//! What is due is decided by the injected [`Clock`], looked at anew every few seconds and whenever somebody has noticed that the
+//! clock was stepped or the machine suspended; the runtime's timer only says when to look. Every change is stored before it is published, and
 //! published in one piece.
 //!
 //! **Invariant:** a failure never takes anything away. Whatever cannot be renewed stays as it is and is tried again; what was
@@ -60,6 +60,7 @@ impl Settings {
             let lifetimes = Lifetimes { leaf: profile.ttl, issuing: self.issuing_ttl, root: self.root_ttl };
             lifetimes
                 .check()
+                .and_then(|()| Lifetimes::check_backdates(profile.backdate, self.backdate))
                 .map_err(|source| IssuanceError::Lifetimes { workload: Some(workload.clone()), source })?;
             if profile.spiffe_id.trust_domain() != self.domain {
                 return Err(IssuanceError::ForeignWorkload {
@@ -315,14 +316,33 @@ impl Rotator {
         clock: Arc<dyn Clock>,
         rng: Box<dyn Rng>,
     ) -> Result<(Self, Feed), IssuanceError> {
+        Self::begin(settings, directory, Means { clock, rng }, 0)
+    }
+
+    /// [`Self::start`], when the generation `last` is known to have been used, perhaps by a clock that was ahead.
+    pub fn start_after(
+        settings: Settings,
+        directory: AuthorityDir,
+        clock: Arc<dyn Clock>,
+        last: u64,
+    ) -> Result<(Self, Feed), IssuanceError> {
+        Self::begin(settings, directory, Means { clock, rng: Box::new(SystemRng) }, last)
+    }
+
+    fn begin(
+        settings: Settings,
+        directory: AuthorityDir,
+        means: Means,
+        last: u64,
+    ) -> Result<(Self, Feed), IssuanceError> {
         settings.check()?;
-        let now = clock.now();
+        let now = means.clock.now();
         let (hierarchy, untidy) = load_or_create(&settings, &directory, now)?;
         let rotation = Tracked::of_loaded(&hierarchy.issuing().active);
         let roll_over = Tracked::of_loaded(&hierarchy.roots().active);
         let last_leaf = unknown_last_leaf(&hierarchy, now);
         let known_with = hierarchy.sequence();
-        let generation = milliseconds(now);
+        let generation = milliseconds(now).max(last.saturating_add(1));
         let placeholder = Issued {
             generation,
             svids: BTreeMap::new(),
@@ -350,7 +370,7 @@ impl Rotator {
             drop_failed: None,
             untidy,
             feed: sender,
-            means: Means { clock, rng },
+            means,
         };
         rotator.configure(settings, now)?;
         Ok((rotator, receiver))

@@ -14,6 +14,7 @@ mod verified;
 mod signer;
 mod roots;
 mod verifier;
+mod skew;
 mod preflight;
 
 pub use authority::{Authority, AuthorityError, AuthorityPlan, Level, LifeError};
@@ -30,6 +31,7 @@ pub use revocation::{InvalidRevoked, Revocation, Revocations, Revoked};
 pub use roots::InvalidRoot;
 pub use rotation::{Life, Renewal, Step};
 pub use signer::InvalidSigner;
+pub use skew::{Skews, Suspicion};
 pub use svid::X509Svid;
 pub use verified::{Verified, chain_digest};
 pub use verifier::{MAX_BYTES, MAX_CERTIFICATES, Usage, Verifier, VerifyError};

@@ -89,6 +89,17 @@ impl Lifetimes {
         })
     }
 
+    /// A certificate is not valid before its issuer is. So a leaf that is to begin `leaf` before it is issued could not do so
+    /// under a fresh authority that begins only `authority` before it is made: whoever counts on the longer span would refuse
+    /// the leaves of each new authority for a while.
+    pub fn check_backdates(leaf: Duration, authority: Duration) -> Result<(), LifetimesError> {
+        if leaf <= authority {
+            return Ok(());
+        }
+        let short = words(leaf.saturating_sub(authority));
+        Err(LifetimesError::Backdate { leaf: words(leaf), authority: words(authority), short })
+    }
+
     /// How long a new root is made known if nobody says: a day, or an eighth of its life if that is less.
     #[must_use]
     pub fn usual_distribution(&self) -> Duration {
@@ -99,6 +110,20 @@ impl Lifetimes {
 /// Which lifetimes do not hold together, and by what arithmetic.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum LifetimesError {
+    /// Under a fresh authority a leaf could not begin so far in the past.
+    #[error(
+        "leaves begin {leaf} before they are issued, but an authority begins {authority} before it is made, and nothing is \
+         valid before its issuer is: under a fresh authority {leaf} - {authority} = {short} would be missing; shorten the \
+         backdate of leaves or lengthen that of authorities"
+    )]
+    Backdate {
+        /// How far in the past a leaf is to begin.
+        leaf: String,
+        /// How far in the past an authority begins.
+        authority: String,
+        /// By how much that is too little.
+        short: String,
+    },
     /// A level lives less than three times as long as what it signs.
     #[error(
         "a {below} that lives {shorter} needs an {above} that lives at least 3 × {shorter} = {needed}, but the {above} \
@@ -209,6 +234,17 @@ mod tests {
                 .to_string()
                 .ends_with("but a root lives 1 min 30 s: shorten `distribute` or lengthen the root")
         );
+    }
+
+    #[test]
+    fn a_leaf_cannot_begin_before_a_fresh_authority_does() {
+        let [five, twelve] = [5, 12].map(|minutes| Duration::from_secs(minutes * 60));
+        assert_eq!(Lifetimes::check_backdates(five, five), Ok(()));
+        assert_eq!(Lifetimes::check_backdates(Duration::ZERO, five), Ok(()));
+
+        let error = Lifetimes::check_backdates(twelve, five).unwrap_err().to_string();
+
+        assert!(error.contains("12 min - 5 min = 7 min would be missing"), "{error}");
     }
 
     #[test]

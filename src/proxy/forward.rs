@@ -184,6 +184,9 @@ pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<
     };
     dialled.map_err(|error| {
         worker.metrics.upstream_failures.inc();
+        if let Some(skew) = error.skew() {
+            worker.note_skew(skew);
+        }
         tracing::warn!(target: "postern::proxy", to = ?way.key, error = %Causes(&error), "upstream cannot be reached");
         Failure::Answer(if matches!(error, DialError::TimedOut) { TIMED_OUT } else { UNAVAILABLE })
     })

@@ -15,7 +15,7 @@ use super::admission::Visitor;
 use super::http1::Peer;
 use super::settings::ListenerProtocol;
 use super::snapshot::{Listener, Snapshot};
-use super::tls::{verdict, verify_error};
+use super::tls::{not_yet_valid, verdict, verify_error};
 use super::worker::{OpenConnection, Worker, back_off};
 use super::{http1, http2, linger, tcp};
 use crate::clock::Timestamp;
@@ -138,7 +138,9 @@ fn count_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, error: 
     worker.handshakes.count(code);
     match tls {
         Some(error) => {
-            let reason = verify_error(error).map_or_else(|| error.to_string(), ToString::to_string);
+            let skew = not_yet_valid(error).inspect(|skew| worker.note_skew(skew)).map(ToString::to_string);
+            let reason = skew.or_else(|| verify_error(error).map(ToString::to_string));
+            let reason = reason.unwrap_or_else(|| error.to_string());
             tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, code, reason, "handshake failed");
         }
         None => {

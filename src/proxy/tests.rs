@@ -180,6 +180,7 @@ impl World {
             clock: Arc::new(ManualClock::at(Timestamp::FLOOR)),
             attestor: Arc::new(Nobody),
             metrics: Arc::new(Metrics::new("0")),
+            skews: Arc::default(),
             access,
         };
         let (signal, heard) = watch::channel(Signal::default());

@@ -219,11 +219,14 @@ impl AuthorityDir {
 
     /// [`Self::open`], asking `gate` before every step that changes the disk; for tests.
     pub(crate) fn open_with(state: &Path, gate: Box<Gate<'static>>) -> Result<Self, StoreError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state)
-            .map_err(io_error("make the state directory", state))?;
+        // Some file systems refuse to make what is there, because they cannot be written, before they say that it is there.
+        if !state.is_dir() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(state)
+                .map_err(io_error("make the state directory", state))?;
+        }
         let lock = Mutex::new(lock(state)?);
         Ok(Self { state: state.to_owned(), lock, gate, keys: KeyStore::plain(state) })
     }
@@ -389,15 +392,19 @@ impl AuthorityDir {
         if holds(&settled) {
             return Ok(());
         }
-        self.remove(&staged)?;
-        self.make_directory(&staged)?;
-        atomic_file::create_in_steps(
-            &staged.join(key.name),
-            key.content.expose_secret(),
-            0o600,
-            &*self.gate,
-        )?;
-        atomic_file::create_in_steps(&staged.join(CERTIFICATE), certificate.as_bytes(), 0o644, &*self.gate)?;
+        if holds(&staged) {
+            // It may be all that there is of an authority that was committed, so it is not written anew.
+            for file in [key.name, CERTIFICATE].map(|name| staged.join(name)) {
+                atomic_file::sync_file(&file, &*self.gate).map_err(io_error("force to the disk", &file))?;
+            }
+        } else {
+            self.remove(&staged)?;
+            self.make_directory(&staged)?;
+            let path = staged.join(key.name);
+            atomic_file::create_in_steps(&path, key.content.expose_secret(), 0o600, &*self.gate)?;
+            let path = staged.join(CERTIFICATE);
+            atomic_file::create_in_steps(&path, certificate.as_bytes(), 0o644, &*self.gate)?;
+        }
         for directory in [&staged, &self.authorities_path()] {
             atomic_file::sync_directory(directory, &*self.gate)
                 .map_err(io_error("force to the disk", directory))?;
@@ -490,7 +497,21 @@ impl AuthorityDir {
 
     fn orphans(&self, hierarchy: &Hierarchy) -> Result<Vec<String>, StoreError> {
         let listed: BTreeSet<&str> = hierarchy.iter().map(|(_, authority)| authority.id().as_str()).collect();
-        Ok(self.entries()?.into_iter().filter(|name| !listed.contains(name.as_str())).collect())
+        let mut orphans = self.entries()?;
+        orphans.retain(|name| !listed.contains(name.as_str()));
+        let mut left = Vec::with_capacity(orphans.len());
+        for name in orphans {
+            // What could not be given its final name yet is all that there is of an authority that counts.
+            let id = name.strip_prefix(STAGED).filter(|id| listed.contains(id));
+            let awaited = match id {
+                Some(id) => !is_there(&self.authorities_path().join(id))?,
+                None => false,
+            };
+            if !awaited {
+                left.push(name);
+            }
+        }
+        Ok(left)
     }
 
     fn remove_orphans(&self, hierarchy: &Hierarchy) -> Result<(), StoreError> {

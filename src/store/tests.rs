@@ -472,6 +472,49 @@ fn a_commit_heals_what_was_damaged_while_the_agent_ran() {
 }
 
 #[test]
+fn an_authority_that_could_not_be_given_its_name_is_not_thrown_away() {
+    let (place, before) = with_ca();
+    let refused =
+        |step| if step == "rename directory" { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) };
+    let next = before.prepare_issuing(&plan(HOUR * 168), now()).unwrap();
+
+    let directory = AuthorityDir::open_with(place.path(), Box::new(refused)).unwrap();
+    let untidy = directory.commit(&next).unwrap().untidy;
+    assert!(
+        matches!(untidy.as_slice(), [StoreError::Io { step: "give its final name to", .. }]),
+        "{untidy:?}"
+    );
+    // Nothing can be renamed at the next start either.
+    let stored = directory.load().unwrap().unwrap();
+    assert_eq!((stored.untidy.len(), stored.orphans.len()), (1, 0));
+    assert_eq!(summary(&stored.hierarchy), summary(&next));
+    // Neither does trying again endanger it: killed at any step, it is still there.
+    for last in 0.. {
+        let copy = tempfile::tempdir().unwrap();
+        assert!(
+            Command::new("cp")
+                .arg("-a")
+                .arg(place.path().join("."))
+                .arg(copy.path())
+                .status()
+                .unwrap()
+                .success()
+        );
+        let (gate, steps) = killed_before(last);
+        drop(AuthorityDir::open_with(copy.path(), gate).unwrap().commit(&next));
+        assert_eq!(load(copy.path()).unwrap(), Some(summary(&next)), "killed before step {last}");
+        if steps.load(Ordering::Relaxed) <= last {
+            break;
+        }
+    }
+    drop(directory);
+
+    let healed = AuthorityDir::open(place.path()).unwrap().load().unwrap().unwrap();
+    assert!(healed.untidy.is_empty());
+    assert_eq!(summary(&healed.hierarchy), summary(&next));
+}
+
+#[test]
 fn a_lost_bundle_is_written_again() {
     let (state, _) = with_ca();
     let path = state.path().join("bundle.pem");

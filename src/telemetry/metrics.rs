@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -20,6 +21,11 @@ struct CodeLabel {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ResultLabel {
     result: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct TrustDomainLabel {
+    trust_domain: String,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -54,6 +60,7 @@ pub struct Metrics {
     cuts: Family<CodeLabel, Counter>,
     reloads: Family<ResultLabel, Counter>,
     clock_steps: Family<DirectionLabel, Counter>,
+    clock_skew: Family<TrustDomainLabel, Gauge<f64, AtomicU64>>,
     /// Connections that are open now.
     pub connections: Gauge,
     /// Access-log lines that found no room.
@@ -95,6 +102,11 @@ impl Metrics {
                 &mut registry,
                 "clock_steps",
                 "Times that the clock was found set, or to have stood still, by direction",
+            ),
+            clock_skew: family(
+                &mut registry,
+                "clock_skew_seconds",
+                "The least by which the clocks of a trust domain's peers are ahead of this host's",
             ),
             connections: family(&mut registry, "connections", "Connections open now"),
             access_log_dropped: family(
@@ -202,6 +214,15 @@ impl Metrics {
     /// Counts that the clock was set, `forward` or `back`, or stood still (`suspend`).
     pub fn count_clock_step(&self, direction: &'static str) {
         self.clock_steps.get_or_create(&DirectionLabel { direction }).inc();
+    }
+
+    /// Remembers by how much the clocks of each trust domain are ahead; of all others nothing is known.
+    pub fn set_clock_skews<'a>(&self, skews: impl Iterator<Item = (&'a str, Duration)>) {
+        self.clock_skew.clear();
+        for (domain, ahead) in skews {
+            let label = TrustDomainLabel { trust_domain: domain.to_owned() };
+            self.clock_skew.get_or_create(&label).set(ahead.as_secs_f64());
+        }
     }
 
     /// Remembers the times of a workload's certificate, in Unix seconds.

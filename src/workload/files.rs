@@ -161,6 +161,14 @@ pub enum DeliverError {
     },
 }
 
+/// The generation that was delivered last, by the name that `current` leads to. It may be the workload that wrote it, so it is
+/// not opened, and its word is to be taken with a grain of salt.
+#[must_use]
+pub fn delivered_generation(settings: &Settings) -> Option<u64> {
+    let name = fs::read_link(settings.directory.join("current")).ok()?;
+    name.to_str().filter(|name| is_delivery(name))?.split_once('-')?.0.parse().ok()
+}
+
 /// Writes `material` and makes it current. Blocks, since it waits for the disk.
 pub fn deliver(settings: &Settings, material: &Material) -> Result<(), DeliverError> {
     check_pair(material)?;
