@@ -14,7 +14,7 @@ use crate::issuance::{
     AuthorityView, Change, Changed, HierarchyView, Insistence, Issued, Laggard, RenewalView, Run, Settings,
     Verb,
 };
-use crate::pki::{DEFAULT_BACKDATE, Level, Lifetimes, Profile, TrustBundle, X509Svid};
+use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Level, Lifetimes, Profile, TrustBundle, X509Svid};
 use crate::store::pem;
 
 /// Everything about a running agent.
@@ -113,7 +113,7 @@ pub struct AuthorityStatus {
     pub slot: String,
     /// Its name.
     pub id: AuthorityId,
-    /// The kind of its key.
+    /// The kind of its key, or `elsewhere` for a root that signs on another host.
     pub algorithm: String,
     /// When it was made.
     pub created_at: Timestamp,
@@ -468,7 +468,7 @@ impl From<&AuthorityView> for AuthorityStatus {
             },
             slot: view.slot.to_string(),
             id: view.id.clone(),
-            algorithm: view.algorithm.to_string(),
+            algorithm: view.algorithm.map_or("elsewhere", KeyAlgorithm::as_str).to_owned(),
             created_at: view.created,
             not_before: view.not_before,
             not_after: view.not_after,

@@ -54,8 +54,8 @@ pub struct AuthorityView {
     pub level: Level,
     /// Where it stands in its life.
     pub slot: Slot,
-    /// The kind of its key.
-    pub algorithm: KeyAlgorithm,
+    /// The kind of its key; `None` if that is kept elsewhere.
+    pub algorithm: Option<KeyAlgorithm>,
     /// When it was made.
     pub created: Timestamp,
     /// From when on it is valid.
@@ -130,7 +130,7 @@ fn authorities(hierarchy: &Hierarchy, level: Level) -> Vec<AuthorityView> {
             id: authority.id().clone(),
             level,
             slot,
-            algorithm: authority.key().algorithm(),
+            algorithm: authority.key().map(crate::pki::KeyPair::algorithm),
             created: life.issued_at,
             not_before: life.not_before,
             not_after: life.not_after,

@@ -15,7 +15,7 @@ use rcgen::{
 };
 
 use crate::clock::Timestamp;
-use crate::pki::authority::{Authority, Level, LifeError, life_from, random_serial};
+use crate::pki::authority::{Authority, AuthorityError, Level, LifeError, life_from, random_serial};
 use crate::pki::key::{KeyError, KeyPair};
 use crate::pki::profile::Profile;
 use crate::pki::rotation::Life;
@@ -36,6 +36,9 @@ pub enum IssueError {
     /// The leaf could not be signed.
     #[error("cannot sign the certificate")]
     Sign(#[source] rcgen::Error),
+    /// The authority cannot sign.
+    #[error(transparent)]
+    Signer(#[from] AuthorityError),
     /// Only an issuing authority signs leaves.
     #[error("a {0} does not sign leaves")]
     WrongLevel(Level),
@@ -50,10 +53,12 @@ pub fn issue(authority: &Authority, profile: &Profile, now: Timestamp) -> Result
     let serial = random_serial()?;
     let key = KeyPair::generate(profile.algorithm)?;
     let certificate =
-        parameters(profile, life, &serial)?.signed_by(&key, authority.issuer()).map_err(IssueError::Sign)?;
+        parameters(profile, life, &serial)?.signed_by(&key, authority.issuer()?).map_err(IssueError::Sign)?;
+    let mut chain = vec![certificate.into(), authority.certificate().clone()];
+    chain.extend_from_slice(authority.above());
     Ok(X509Svid {
         spiffe_id: profile.spiffe_id.clone(),
-        chain: vec![certificate.into(), authority.certificate().clone()],
+        chain,
         key: Arc::new(key.to_pkcs8_der()),
         not_before: life.not_before,
         issued_at: life.issued_at,
