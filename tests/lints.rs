@@ -8,7 +8,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use postern::clock::{Clock as _, SystemClock};
-use postern::pki::{AuthorityPlan, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Lifetimes, Profile, issue};
+use postern::pki::{
+    AuthorityPlan, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Lifetimes, LocalKeys, Profile, issue,
+};
 use postern::store::{atomic_file, pem};
 
 /// A hierarchy and a leaf of it for each kind of key, in a folder of its own.
@@ -28,7 +30,7 @@ fn chains(within: &Path) -> Vec<PathBuf> {
 
 fn write_chain(folder: &Path, algorithm: KeyAlgorithm, dns: &[&str]) {
     let (now, lifetimes) = (SystemClock.now(), Lifetimes::default());
-    let plan = |ttl: Duration| AuthorityPlan { algorithm, ttl, backdate: DEFAULT_BACKDATE };
+    let plan = |ttl: Duration| AuthorityPlan { keys: &LocalKeys, algorithm, ttl, backdate: DEFAULT_BACKDATE };
     let domain = "postern.test".parse().unwrap();
     let ca = Hierarchy::create(domain, &plan(lifetimes.root), &plan(lifetimes.issuing), now).unwrap();
     let profile = Profile {

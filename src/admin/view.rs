@@ -149,8 +149,26 @@ pub struct RollOverStatus {
     pub held: Vec<String>,
     /// Who has not loaded the bundle in force.
     pub laggards: Vec<LaggardStatus>,
+    /// If the next issuing authority is due and has to be signed where the root is.
+    #[serde(default)]
+    pub awaiting: Option<AwaitingStatus>,
+    /// Whether the prepared issuing authority stands under the prepared root, so that both are activated together.
+    #[serde(default)]
+    pub together: bool,
+    /// Whose certificates end with the active issuing authority, sooner than they should, since it has no successor yet.
+    #[serde(default)]
+    pub shortened: Vec<WorkloadId>,
     /// Which workloads' readers have not taken their present certificate, and so may show one of a retired authority.
     pub showing_former: Vec<WorkloadId>,
+}
+
+/// The next issuing authority waits for a signature.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AwaitingStatus {
+    /// Since when it is due.
+    pub since: Timestamp,
+    /// When the active one ends, and with it everything that it signed.
+    pub until: Timestamp,
 }
 
 /// Somebody who has not loaded the bundle in force.
@@ -178,6 +196,12 @@ impl RollOverStatus {
             distributed_at: hierarchy.distributed_at,
             held: hierarchy.held.iter().map(|level| level.as_str().to_owned()).collect(),
             laggards: laggards.iter().map(laggard).collect(),
+            awaiting: hierarchy
+                .awaiting
+                .as_ref()
+                .map(|awaiting| AwaitingStatus { since: awaiting.since, until: awaiting.until }),
+            together: hierarchy.together,
+            shortened: hierarchy.shortened.clone(),
             showing_former,
         }
     }

@@ -14,7 +14,8 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::credential::{ApiKey, Peppers};
 use crate::pki::{
-    AuthorityPlan, DEFAULT_BACKDATE, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, Profile, issue,
+    AuthorityPlan, DEFAULT_BACKDATE, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, LocalKeys, Profile,
+    issue,
 };
 use crate::store::atomic_file::{self, AtomicError};
 use crate::store::pem;
@@ -174,6 +175,7 @@ fn outsider(config: &Config, now: Timestamp) -> Result<Vec<u8>, QuickstartError>
     const DAY: Duration = Duration::from_secs(86_400);
 
     let plan = |days| AuthorityPlan {
+        keys: &LocalKeys,
         algorithm: KeyAlgorithm::EcdsaP256,
         ttl: DAY * days,
         backdate: DEFAULT_BACKDATE,

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::admin::{Client, ClientError, Desk, Status};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::issuance::Rotator;
+use crate::issuance::{Mode, Rotator};
 use crate::pki::Hierarchy;
 use crate::store::AuthorityDir;
 
@@ -38,6 +38,16 @@ pub(super) fn stored(directory: &AuthorityDir) -> anyhow::Result<Option<Hierarch
     Ok(directory.load()?.map(|stored| stored.hierarchy))
 }
 
+/// Says that there is no CA, and what to do.
+pub(super) fn none_yet(config: &Config) -> String {
+    match config.issuance.mode {
+        Mode::Standalone => "There is no CA yet: make it with `postern ca init`, or start the agent.".to_owned(),
+        Mode::Subordinate => "There is no issuing authority yet: `postern ca csr > request.pem`, have it signed where the \
+                              root is (`postern ca sign request.pem > chain.pem`), then `postern ca install chain.pem`."
+            .to_owned(),
+    }
+}
+
 /// Does `work` at the desk of a CA that is there and that nobody else uses.
 pub(super) async fn at_desk<T>(
     config: &Config,
@@ -45,7 +55,7 @@ pub(super) async fn at_desk<T>(
     work: impl AsyncFnOnce(&Desk) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     if stored(&directory)?.is_none() {
-        bail!("there is no CA yet: make it with `postern ca init`, or start the agent");
+        bail!(none_yet(config));
     }
     open_desk(config, directory, work).await
 }

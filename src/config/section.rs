@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
+use crate::issuance::Mode;
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, is_dns_name};
 use crate::proxy::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
@@ -80,6 +81,7 @@ pub(super) fn log(table: Option<TableReader<'_>>) -> LogSettings {
 
 /// The `[authority]` section: what the local CA is.
 pub(super) struct AuthoritySection {
+    pub(super) mode: Mode,
     pub(super) root_ttl: Duration,
     pub(super) issuing_ttl: Duration,
     pub(super) distribute: Option<Duration>,
@@ -90,6 +92,7 @@ pub(super) struct AuthoritySection {
 pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
     let lifetimes = Lifetimes::default();
     let mut section = AuthoritySection {
+        mode: Mode::Standalone,
         root_ttl: lifetimes.root,
         issuing_ttl: lifetimes.issuing,
         distribute: None,
@@ -97,8 +100,19 @@ pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
         backdate: DEFAULT_BACKDATE,
     };
     let Some(mut table) = table else { return section };
-    // The one mode there is; it is written down so that a file says what it means.
-    table.optional("mode", |value| value.word(&[("standalone", ())]));
+    let modes = [("standalone", Mode::Standalone), ("subordinate", Mode::Subordinate)];
+    if let Some(mode) = table.optional("mode", |value| value.word(&modes)) {
+        section.mode = mode;
+    }
+    if section.mode == Mode::Subordinate {
+        for key in ["root_ttl", "issuing_ttl", "backdate"] {
+            if table.has(key) {
+                table.problem(format!(
+                    "`{key}` is decided where the root is (`postern ca sign`), and means nothing with mode = \"subordinate\""
+                ));
+            }
+        }
+    }
     if let Some(ttl) = table.optional("root_ttl", Value::duration) {
         section.root_ttl = ttl;
     }

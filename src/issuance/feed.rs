@@ -43,6 +43,23 @@ pub struct HierarchyView {
     pub distributed_at: Option<Timestamp>,
     /// Which levels were rolled back, so that nothing is replaced there of its own accord until that has drained.
     pub held: Vec<Level>,
+    /// Whether the active root signs on another host.
+    pub signs_elsewhere: bool,
+    /// If the next issuing authority is due and has to be signed elsewhere.
+    pub awaiting: Option<Awaiting>,
+    /// Whether the prepared issuing authority stands under the prepared root, so that both are activated together.
+    pub together: bool,
+    /// Whose certificates end with the active issuing authority, sooner than they should, since it has no successor yet.
+    pub shortened: Vec<WorkloadId>,
+}
+
+/// The next issuing authority waits for a signature.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Awaiting {
+    /// Since when it is due.
+    pub since: Timestamp,
+    /// When the active one ends, and with it everything that it signed.
+    pub until: Timestamp,
 }
 
 /// One authority, without its key.
@@ -106,6 +123,10 @@ impl HierarchyView {
             roll_over,
             distributed_at: prepared.map(|root| root.life().issued_at + distribute),
             held: levels.filter(|level| hierarchy.slots(*level).is_rolled_back()).collect(),
+            signs_elsewhere: hierarchy.roots().active.key().is_none(),
+            awaiting: None,
+            together: hierarchy.prepared_pair().is_some(),
+            shortened: Vec::new(),
         }
     }
 }

@@ -23,7 +23,7 @@ use x509_parser::prelude::FromDer as _;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
-use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair};
+use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair, KeySource};
 use crate::pki::rotation::Life;
 use crate::pki::verifier::MAX_CERTIFICATES;
 use crate::secret::Secret;
@@ -59,7 +59,9 @@ impl fmt::Display for Level {
 
 /// What a new authority is to be.
 #[derive(Clone, Copy, Debug)]
-pub struct AuthorityPlan {
+pub struct AuthorityPlan<'k> {
+    /// Where its key comes from.
+    pub keys: &'k dyn KeySource,
     /// The kind of its key.
     pub algorithm: KeyAlgorithm,
     /// How long it is valid, counted from now.
@@ -165,10 +167,10 @@ impl Authority {
     /// A new root, signed by itself.
     pub fn make_root(
         domain: &TrustDomain,
-        plan: &AuthorityPlan,
+        plan: &AuthorityPlan<'_>,
         now: Timestamp,
     ) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate(plan.algorithm)?;
+        let key = plan.keys.generate(plan.algorithm)?;
         let life = life_from(plan.ttl, plan.backdate, now)?;
         let params = parameters(Level::Root, domain, life, &random_serial()?)?;
         let certificate = params.self_signed(&key).map_err(AuthorityError::Sign)?;
@@ -179,10 +181,12 @@ impl Authority {
     pub fn make_issuing(
         root: &Self,
         domain: &TrustDomain,
-        plan: &AuthorityPlan,
+        plan: &AuthorityPlan<'_>,
         now: Timestamp,
     ) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate(plan.algorithm)?;
+        // A key that could not be certified must not be left behind where keys are kept.
+        root.issuer()?;
+        let key = plan.keys.generate(plan.algorithm)?;
         let (certificate, _) = root.sign_issuing(&key, domain, plan.ttl, plan.backdate, now)?;
         Self::assemble(certificate, key, now)
     }
@@ -204,7 +208,10 @@ impl Authority {
     }
 
     /// A root whose key is kept elsewhere; it became known here at `created`.
-    pub fn elsewhere(certificate: CertificateDer<'static>, created: Timestamp) -> Result<Self, AuthorityError> {
+    pub fn elsewhere(
+        certificate: CertificateDer<'static>,
+        created: Timestamp,
+    ) -> Result<Self, AuthorityError> {
         let (level, life, _) = examine(&certificate, None, created)?;
         if level != Level::Root {
             return Err(AuthorityError::NoAuthority("it is no root: somebody else signed it"));

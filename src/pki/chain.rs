@@ -126,7 +126,8 @@ impl SignedChain {
     ) -> Result<JudgedChain, ChainError> {
         let first = self.certificates.first().ok_or(ChainError::Empty)?;
         let public_key = key.public_key_info();
-        let holds_key = |certificate: &CertificateDer<'_>| facts(certificate).is_ok_and(|facts| facts.key == public_key);
+        let holds_key =
+            |certificate: &CertificateDer<'_>| facts(certificate).is_ok_and(|facts| facts.key == public_key);
         if !holds_key(first) {
             facts(first).map_err(|source| ChainError::Authority { what: ISSUING, source })?;
             let elsewhere = self.certificates.iter().position(holds_key);
@@ -160,7 +161,8 @@ impl SignedChain {
     /// What stands between the issuing certificate and the root, and the root if the chain has it.
     fn split(&self) -> Result<(&[CertificateDer<'static>], Option<&CertificateDer<'static>>), ChainError> {
         let rest = self.certificates.get(1..).unwrap_or_default();
-        let is_root = |certificate: &CertificateDer<'_>| facts(certificate).is_ok_and(|facts| facts.self_issued);
+        let is_root =
+            |certificate: &CertificateDer<'_>| facts(certificate).is_ok_and(|facts| facts.self_issued);
         match rest.iter().position(is_root) {
             Some(place) if place + 1 < rest.len() => Err(ChainError::OutOfOrder { position: place + 2 }),
             Some(place) => Ok((rest.get(..place).unwrap_or_default(), rest.get(place))),
@@ -178,7 +180,11 @@ impl SignedChain {
         if let Some(own) = own {
             let root = root(own.clone(), now)?;
             let position = self.certificates.len();
-            return if issuing.is_signed_by(&root) { Ok(root) } else { Err(ChainError::OutOfOrder { position }) };
+            return if issuing.is_signed_by(&root) {
+                Ok(root)
+            } else {
+                Err(ChainError::OutOfOrder { position })
+            };
         }
         let given = self.roots.iter().map(|given| root(given.clone(), now)).collect::<Result<Vec<_>, _>>()?;
         let known = known.iter().filter_map(|known| root(known.clone(), now).ok());
@@ -270,7 +276,8 @@ fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, AuthorityError> {
     let constraints = parsed.basic_constraints().map_err(|error| malformed(&error))?;
     let names = parsed.subject_alternative_name().map_err(|error| malformed(&error))?;
     let names = names.iter().flat_map(|names| &names.value.general_names);
-    let uris = names.filter_map(|name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None });
+    let uris = names
+        .filter_map(|name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None });
     Ok(Facts {
         key: parsed.public_key().raw.to_vec(),
         self_issued: parsed.issuer().as_raw() == parsed.subject().as_raw(),

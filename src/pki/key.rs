@@ -73,6 +73,22 @@ pub enum KeyError {
     Unreadable,
 }
 
+/// Where the keys of new authorities come from.
+pub trait KeySource: fmt::Debug + Send + Sync {
+    /// A fresh key of that kind.
+    fn generate(&self, algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError>;
+}
+
+/// Keys that are made here and can be written down.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalKeys;
+
+impl KeySource for LocalKeys {
+    fn generate(&self, algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
+        KeyPair::generate(algorithm)
+    }
+}
+
 /// A private key and its public half.
 pub struct KeyPair {
     algorithm: KeyAlgorithm,

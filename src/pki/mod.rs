@@ -21,7 +21,7 @@ pub use bundle::{BundleSet, TrustBundle};
 pub use chain::{ChainError, JudgedChain, SignedChain, judge_root};
 pub use hierarchy::{Hierarchy, HierarchyError, Retired, Slot, Slots};
 pub use issue::{IssueError, is_dns_name, issue};
-pub use key::{KeyAlgorithm, KeyError, KeyPair, UnknownAlgorithm};
+pub use key::{KeyAlgorithm, KeyError, KeyPair, KeySource, LocalKeys, UnknownAlgorithm};
 pub use preflight::{PreflightError, preflight};
 pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};
 pub use random::{Rng, SystemRng};
@@ -35,5 +35,7 @@ pub use verifier::{InvalidRoot, MAX_BYTES, MAX_CERTIFICATES, Usage, Verifier, Ve
 #[cfg(test)]
 pub(crate) use random::SeededRng;
 
+#[cfg(test)]
+mod chain_tests;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use crate::pki::authority::{Authority, AuthorityError, AuthorityPlan, Level};
 use crate::pki::bundle::BundleSet;
 use crate::pki::hierarchy::{Hierarchy, Slot};
 use crate::pki::issue::{IssueError, issue};
+use crate::pki::key::LocalKeys;
 use crate::pki::profile::Profile;
 use crate::pki::verifier::{InvalidRoot, Usage, Verifier, VerifyError};
 
@@ -91,7 +92,7 @@ fn try_out(
     let signer = match authority.level() {
         Level::Issuing => authority,
         Level::Root => {
-            let plan = AuthorityPlan { algorithm, ttl: SPAN, backdate: Duration::ZERO };
+            let plan = AuthorityPlan { keys: &LocalKeys, algorithm, ttl: SPAN, backdate: Duration::ZERO };
             below = Authority::make_issuing(authority, next.domain(), &plan, now)
                 .map_err(|source| PreflightError::Authority { id: id(), source })?;
             &below

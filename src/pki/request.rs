@@ -45,7 +45,9 @@ pub enum RequestError {
     #[error("it is no PKCS#10 request: {0}")]
     Malformed(String),
     /// It does not say for whom it is.
-    #[error("the request names no trust domain: expected exactly one URI among its alternative names, found {0}")]
+    #[error(
+        "the request names no trust domain: expected exactly one URI among its alternative names, found {0}"
+    )]
     Nameless(usize),
     /// A key of a kind that no authority of ours has.
     #[error("the request's key is none on P-256 or P-384 or for Ed25519")]

@@ -28,8 +28,8 @@ fn domain(name: &str) -> TrustDomain {
     name.parse().unwrap()
 }
 
-fn plan(ttl: Duration) -> AuthorityPlan {
-    AuthorityPlan { algorithm: KeyAlgorithm::EcdsaP256, ttl, backdate: DEFAULT_BACKDATE }
+fn plan(ttl: Duration) -> AuthorityPlan<'static> {
+    AuthorityPlan { keys: &LocalKeys, algorithm: KeyAlgorithm::EcdsaP256, ttl, backdate: DEFAULT_BACKDATE }
 }
 
 fn profile(spiffe_id: &str) -> Profile {

@@ -31,8 +31,8 @@ use crate::clock::{ManualClock, Timestamp};
 use crate::credential::Peppers;
 use crate::id::WorkloadId;
 use crate::pki::{
-    AuthorityPlan, BundleSet, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Profile, Usage, Verified, Verifier,
-    issue,
+    AuthorityPlan, BundleSet, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, LocalKeys, Profile, Usage, Verified,
+    Verifier, issue,
 };
 use crate::registry::{Source, parse};
 use crate::telemetry::{AccessSink, LogFormat, LogWriter, Metrics};
@@ -103,7 +103,8 @@ fn caller() -> (Arc<Verifier>, Arc<Verified>) {
     const DAY: Duration = Duration::from_secs(86_400);
 
     let algorithm = KeyAlgorithm::EcdsaP256;
-    let plan = |days| AuthorityPlan { algorithm, ttl: DAY * days, backdate: DEFAULT_BACKDATE };
+    let plan =
+        |days| AuthorityPlan { keys: &LocalKeys, algorithm, ttl: DAY * days, backdate: DEFAULT_BACKDATE };
     let now = Timestamp::FLOOR;
     let hierarchy = Hierarchy::create("postern.test".parse().unwrap(), &plan(90), &plan(30), now).unwrap();
     let spiffe_id = "spiffe://postern.test/caller".parse().unwrap();

@@ -4,7 +4,8 @@
 //! <state>/lock                                  held while an agent lives
 //! <state>/authorities.toml                      the commit point: slots, trust domain, bundle sequence
 //! <state>/authorities/<id>/certificate.pem      0644
-//! <state>/authorities/<id>/key.pem              0600
+//! <state>/authorities/<id>/key.pem              0600; absent where the key is elsewhere
+//! <state>/authorities/<id>/above.pem            0644; what stands between it and its root, if anything does
 //! <state>/authorities/.staged-<id>/…            on its way to becoming <id>
 //! <state>/bundle.pem                            the roots, for others to trust
 //! ```
@@ -16,6 +17,8 @@
 //! **Invariant:** no new CA beside an old one. Only a state directory without any trace of a CA counts as a first start; every
 //! other gap is an error that says what is there and what to do.
 
+mod pending;
+
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
@@ -24,15 +27,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
-use crate::pki::{Authority, AuthorityError, Hierarchy, HierarchyError, Level, Retired, Slots};
+use crate::pki::{
+    Authority, AuthorityError, Hierarchy, HierarchyError, KeyPair, KeySource, Level, LocalKeys, Retired,
+    Slots,
+};
 use crate::secret::Secret;
 use crate::store::atomic_file::{self, AtomicError, Gate};
 use crate::store::pem::{self, PemError};
+
+pub use pending::Pending;
 
 /// The state directory, locked for this process for as long as the value lives.
 pub struct AuthorityDir {
@@ -145,6 +154,14 @@ pub enum StoreError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The request that waits for its certificate cannot be used.
+    #[error("{} is of no use, because {reason}: make another with `postern ca csr --new`", path.display())]
+    Request {
+        /// The request.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file could not be replaced.
     #[error(transparent)]
     Replace(#[from] AtomicError),
@@ -185,6 +202,12 @@ impl AuthorityDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.state
+    }
+
+    /// Where the keys of new authorities come from.
+    #[must_use]
+    pub fn keys(&self) -> &dyn KeySource {
+        &LocalKeys
     }
 
     /// The CA that was committed last; `None` at the very first start.
@@ -240,17 +263,23 @@ impl AuthorityDir {
         let settled = self.authorities_path().join(authority.id().as_str());
         let staged = self.staged_path(authority.id());
         let certificate = pem::certificate_to_pem(authority.certificate());
-        let key = pem::key_to_pem(&authority.key().to_pkcs8_der());
+        let above: String = authority.above().iter().map(pem::certificate_to_pem).collect();
         let holds = |directory: &Path| {
             fs::read(directory.join(CERTIFICATE)).is_ok_and(|found| found == certificate.as_bytes())
-                && fs::read(directory.join(KEY)).is_ok_and(|found| Secret::new(found) == key)
+                && fs::read(directory.join(ABOVE)).unwrap_or_default() == above.as_bytes()
+                && authority.key().is_none_or(|key| holds_key(directory, key))
         };
         if holds(&settled) {
             return Ok(());
         }
         self.remove(&staged)?;
         self.make_directory(&staged)?;
-        atomic_file::create_in_steps(&staged.join(KEY), key.expose_secret(), 0o600, &*self.gate)?;
+        if let Some(key) = authority.key() {
+            self.write_key(&staged, key)?;
+        }
+        if !above.is_empty() {
+            atomic_file::create_in_steps(&staged.join(ABOVE), above.as_bytes(), 0o644, &*self.gate)?;
+        }
         atomic_file::create_in_steps(&staged.join(CERTIFICATE), certificate.as_bytes(), 0o644, &*self.gate)?;
         for directory in [&staged, &self.authorities_path()] {
             atomic_file::sync_directory(directory, &*self.gate)
@@ -258,6 +287,11 @@ impl AuthorityDir {
         }
         // Only now: what has the final name and other content is damaged, or was never committed.
         self.remove(&settled)
+    }
+
+    fn write_key(&self, directory: &Path, key: &KeyPair) -> Result<(), StoreError> {
+        let text = pem::key_to_pem(&key.to_pkcs8_der());
+        Ok(atomic_file::create_in_steps(&directory.join(KEY), text.expose_secret(), 0o600, &*self.gate)?)
     }
 
     /// Gives a staged authority that was committed its final name.
@@ -283,7 +317,7 @@ impl AuthorityDir {
         if !is_there(&directory)? {
             return Err(StoreError::Missing { path: directory });
         }
-        let authority = read_authority(&directory, created)?;
+        let authority = read_authority(&directory, entry.key, created)?;
         if *authority.id() != id {
             let reason = format!("{} holds the authority {}", directory.display(), authority.id());
             return Err(StoreError::Manifest { path: manifest, reason });
@@ -387,6 +421,7 @@ impl std::fmt::Debug for AuthorityDir {
     }
 }
 
+const ABOVE: &str = "above.pem";
 const AUTHORITIES: &str = "authorities";
 const BUNDLE: &str = "bundle.pem";
 const CERTIFICATE: &str = "certificate.pem";
@@ -420,8 +455,17 @@ struct Entry {
     id: String,
     slot: SlotWord,
     created: String,
+    /// Absent where the key is here, as it mostly is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<KeyWord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum KeyWord {
+    Elsewhere,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -484,6 +528,7 @@ fn entries_of(slots: &Slots) -> Vec<Entry> {
         id: authority.id().as_str().to_owned(),
         slot,
         created: authority.life().issued_at.to_string(),
+        key: authority.key().is_none().then_some(KeyWord::Elsewhere),
         until: until.map(|until| until.to_string()),
     };
     let prepared = slots.prepared.iter().map(|prepared| entry(prepared, SlotWord::Prepared, None));
@@ -520,25 +565,46 @@ fn slots(path: &Path, entries: &[Entry], authorities: &[Arc<Authority>]) -> Resu
     Ok(Slots { prepared, active, retired })
 }
 
-fn read_authority(directory: &Path, created: Timestamp) -> Result<Authority, StoreError> {
+fn read_authority(
+    directory: &Path,
+    key: Option<KeyWord>,
+    created: Timestamp,
+) -> Result<Authority, StoreError> {
     let certificate_path = directory.join(CERTIFICATE);
-    let certificates = pem::certificates(&read_file(&certificate_path)?)
-        .map_err(|source| StoreError::Pem { path: certificate_path.clone(), source })?;
+    let certificates = read_certificates(&certificate_path)?;
     let [certificate] = certificates.as_slice() else {
         let source =
             PemError::Malformed(format!("it has {} certificates instead of one", certificates.len()));
         return Err(StoreError::Pem { path: certificate_path, source });
     };
-    let key_path = directory.join(KEY);
-    let key_bytes = Secret::new(read_file(&key_path)?);
-    let mode = fs::metadata(&key_path).map_err(io_error("read", &key_path))?.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(StoreError::Permissive { path: key_path, mode });
-    }
-    let key = pem::private_key(key_bytes.expose_secret())
-        .map_err(|source| StoreError::Pem { path: key_path, source })?;
-    Authority::load(certificate.clone(), &key, created)
+    let above_path = directory.join(ABOVE);
+    let above = if is_there(&above_path)? { read_certificates(&above_path)? } else { Vec::new() };
+    let authority = match key {
+        Some(KeyWord::Elsewhere) => Authority::elsewhere(certificate.clone(), created),
+        None => Authority::load(certificate.clone(), &read_key(directory)?, created),
+    };
+    authority
+        .and_then(|authority| if above.is_empty() { Ok(authority) } else { authority.below(above) })
         .map_err(|source| StoreError::Authority { path: directory.to_owned(), source })
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StoreError> {
+    pem::certificates(&read_file(path)?).map_err(|source| StoreError::Pem { path: path.to_owned(), source })
+}
+
+fn holds_key(directory: &Path, key: &KeyPair) -> bool {
+    let text = pem::key_to_pem(&key.to_pkcs8_der());
+    fs::read(directory.join(KEY)).is_ok_and(|found| Secret::new(found) == text)
+}
+
+fn read_key(directory: &Path) -> Result<Secret, StoreError> {
+    let path = directory.join(KEY);
+    let bytes = Secret::new(read_file(&path)?);
+    let mode = fs::metadata(&path).map_err(io_error("read", &path))?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(StoreError::Permissive { path, mode });
+    }
+    pem::private_key(bytes.expose_secret()).map_err(|source| StoreError::Pem { path, source })
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, StoreError> {

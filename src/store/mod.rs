@@ -9,7 +9,7 @@ pub mod revocation_file;
 pub mod socket_file;
 mod authority_dir;
 
-pub use authority_dir::{AuthorityDir, Committed, StoreError, StoredHierarchy};
+pub use authority_dir::{AuthorityDir, Committed, Pending, StoreError, StoredHierarchy};
 
 #[cfg(test)]
 mod tests;

@@ -12,13 +12,13 @@
 //! **Invariant:** one exception to waiting. When the active root is too old to sign another issuing authority, the next one
 //! takes over whoever lags, for otherwise everybody would be left without.
 
-use super::{DROP_PAUSE, IssuanceError, Rotator, Tracked};
+use super::{DROP_PAUSE, IssuanceError, Mode, Rotator, Tracked};
 use crate::causes::Causes;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::issuance::change::{Change, Changed, Insistence, Run, Verb};
 use crate::issuance::feed::HierarchyView;
-use crate::pki::{Hierarchy, HierarchyError, Level, Renewal, Slot, Step, preflight};
+use crate::pki::{Hierarchy, HierarchyError, KeySource, Level, LocalKeys, Renewal, Slot, Step, preflight};
 
 /// What a change comes to.
 struct Plan {
@@ -32,14 +32,20 @@ impl Rotator {
         if let Some(id) = self.done_already(change) {
             return Ok(Changed { id, left_behind: Vec::new() });
         }
-        let Change { level, insistence, run, .. } = *change;
-        let plan = match (&change.verb, run) {
+        let Change { insistence, run, .. } = *change;
+        let (level, verb) = self.both_together(change);
+        // What is only tried out must leave nothing behind, wherever keys are kept.
+        let keys: &dyn KeySource = match run {
+            Run::Real => self.directory.keys(),
+            Run::Rehearsal => &LocalKeys,
+        };
+        let plan = match (&verb, run) {
             (Verb::Rotate, Run::Real) => {
                 let id = self.prepared_for_use(level, now)?;
-                self.plan_activation(level, id, insistence, now)?
+                self.plan_activation(level, id, insistence, self.directory.keys(), now)?
             }
             (Verb::Rotate, Run::Rehearsal) => self.plan_rotation(level, now)?,
-            (verb, _) => self.plan(level, verb, insistence, now)?,
+            (verb, _) => self.plan(level, verb, insistence, keys, now)?,
         };
         match run {
             Run::Rehearsal => preflight(Some(&self.hierarchy), &plan.next, now)?,
@@ -79,23 +85,25 @@ impl Rotator {
         level: Level,
         verb: &Verb,
         insistence: Insistence,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
         match verb {
             Verb::Activate(id) => {
-                self.plan_activation(level, self.named_or_prepared(level, id.as_ref())?, insistence, now)
+                let id = self.named_or_prepared(level, id.as_ref())?;
+                self.plan_activation(level, id, insistence, keys, now)
             }
             Verb::Discard(id) => {
                 let id = self.named_or_prepared(level, id.as_ref())?;
                 Ok(Plan::of(self.hierarchy.discard(level, &id)?, id))
             }
             Verb::Prepare => {
-                let next = self.prepared(&self.hierarchy, level, now)?;
+                let next = self.prepared(&self.hierarchy, level, keys, now)?;
                 let id = prepared_in(&next, level)?;
                 Ok(Plan::of(next, id))
             }
             Verb::Retire(id) => self.plan_retirement(level, id, insistence, now),
-            Verb::RollBack(id) => self.plan_roll_back(level, id.as_ref(), now),
+            Verb::RollBack(id) => self.plan_roll_back(level, id.as_ref(), keys, now),
             Verb::Rotate => self.plan_rotation(level, now),
         }
     }
@@ -105,9 +113,10 @@ impl Rotator {
         level: Level,
         id: AuthorityId,
         insistence: Insistence,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
-        let next = self.activated(&self.hierarchy, level, &id, now)?;
+        let next = self.activated(&self.hierarchy, level, &id, keys, now)?;
         let waits_for = self.waits_for(level, now);
         if insistence == Insistence::Heed && !waits_for.is_empty() {
             return Err(IssuanceError::NotAcknowledged { id, waits_for });
@@ -119,10 +128,10 @@ impl Rotator {
     fn plan_rotation(&self, level: Level, now: Timestamp) -> Result<Plan, IssuanceError> {
         let prepared = match &self.hierarchy.slots(level).prepared {
             Some(_) => self.hierarchy.clone(),
-            None => self.prepared(&self.hierarchy, level, now)?,
+            None => self.prepared(&self.hierarchy, level, &LocalKeys, now)?,
         };
         let id = prepared_in(&prepared, level)?;
-        Ok(Plan::of(self.activated(&prepared, level, &id, now)?, id))
+        Ok(Plan::of(self.activated(&prepared, level, &id, &LocalKeys, now)?, id))
     }
 
     fn plan_retirement(
@@ -156,6 +165,7 @@ impl Rotator {
         &self,
         level: Level,
         id: Option<&AuthorityId>,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
         let latest =
@@ -165,7 +175,9 @@ impl Rotator {
         let until = self.last_leaf;
         let next = match level {
             Level::Issuing => self.hierarchy.roll_back_issuing(&id, until, now)?,
-            Level::Root => self.hierarchy.roll_back_root(&id, &self.settings.issuing_plan(), until, now)?,
+            Level::Root => {
+                self.hierarchy.roll_back_root(&id, &self.settings.issuing_plan(keys), until, now)?
+            }
         };
         let not_after = next.issuing().active.life().not_after;
         if now + self.settings.longest_leaf() > not_after {
@@ -183,7 +195,7 @@ impl Rotator {
     }
 
     /// Who has to know the authority that is to be activated and does not, one phrase each.
-    fn waits_for(&self, level: Level, now: Timestamp) -> Vec<String> {
+    pub(super) fn waits_for(&self, level: Level, now: Timestamp) -> Vec<String> {
         let sequence = match level {
             Level::Issuing => self.known_with,
             Level::Root => self.hierarchy.sequence(),
@@ -208,15 +220,27 @@ impl Rotator {
     pub(super) fn view(&self, now: Timestamp) -> HierarchyView {
         let distribute = self.settings.distribute;
         // The time that others have is no delay.
-        let roll_over = self.roll_over.view(now - distribute);
-        HierarchyView::of(&self.hierarchy, self.rotation.view(now), roll_over, distribute)
+        let mut roll_over = self.roll_over.view(now - distribute);
+        if self.settings.mode == Mode::Subordinate {
+            roll_over.overdue = self.root_ends_too_soon(now);
+        }
+        HierarchyView {
+            awaiting: self.awaiting(now),
+            shortened: self.shortened(),
+            ..HierarchyView::of(&self.hierarchy, self.rotation.view(now), roll_over, distribute)
+        }
     }
 
     /// Goes one step further with a root that is due. A failure is noted and followed by another attempt.
     pub(super) fn roll_root_over(&mut self, now: Timestamp) {
         let roots = self.hierarchy.roots();
         let unborn = now < roots.active.life().not_before;
-        if unborn || roots.is_rolled_back() || self.roll_over.renewal.handle_timeout(now) == Step::Wait {
+        // Where the root is kept elsewhere none is made here; what is installed under the next one brings it along.
+        if unborn
+            || self.settings.mode == Mode::Subordinate
+            || roots.is_rolled_back()
+            || self.roll_over.renewal.handle_timeout(now) == Step::Wait
+        {
             return;
         }
         match self.next_step_of_root(now) {
@@ -233,7 +257,8 @@ impl Rotator {
         if !self.waits_for(Level::Root, now).is_empty() {
             return Ok(());
         }
-        self.adopt(self.activated(&self.hierarchy, Level::Root, &id, now)?, now)?;
+        let keys = self.directory.keys();
+        self.adopt(self.activated(&self.hierarchy, Level::Root, &id, keys, now)?, now)?;
         self.renew_all(self.holders.keys().cloned().collect(), now);
         Ok(())
     }
@@ -248,6 +273,9 @@ impl Rotator {
 
     /// Replaces the issuing authority and issues everything anew under the next one.
     pub(super) fn rotate(&mut self, now: Timestamp) -> Result<(), IssuanceError> {
+        if !self.makes_its_own() {
+            return self.succeed(now);
+        }
         self.replace_active(now)?;
         self.renew_all(self.holders.keys().cloned().collect(), now);
         Ok(())
@@ -263,40 +291,52 @@ impl Rotator {
             let left_behind = self.waits_for(level, now).join(", ");
             tracing::error!(authority = %id, left_behind, "the root is too old to sign; the next one takes over now");
         }
-        self.adopt(self.activated(&self.hierarchy, level, &id, now)?, now)
+        let keys = self.directory.keys();
+        self.adopt(self.activated(&self.hierarchy, level, &id, keys, now)?, now)
     }
 
     /// The prepared authority, a new one if there is none or if it is of no use any more.
     fn prepared_for_use(&mut self, level: Level, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
         if let Some(prepared) = &self.hierarchy.slots(level).prepared {
             let id = prepared.id().clone();
-            if Renewal::of_authority(prepared.life()).handle_timeout(now) == Step::Wait {
+            // What was signed elsewhere cannot be made anew here.
+            let is_only_one = !self.makes_its_own() || prepared.key().is_none();
+            if is_only_one || Renewal::of_authority(prepared.life()).handle_timeout(now) == Step::Wait {
                 return Ok(id);
             }
             self.adopt(self.hierarchy.discard(level, &id)?, now)?;
         }
-        self.adopt(self.prepared(&self.hierarchy, level, now)?, now)?;
+        let keys = self.directory.keys();
+        self.adopt(self.prepared(&self.hierarchy, level, keys, now)?, now)?;
         prepared_in(&self.hierarchy, level)
     }
 
-    fn prepared(&self, from: &Hierarchy, level: Level, now: Timestamp) -> Result<Hierarchy, HierarchyError> {
-        match level {
-            Level::Issuing => from.prepare_issuing(&self.settings.issuing_plan(), now),
-            Level::Root => from.prepare_root(&self.settings.root_plan(), now),
+    fn prepared(
+        &self,
+        from: &Hierarchy,
+        level: Level,
+        keys: &dyn KeySource,
+        now: Timestamp,
+    ) -> Result<Hierarchy, IssuanceError> {
+        match (level, self.settings.mode) {
+            (Level::Issuing, _) => Ok(from.prepare_issuing(&self.settings.issuing_plan(keys), now)?),
+            (Level::Root, Mode::Standalone) => Ok(from.prepare_root(&self.settings.root_plan(keys), now)?),
+            (Level::Root, Mode::Subordinate) => Err(IssuanceError::RootElsewhere),
         }
     }
 
-    fn activated(
+    pub(super) fn activated(
         &self,
         from: &Hierarchy,
         level: Level,
         id: &AuthorityId,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Hierarchy, HierarchyError> {
         let until = self.last_leaf.max(now + self.settings.longest_leaf());
         match level {
             Level::Issuing => from.activate_issuing(id, until, now),
-            Level::Root => from.activate_root(id, &self.settings.issuing_plan(), until, now),
+            Level::Root => from.activate_root(id, &self.settings.issuing_plan(keys), until, now),
         }
     }
 
@@ -314,7 +354,7 @@ impl Rotator {
     }
 
     /// Tries `next` out, stores it and, once that is done, goes by it.
-    fn adopt(&mut self, next: Hierarchy, now: Timestamp) -> Result<(), IssuanceError> {
+    pub(super) fn adopt(&mut self, next: Hierarchy, now: Timestamp) -> Result<(), IssuanceError> {
         preflight(Some(&self.hierarchy), &next, now)?;
         let committed = self.directory.commit(&next)?;
         for error in committed.untidy {
