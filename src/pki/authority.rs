@@ -8,6 +8,7 @@
 //! No name constraints: rustls refuses every SPIFFE ID below an authority that has some for URIs.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -77,6 +78,8 @@ pub struct Authority {
     certificate: CertificateDer<'static>,
     /// Those between it and its root, the nearest first.
     above: Vec<CertificateDer<'static>>,
+    /// The root that was found to have signed it, since finding out costs a signature.
+    root: OnceLock<AuthorityId>,
     /// A root that signs elsewhere has none.
     issuer: Option<Issuer<'static, KeyPair>>,
     life: Life,
@@ -219,7 +222,15 @@ impl Authority {
         if !signature_holds(&certificate, &certificate) {
             return Err(AuthorityError::NotSelfSigned);
         }
-        Ok(Self { id: id_of(&certificate)?, level, certificate, above: Vec::new(), issuer: None, life })
+        Ok(Self {
+            id: id_of(&certificate)?,
+            level,
+            certificate,
+            above: Vec::new(),
+            root: OnceLock::new(),
+            issuer: None,
+            life,
+        })
     }
 
     /// The same issuing authority with those between it and its root, the nearest first: each must have signed the one
@@ -236,7 +247,7 @@ impl Authority {
             }
             signed = signer;
         }
-        Ok(Self { above, ..self })
+        Ok(Self { above, root: OnceLock::new(), ..self })
     }
 
     /// An authority that was made earlier, at `created`: the key must be the certificate's, and the certificate an
@@ -288,7 +299,15 @@ impl Authority {
     /// Whether `root` signed the certificate, or the topmost of those above it.
     #[must_use]
     pub fn is_signed_by(&self, root: &Self) -> bool {
-        is_signed(self.above.last().unwrap_or(&self.certificate), &root.certificate)
+        if self.root.get() == Some(&root.id) {
+            return true;
+        }
+        let found = is_signed(self.above.last().unwrap_or(&self.certificate), &root.certificate);
+        if found {
+            // Another one of the same name and key may have been found before; then that stays.
+            self.root.get_or_init(|| root.id.clone());
+        }
+        found
     }
 
     /// What signs.
@@ -328,7 +347,7 @@ impl Authority {
             return Err(AuthorityError::Name);
         }
         let (id, above) = (id_of(&certificate)?, Vec::new());
-        Ok(Self { id, level, certificate, above, issuer: Some(issuer), life })
+        Ok(Self { id, level, certificate, above, root: OnceLock::new(), issuer: Some(issuer), life })
     }
 }
 
