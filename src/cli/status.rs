@@ -162,7 +162,9 @@ pub(super) fn roll_over(
         let in_slot = |slot: &str| {
             authorities.iter().filter(|one| one.level == level && one.slot == slot).collect::<Vec<_>>()
         };
-        let due = moment(renewal.next_rotation_at, now);
+        // What stands under a prepared root is due with its predecessor, and the root with it.
+        let due = if roll_over.together { rotation.next_rotation_at } else { renewal.next_rotation_at };
+        let due = moment(due, now);
         let next = match in_slot("prepared").first() {
             _ if roll_over.held.iter().any(|held| held == level) => {
                 "rolled back; nothing is replaced until the other one is gone".to_owned()

@@ -104,30 +104,36 @@ pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
     if let Some(mode) = table.optional("mode", |value| value.word(&modes)) {
         section.mode = mode;
     }
-    if section.mode == Mode::Subordinate {
-        for key in ["root_ttl", "issuing_ttl", "backdate"] {
-            if table.has(key) {
-                table.problem(format!(
-                    "`{key}` is decided where the root is (`postern ca sign`), and means nothing with mode = \"subordinate\""
-                ));
+    match section.mode {
+        Mode::Standalone => own_lifetimes(&mut table, &mut section),
+        Mode::Subordinate => {
+            for key in ["root_ttl", "issuing_ttl", "backdate"] {
+                table.optional(key, |value| {
+                    value.problem("is decided where the root is (`postern ca sign`), and means nothing with mode = \"subordinate\"");
+                    None::<()>
+                });
             }
         }
     }
+    section.distribute = table.optional("distribute", Value::duration);
+    if let Some(algorithm) = table.optional("key", key_algorithm) {
+        section.algorithm = algorithm;
+    }
+    table.finish();
+    section
+}
+
+/// What only a host decides that makes its authorities itself.
+fn own_lifetimes(table: &mut TableReader<'_>, section: &mut AuthoritySection) {
     if let Some(ttl) = table.optional("root_ttl", Value::duration) {
         section.root_ttl = ttl;
     }
     if let Some(ttl) = table.optional("issuing_ttl", Value::duration) {
         section.issuing_ttl = ttl;
     }
-    section.distribute = table.optional("distribute", Value::duration);
-    if let Some(algorithm) = table.optional("key", key_algorithm) {
-        section.algorithm = algorithm;
-    }
     if let Some(backdate) = table.optional("backdate", Value::duration) {
         section.backdate = backdate;
     }
-    table.finish();
-    section
 }
 
 /// The `[leaf]` section: what every certificate is, unless its workload says otherwise.

@@ -140,10 +140,12 @@ impl SignedChain {
         }
         check_issuing(first, domain)?;
         let (above, own_root) = self.split()?;
-        let issuing = issuing.below(above.to_vec()).map_err(|source| match source {
-            AuthorityError::Unlinked { position } => ChainError::OutOfOrder { position: position + 1 },
-            AuthorityError::TooDeep { .. } => authority(source),
-            source => ChainError::Authority { what: MIDDLE, source },
+        let issuing = issuing.below(above.to_vec()).map_err(|source| {
+            if let AuthorityError::Unlinked { position } = source {
+                return ChainError::OutOfOrder { position: position + 1 };
+            }
+            let what = if matches!(source, AuthorityError::TooDeep { .. }) { ISSUING } else { MIDDLE };
+            ChainError::Authority { what, source }
         })?;
         let root = self.root_of(&issuing, own_root, known, now)?;
         check_validity(ISSUING, &issuing, now)?;
