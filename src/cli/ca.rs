@@ -101,7 +101,7 @@ async fn show(config: &Config, format: Format) -> anyhow::Result<Verdict> {
             ))?;
         }
     } else {
-        output::print(&format!("{}\n", local_ca::none_yet(config)))?;
+        output::print(&format!("There is {}.\n", local_ca::none_yet(config)))?;
     }
     Ok(Verdict::of(exists))
 }
@@ -299,7 +299,7 @@ async fn bundle(config: &Config) -> anyhow::Result<Verdict> {
         LocalCa::Idle(directory) => match local_ca::stored(&directory)? {
             Some(hierarchy) => bundle_pem(&hierarchy.bundle()),
             None => {
-                output::tell(&local_ca::none_yet(config));
+                output::tell(&format!("There is {}.", local_ca::none_yet(config)));
                 return Ok(Verdict::No);
             }
         },

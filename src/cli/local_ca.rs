@@ -38,13 +38,14 @@ pub(super) fn stored(directory: &AuthorityDir) -> anyhow::Result<Option<Hierarch
     Ok(directory.load()?.map(|stored| stored.hierarchy))
 }
 
-/// Says that there is no CA, and what to do.
-pub(super) fn none_yet(config: &Config) -> String {
+/// What there is not yet, and how it is made; goes on from "there is".
+pub(super) const fn none_yet(config: &Config) -> &'static str {
     match config.issuance.mode {
-        Mode::Standalone => "There is no CA yet: make it with `postern ca init`, or start the agent.".to_owned(),
-        Mode::Subordinate => "There is no issuing authority yet: `postern ca csr > request.pem`, have it signed where the \
-                              root is (`postern ca sign request.pem > chain.pem`), then `postern ca install chain.pem`."
-            .to_owned(),
+        Mode::Standalone => "no CA yet: make it with `postern ca init`, or start the agent",
+        Mode::Subordinate => {
+            "no issuing authority yet: `postern ca csr > request.pem`, have it signed where the root is (`postern ca sign \
+             request.pem > chain.pem`), then `postern ca install chain.pem`"
+        }
     }
 }
 
@@ -55,7 +56,7 @@ pub(super) async fn at_desk<T>(
     work: impl AsyncFnOnce(&Desk) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     if stored(&directory)?.is_none() {
-        bail!(none_yet(config));
+        bail!("there is {}", none_yet(config));
     }
     open_desk(config, directory, work).await
 }
