@@ -145,7 +145,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     if !pepper_file::exists(&config.state_dir)? {
         check_first_start(&config)?;
     }
-    let directory = AuthorityDir::open(&config.state_dir)?;
+    let directory = AuthorityDir::open_keeping(&config.state_dir, &config.keys)?;
     let (rotator, mut feed) = Rotator::start(config.issuance.clone(), directory, Arc::clone(&clock))?;
     let (acknowledgements, acknowledged) = watch::channel(Acknowledgements::default());
     let rotator = rotator.heeding(acknowledged.clone());

@@ -165,6 +165,13 @@ pub(super) enum CaVerb {
     Sign(SignArgs),
     /// Install the chain that was signed for this host's request; exit 3 if it has to wait before it can sign
     Install(InstallArgs),
+    /// Write the authorities' key files anew as the configuration says, encrypted or plain; the agent must be stopped. Run it
+    /// again to finish what was interrupted
+    Rekey {
+        /// A file with the passphrase that they are encrypted under so far; not needed if they are plain
+        #[arg(long, value_name = "PATH")]
+        former_passphrase_file: Option<PathBuf>,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -13,6 +13,7 @@ use crate::proxy::{
     ServiceSettings,
 };
 use crate::registry::accepts;
+use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
 use crate::telemetry::{LogFormat, Settings as LogSettings};
 use crate::toml_text::{Place, TableReader, Value};
 use crate::workload::{FileMode, Reload, Selectors, Settings as Delivery};
@@ -87,9 +88,10 @@ pub(super) struct AuthoritySection {
     pub(super) distribute: Option<Duration>,
     pub(super) algorithm: KeyAlgorithm,
     pub(super) backdate: Duration,
+    pub(super) keys: KeySettings,
 }
 
-pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
+pub(super) fn authority(table: Option<TableReader<'_>>, base: &Path) -> AuthoritySection {
     let lifetimes = Lifetimes::default();
     let mut section = AuthoritySection {
         mode: Mode::Standalone,
@@ -98,6 +100,7 @@ pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
         distribute: None,
         algorithm: KeyAlgorithm::EcdsaP256,
         backdate: DEFAULT_BACKDATE,
+        keys: KeySettings::default(),
     };
     let Some(mut table) = table else { return section };
     let modes = [("standalone", Mode::Standalone), ("subordinate", Mode::Subordinate)];
@@ -119,6 +122,7 @@ pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
     if let Some(algorithm) = table.optional("key", key_algorithm) {
         section.algorithm = algorithm;
     }
+    section.keys = keys(&mut table, base);
     table.finish();
     section
 }
@@ -134,6 +138,61 @@ fn own_lifetimes(table: &mut TableReader<'_>, section: &mut AuthoritySection) {
     if let Some(backdate) = table.optional("backdate", Value::duration) {
         section.backdate = backdate;
     }
+}
+
+/// Where the authorities' keys are: `keys`, a passphrase, and `[authority.pkcs11]`.
+fn keys(table: &mut TableReader<'_>, base: &Path) -> KeySettings {
+    let place = table.place();
+    let custody = table
+        .optional("keys", |value| value.word(&[("files", Custody::Files), ("pkcs11", Custody::Token)]))
+        .unwrap_or_default();
+    let passphrase = secret(table, base, ("passphrase_file", "passphrase_credential"));
+    let has_token = table.has("pkcs11");
+    let token = table.table("pkcs11").and_then(|table| token(table, base));
+    if custody == Custody::Token && !has_token {
+        place.problem("keys on a token need [authority.pkcs11], which says which token");
+    }
+    KeySettings { custody, passphrase, token }
+}
+
+fn token(mut table: TableReader<'_>, base: &Path) -> Option<TokenSettings> {
+    let place = table.place();
+    let module = table.required("module", |value| path(base, value));
+    let label = table.required("token", Value::text).map(str::to_owned);
+    let has_pin = table.has("pin_file") || table.has("pin_credential");
+    let pin = secret(&mut table, base, ("pin_file", "pin_credential"));
+    if !has_pin {
+        place.problem(
+            "expected `pin_file` or `pin_credential`: the token gives nothing without its user's PIN",
+        );
+    }
+    table.finish();
+    Some(TokenSettings { module: module?, label: label?, pin: pin? })
+}
+
+/// A secret that is in a file or is handed over by systemd, but not both.
+fn secret(
+    table: &mut TableReader<'_>,
+    base: &Path,
+    (file, credential): (&'static str, &'static str),
+) -> Option<SecretSource> {
+    let place = table.place();
+    let both = table.has(file) && table.has(credential);
+    let from_file = table.optional(file, |value| path(base, value)).map(SecretSource::File);
+    let from_systemd = table.optional(credential, |value| {
+        value.convert(|name| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+            if !name.is_empty() && name.bytes().all(plain) && !name.starts_with('.') {
+                Ok(SecretSource::Credential(name.to_owned()))
+            } else {
+                Err("expected the name of a systemd credential: letters, digits, '-', '_' and '.'")
+            }
+        })
+    });
+    if both {
+        place.problem(format!("`{file}` and `{credential}` exclude each other"));
+    }
+    from_file.or(from_systemd)
 }
 
 /// The `[leaf]` section: what every certificate is, unless its workload says otherwise.

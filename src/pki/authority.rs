@@ -24,7 +24,7 @@ use x509_parser::prelude::FromDer as _;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
-use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair, KeySource};
+use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair, KeySource, RemoteFailure};
 use crate::pki::rotation::Life;
 use crate::pki::verifier::MAX_CERTIFICATES;
 use crate::secret::Secret;
@@ -136,6 +136,15 @@ pub enum AuthorityError {
         /// Its place in the chain, counted from 1.
         position: usize,
     },
+    /// The keeper of the key did not sign.
+    #[error("the key did not sign the certificate")]
+    Unsigned(#[source] RemoteFailure),
+}
+
+impl AuthorityError {
+    pub(super) fn of_signing(key: &KeyPair, error: rcgen::Error) -> Self {
+        key.take_failure().map_or(Self::Sign(error), Self::Unsigned)
+    }
 }
 
 /// Why a certificate cannot live as long as it is to.
@@ -176,7 +185,8 @@ impl Authority {
         let key = plan.keys.generate(plan.algorithm)?;
         let life = life_from(plan.ttl, plan.backdate, now)?;
         let params = parameters(Level::Root, domain, life, &random_serial()?)?;
-        let certificate = params.self_signed(&key).map_err(AuthorityError::Sign)?;
+        let certificate =
+            params.self_signed(&key).map_err(|error| AuthorityError::of_signing(&key, error))?;
         Self::assemble(certificate.into(), key, now)
     }
 
@@ -206,7 +216,9 @@ impl Authority {
         let life = self.bound(life_from(ttl, backdate, now)?)?;
         let serial = random_serial()?;
         let params = parameters(Level::Issuing, domain, life, &serial)?;
-        let certificate = params.signed_by(public_key, self.issuer()?).map_err(AuthorityError::Sign)?;
+        let issuer = self.issuer()?;
+        let signed = params.signed_by(public_key, issuer);
+        let certificate = signed.map_err(|error| AuthorityError::of_signing(issuer.key(), error))?;
         Ok((certificate.into(), HEXLOWER.encode(&serial)))
     }
 
@@ -257,7 +269,16 @@ impl Authority {
         key: &Secret,
         created: Timestamp,
     ) -> Result<Self, AuthorityError> {
-        Self::assemble(certificate, KeyPair::from_pkcs8(key)?, created)
+        Self::with_key(certificate, KeyPair::from_pkcs8(key)?, created)
+    }
+
+    /// [`Self::load`] with a key that may be kept elsewhere.
+    pub fn with_key(
+        certificate: CertificateDer<'static>,
+        key: KeyPair,
+        created: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        Self::assemble(certificate, key, created)
     }
 
     /// Its name: the first 16 hexadecimal digits of the certificate's SHA-256 fingerprint.
@@ -450,7 +471,9 @@ fn issuer_name_written_by(issuer: &Issuer<'_, KeyPair>) -> Result<Vec<u8>, Autho
     let mut params = CertificateParams::default();
     params.serial_number = Some(SerialNumber::from(1_u64));
     params.use_authority_key_identifier_extension = true;
-    let trial = params.signed_by(issuer.key(), issuer).map_err(AuthorityError::Sign)?;
+    let trial = params
+        .signed_by(issuer.key(), issuer)
+        .map_err(|error| AuthorityError::of_signing(issuer.key(), error))?;
     let (_, parsed) = X509Certificate::from_der(trial.der())
         .map_err(|error| AuthorityError::Malformed(error.to_string()))?;
     Ok(parsed.issuer().as_raw().to_vec())

@@ -32,7 +32,7 @@ fn key() -> KeyPair {
 
 /// The same key once more.
 fn again(key: &KeyPair) -> KeyPair {
-    KeyPair::from_pkcs8(&key.to_pkcs8_der()).unwrap()
+    KeyPair::from_pkcs8(&key.to_pkcs8_der().unwrap()).unwrap()
 }
 
 /// A CA whose authorities are made without asking our own rules.
@@ -105,7 +105,8 @@ fn what_our_own_root_signs_for_a_request_can_be_installed() {
         assert_eq!(judged.root.id(), root.id());
         assert!(judged.root.key().is_none() && judged.issuing.key().is_some());
         assert_eq!(judged.issuing.life().not_after, now() + DAY);
-        let (known, twin) = ([root.certificate().clone()], KeyPair::from_pkcs8(&key.to_pkcs8_der()).unwrap());
+        let (known, twin) =
+            ([root.certificate().clone()], KeyPair::from_pkcs8(&key.to_pkcs8_der().unwrap()).unwrap());
         let judged = chain(&[&signed.certificate]).judge(twin, &domain(), &known, now());
         assert_eq!(judged.unwrap().root.id(), root.id(), "a root that is known need not come along");
     }

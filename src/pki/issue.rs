@@ -16,7 +16,7 @@ use rcgen::{
 
 use crate::clock::Timestamp;
 use crate::pki::authority::{Authority, AuthorityError, Level, LifeError, life_from, random_serial};
-use crate::pki::key::{KeyError, KeyPair};
+use crate::pki::key::{KeyError, KeyPair, RemoteFailure};
 use crate::pki::profile::Profile;
 use crate::pki::rotation::Life;
 use crate::pki::svid::X509Svid;
@@ -39,6 +39,9 @@ pub enum IssueError {
     /// The authority cannot sign.
     #[error(transparent)]
     Signer(#[from] AuthorityError),
+    /// The keeper of the authority's key did not sign.
+    #[error("the authority's key did not sign the certificate")]
+    Unsigned(#[source] RemoteFailure),
     /// Only an issuing authority signs leaves.
     #[error("a {0} does not sign leaves")]
     WrongLevel(Level),
@@ -50,16 +53,18 @@ pub fn issue(authority: &Authority, profile: &Profile, now: Timestamp) -> Result
         return Err(IssueError::WrongLevel(authority.level()));
     }
     let life = authority.bound(life_from(profile.ttl, profile.backdate, now)?)?;
-    let serial = random_serial()?;
+    let (serial, issuer) = (random_serial()?, authority.issuer()?);
     let key = KeyPair::generate(profile.algorithm)?;
-    let certificate =
-        parameters(profile, life, &serial)?.signed_by(&key, authority.issuer()?).map_err(IssueError::Sign)?;
+    let pkcs8 = key.to_pkcs8_der().ok_or(KeyError::Generate)?;
+    let certificate = parameters(profile, life, &serial)?
+        .signed_by(&key, issuer)
+        .map_err(|error| issuer.key().take_failure().map_or(IssueError::Sign(error), IssueError::Unsigned))?;
     let mut chain = vec![certificate.into(), authority.certificate().clone()];
     chain.extend_from_slice(authority.above());
     Ok(X509Svid {
         spiffe_id: profile.spiffe_id.clone(),
         chain,
-        key: Arc::new(key.to_pkcs8_der()),
+        key: Arc::new(pkcs8),
         not_before: life.not_before,
         issued_at: life.issued_at,
         not_after: life.not_after,

@@ -21,7 +21,9 @@ pub use bundle::{BundleSet, TrustBundle};
 pub use chain::{ChainError, JudgedChain, SignedChain, judge_root};
 pub use hierarchy::{Hierarchy, HierarchyError, Retired, Slot, Slots};
 pub use issue::{IssueError, is_dns_name, issue};
-pub use key::{KeyAlgorithm, KeyError, KeyPair, KeySource, LocalKeys, UnknownAlgorithm};
+pub use key::{
+    KeyAlgorithm, KeyError, KeyPair, KeySource, LocalKeys, RemoteFailure, RemoteSigner, UnknownAlgorithm,
+};
 pub use preflight::{PreflightError, preflight};
 pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};
 pub use random::{Rng, SystemRng};

@@ -70,7 +70,8 @@ impl SigningRequest {
     pub fn make(key: &KeyPair, domain: &TrustDomain) -> Result<Vec<u8>, AuthorityError> {
         let serial = random_serial()?;
         let params = request_parameters(Level::Issuing, domain, serial.get(1..9).unwrap_or_default())?;
-        let request = params.serialize_request(key).map_err(AuthorityError::Sign)?;
+        let request = params.serialize_request(key);
+        let request = request.map_err(|error| AuthorityError::of_signing(key, error))?;
         Ok(request.der().to_vec())
     }
 

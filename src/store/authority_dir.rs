@@ -4,7 +4,8 @@
 //! <state>/lock                                  held while an agent lives
 //! <state>/authorities.toml                      the commit point: slots, trust domain, bundle sequence
 //! <state>/authorities/<id>/certificate.pem      0644
-//! <state>/authorities/<id>/key.pem              0600; absent where the key is elsewhere
+//! <state>/authorities/<id>/key.pem              0600; or key.toml, which says where the key is, see `key_store.rs`; absent
+//!                                               where a root signs on another host
 //! <state>/authorities/<id>/above.pem            0644; what stands between it and its root, if anything does
 //! <state>/authorities/.staged-<id>/…            on its way to becoming <id>
 //! <state>/bundle.pem                            the roots, for others to trust
@@ -34,12 +35,13 @@ use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
 use crate::pki::{
-    Authority, AuthorityError, Hierarchy, HierarchyError, KeyPair, KeySource, Level, LocalKeys, Retired,
-    Slots,
+    Authority, AuthorityError, Hierarchy, HierarchyError, KeyPair, KeySource, Level, Retired, Slots,
 };
 use crate::secret::Secret;
 use crate::store::atomic_file::{self, AtomicError, Gate};
+use crate::store::key_store::{KEY, KeyFile, KeySettings, KeyStore, KeyStoreError, REFERENCE};
 use crate::store::pem::{self, PemError};
+use crate::store::sealed_key::SealError;
 
 pub use pending::Pending;
 
@@ -48,6 +50,7 @@ pub struct AuthorityDir {
     state: PathBuf,
     _lock: File,
     gate: Box<Gate<'static>>,
+    keys: KeyStore,
 }
 
 /// What [`AuthorityDir::load`] found.
@@ -65,6 +68,17 @@ pub struct StoredHierarchy {
 pub struct Committed {
     /// What failed after the commit point. The new state holds all the same, and the next start or commit tidies up.
     pub untidy: Vec<StoreError>,
+}
+
+/// What [`AuthorityDir::rekey`] came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rekeyed {
+    /// How many key files were written anew.
+    pub written: usize,
+    /// How many were as they should be.
+    pub kept: usize,
+    /// How many keys are on a token and have no file.
+    pub on_token: usize,
 }
 
 /// Why the CA cannot be read or written.
@@ -99,6 +113,9 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// A key cannot be kept or had.
+    #[error(transparent)]
+    Keys(#[from] KeyStoreError),
     /// Another process holds the lock.
     #[error("{} is locked: another agent{holder} uses this state directory", path.display())]
     Locked {
@@ -133,6 +150,9 @@ pub enum StoreError {
         /// Its directory or file.
         path: PathBuf,
     },
+    /// There is no CA.
+    #[error("there is no CA in {}", .0.display())]
+    NoCa(PathBuf),
     /// A file holds no PEM of the right kind.
     #[error("{} is damaged: restore it from a backup", path.display())]
     Pem {
@@ -165,12 +185,37 @@ pub enum StoreError {
     /// A file could not be replaced.
     #[error(transparent)]
     Replace(#[from] AtomicError),
+    /// A key could not be put under the passphrase.
+    #[error("the key of {id} cannot be encrypted")]
+    Seal {
+        /// Whose key.
+        id: AuthorityId,
+        /// Why not.
+        #[source]
+        source: SealError,
+    },
 }
 
 impl AuthorityDir {
     /// Takes `state` for this process, making the directory if it is not there.
     pub fn open(state: &Path) -> Result<Self, StoreError> {
         Self::open_with(state, Box::new(|_| Ok(())))
+    }
+
+    /// [`Self::open`] with the keys kept as `settings` say.
+    ///
+    /// # Errors
+    /// As for [`Self::open`], or the passphrase or the token cannot be used.
+    pub fn open_keeping(state: &Path, settings: &KeySettings) -> Result<Self, StoreError> {
+        let directory = Self::open(state)?;
+        let keys = KeyStore::open(state, settings)?;
+        Ok(Self { keys, ..directory })
+    }
+
+    /// This directory with its keys in `keys`; for tests.
+    #[cfg(test)]
+    pub(super) fn keeping(self, keys: KeyStore) -> Self {
+        Self { keys, ..self }
     }
 
     /// [`Self::open`], asking `gate` before every step that changes the disk; for tests.
@@ -195,7 +240,7 @@ impl AuthorityDir {
             TryLockError::Error(source) => io_error("lock", &path)(source),
         })?;
         sign_lock(&lock).map_err(io_error("write the lock", &path))?;
-        Ok(Self { state: state.to_owned(), _lock: lock, gate })
+        Ok(Self { state: state.to_owned(), _lock: lock, gate, keys: KeyStore::plain(state) })
     }
 
     /// The state directory.
@@ -207,7 +252,7 @@ impl AuthorityDir {
     /// Where the keys of new authorities come from.
     #[must_use]
     pub fn keys(&self) -> &dyn KeySource {
-        &LocalKeys
+        &self.keys
     }
 
     /// The CA that was committed last; `None` at the very first start.
@@ -255,7 +300,92 @@ impl AuthorityDir {
         }
         committed.untidy.extend(self.publish_bundle(hierarchy).err());
         committed.untidy.extend(self.remove_orphans(hierarchy).err());
+        // Only after the directories: a reference that is still there keeps its key.
+        let used: Vec<&KeyPair> = hierarchy.iter().filter_map(|(_, authority)| authority.key()).collect();
+        committed.untidy.extend(self.keys.tidy(&used).map_err(StoreError::from).err());
         Ok(committed)
+    }
+
+    /// Writes every key file anew that is not as the settings say: under the configured passphrase, or plain if there is none.
+    /// Files that are encrypted otherwise open with `former`.
+    ///
+    /// Before the first file is written, every one has been read. Each is replaced whole; a kill in between leaves some as they
+    /// were, which this call, made again, finishes.
+    ///
+    /// # Errors
+    /// A key cannot be read, and nothing was changed; or the system refused something.
+    pub fn rekey(&self, former: Option<&Secret>) -> Result<Rekeyed, StoreError> {
+        let path = self.manifest_path();
+        if !is_there(&path)? {
+            self.expect_nothing(&path)?;
+            return Err(StoreError::NoCa(self.state.clone()));
+        }
+        let manifest = Manifest::read(&path)?;
+        let mut rekeyed = Rekeyed { written: 0, kept: 0, on_token: 0 };
+        let mut listed = BTreeSet::new();
+        let mut anew = Vec::new();
+        for entry in manifest.root.iter().chain(&manifest.issuing) {
+            let id: AuthorityId = entry.parse("id", &entry.id, &path)?;
+            let created = entry.parse("created", &entry.created, &path)?;
+            let directory = self.settle(&id)?;
+            listed.insert(entry.id.as_str());
+            if !is_there(&directory)? {
+                return Err(StoreError::Missing { path: directory });
+            }
+            if entry.key == Some(KeyWord::Elsewhere) {
+                continue;
+            }
+            if is_there(&directory.join(REFERENCE))? {
+                rekeyed.on_token += 1;
+                continue;
+            }
+            let (path, key, text) = self.rewritten(&directory, former)?;
+            read_with_key(&directory, key, created)?;
+            match text {
+                Some(text) => anew.push((path, text)),
+                None => rekeyed.kept += 1,
+            }
+        }
+        for directory in self.requested()? {
+            if !is_there(&directory.join(KEY))? {
+                continue;
+            }
+            let (path, _, text) = self.rewritten(&directory, former)?;
+            match text {
+                Some(text) => anew.push((path, text)),
+                None => rekeyed.kept += 1,
+            }
+        }
+        rekeyed.written = anew.len();
+        for (path, text) in &anew {
+            atomic_file::replace_in_steps(path, text.expose_secret(), 0o600, &*self.gate)?;
+        }
+        for directory in self.requested()? {
+            self.remove_temporaries(&directory, &[KEY])?;
+        }
+        // What lies about may hold a key in its former form.
+        for name in self.entries()? {
+            let directory = self.authorities_path().join(&name);
+            if listed.contains(name.as_str()) {
+                self.remove_temporaries(&directory, &[KEY])?;
+            } else {
+                self.remove(&directory)?;
+            }
+        }
+        Ok(rekeyed)
+    }
+
+    /// The key file in `directory`, the key in it, and what it should hold instead.
+    fn rewritten(
+        &self,
+        directory: &Path,
+        former: Option<&Secret>,
+    ) -> Result<(PathBuf, KeyPair, Option<Secret>), StoreError> {
+        let path = directory.join(KEY);
+        let bytes = read_private(&path)?;
+        let outcome = self.keys.rewritten(&path, &bytes, former)?;
+        let (key, text) = outcome.map_err(|source| StoreError::Pem { path: path.clone(), source })?;
+        Ok((path, key, text))
     }
 
     /// Writes an authority under its staged name, unless it is there already.
@@ -264,17 +394,21 @@ impl AuthorityDir {
         let staged = self.staged_path(authority.id());
         let certificate = pem::certificate_to_pem(authority.certificate());
         let above: String = authority.above().iter().map(pem::certificate_to_pem).collect();
+        let key = authority.key().map(|key| self.keys.file_of(key)).transpose();
+        let key = key.map_err(|source| StoreError::Seal { id: authority.id().clone(), source })?;
         let holds = |directory: &Path| {
             fs::read(directory.join(CERTIFICATE)).is_ok_and(|found| found == certificate.as_bytes())
                 && fs::read(directory.join(ABOVE)).unwrap_or_default() == above.as_bytes()
-                && authority.key().is_none_or(|key| holds_key(directory, key))
+                && key.as_ref().is_none_or(|key| {
+                    fs::read(directory.join(key.name)).is_ok_and(|found| Secret::new(found) == key.content)
+                })
         };
         if holds(&settled) {
             return Ok(());
         }
         self.remove(&staged)?;
         self.make_directory(&staged)?;
-        if let Some(key) = authority.key() {
+        if let Some(key) = &key {
             self.write_key(&staged, key)?;
         }
         if !above.is_empty() {
@@ -289,9 +423,9 @@ impl AuthorityDir {
         self.remove(&settled)
     }
 
-    fn write_key(&self, directory: &Path, key: &KeyPair) -> Result<(), StoreError> {
-        let text = pem::key_to_pem(&key.to_pkcs8_der());
-        Ok(atomic_file::create_in_steps(&directory.join(KEY), text.expose_secret(), 0o600, &*self.gate)?)
+    fn write_key(&self, directory: &Path, key: &KeyFile) -> Result<(), StoreError> {
+        let path = directory.join(key.name);
+        Ok(atomic_file::create_in_steps(&path, key.content.expose_secret(), 0o600, &*self.gate)?)
     }
 
     /// Gives a staged authority that was committed its final name.
@@ -317,7 +451,10 @@ impl AuthorityDir {
         if !is_there(&directory)? {
             return Err(StoreError::Missing { path: directory });
         }
-        let authority = read_authority(&directory, entry.key, created)?;
+        let authority = match entry.key {
+            Some(KeyWord::Elsewhere) => read_elsewhere(&directory, created)?,
+            None => read_with_key(&directory, self.read_key(&directory)?, created)?,
+        };
         if *authority.id() != id {
             let reason = format!("{} holds the authority {}", directory.display(), authority.id());
             return Err(StoreError::Manifest { path: manifest, reason });
@@ -327,6 +464,17 @@ impl AuthorityDir {
             return Err(StoreError::Manifest { path: manifest, reason });
         }
         Ok(Arc::new(authority))
+    }
+
+    /// The key in `directory`, or the one that is named there.
+    fn read_key(&self, directory: &Path) -> Result<KeyPair, StoreError> {
+        let reference = directory.join(REFERENCE);
+        if is_there(&reference)? {
+            return Ok(self.keys.read_reference(&reference, &read_file(&reference)?)?);
+        }
+        let path = directory.join(KEY);
+        let key = self.keys.read_file(&path, &read_private(&path)?)?;
+        key.map_err(|source| StoreError::Pem { path, source })
     }
 
     /// Without a manifest there must be no trace of a CA. Staged directories alone are none: nothing was ever committed.
@@ -364,9 +512,14 @@ impl AuthorityDir {
         for name in self.orphans(hierarchy)? {
             self.remove(&self.authorities_path().join(name))?;
         }
-        for name in names_in(&self.state)? {
-            if [MANIFEST, BUNDLE].iter().any(|file| name.starts_with(&format!(".{file}."))) {
-                let path = self.state.join(name);
+        self.remove_temporaries(&self.state, &[MANIFEST, BUNDLE])
+    }
+
+    /// Removes what was on its way to becoming one of `files` in `directory` when the process was killed.
+    fn remove_temporaries(&self, directory: &Path, files: &[&str]) -> Result<(), StoreError> {
+        for name in names_in(directory)? {
+            if files.iter().any(|file| name.starts_with(&format!(".{file}."))) {
+                let path = directory.join(name);
                 (self.gate)("remove temporary")
                     .and_then(|()| fs::remove_file(&path))
                     .map_err(io_error("remove", &path))?;
@@ -425,7 +578,6 @@ const ABOVE: &str = "above.pem";
 const AUTHORITIES: &str = "authorities";
 const BUNDLE: &str = "bundle.pem";
 const CERTIFICATE: &str = "certificate.pem";
-const KEY: &str = "key.pem";
 const LOCK: &str = "lock";
 const LOCK_ATTEMPTS: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
@@ -565,11 +717,23 @@ fn slots(path: &Path, entries: &[Entry], authorities: &[Arc<Authority>]) -> Resu
     Ok(Slots { prepared, active, retired })
 }
 
-fn read_authority(
-    directory: &Path,
-    key: Option<KeyWord>,
-    created: Timestamp,
-) -> Result<Authority, StoreError> {
+/// The root in `directory`, whose key is on another host.
+fn read_elsewhere(directory: &Path, created: Timestamp) -> Result<Authority, StoreError> {
+    Authority::elsewhere(read_certificate(directory)?, created)
+        .map_err(|source| StoreError::Authority { path: directory.to_owned(), source })
+}
+
+/// The authority in `directory`, whose key is `key`.
+fn read_with_key(directory: &Path, key: KeyPair, created: Timestamp) -> Result<Authority, StoreError> {
+    let certificate = read_certificate(directory)?;
+    let above_path = directory.join(ABOVE);
+    let above = if is_there(&above_path)? { read_certificates(&above_path)? } else { Vec::new() };
+    Authority::with_key(certificate, key, created)
+        .and_then(|authority| if above.is_empty() { Ok(authority) } else { authority.below(above) })
+        .map_err(|source| StoreError::Authority { path: directory.to_owned(), source })
+}
+
+fn read_certificate(directory: &Path) -> Result<CertificateDer<'static>, StoreError> {
     let certificate_path = directory.join(CERTIFICATE);
     let certificates = read_certificates(&certificate_path)?;
     let [certificate] = certificates.as_slice() else {
@@ -577,34 +741,21 @@ fn read_authority(
             PemError::Malformed(format!("it has {} certificates instead of one", certificates.len()));
         return Err(StoreError::Pem { path: certificate_path, source });
     };
-    let above_path = directory.join(ABOVE);
-    let above = if is_there(&above_path)? { read_certificates(&above_path)? } else { Vec::new() };
-    let authority = match key {
-        Some(KeyWord::Elsewhere) => Authority::elsewhere(certificate.clone(), created),
-        None => Authority::load(certificate.clone(), &read_key(directory)?, created),
-    };
-    authority
-        .and_then(|authority| if above.is_empty() { Ok(authority) } else { authority.below(above) })
-        .map_err(|source| StoreError::Authority { path: directory.to_owned(), source })
+    Ok(certificate.clone())
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StoreError> {
     pem::certificates(&read_file(path)?).map_err(|source| StoreError::Pem { path: path.to_owned(), source })
 }
 
-fn holds_key(directory: &Path, key: &KeyPair) -> bool {
-    let text = pem::key_to_pem(&key.to_pkcs8_der());
-    fs::read(directory.join(KEY)).is_ok_and(|found| Secret::new(found) == text)
-}
-
-fn read_key(directory: &Path) -> Result<Secret, StoreError> {
-    let path = directory.join(KEY);
-    let bytes = Secret::new(read_file(&path)?);
-    let mode = fs::metadata(&path).map_err(io_error("read", &path))?.permissions().mode() & 0o7777;
+/// The content of a file that nobody else may read.
+fn read_private(path: &Path) -> Result<Secret, StoreError> {
+    let bytes = Secret::new(read_file(path)?);
+    let mode = fs::metadata(path).map_err(io_error("read", path))?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(StoreError::Permissive { path, mode });
+        return Err(StoreError::Permissive { path: path.to_owned(), mode });
     }
-    pem::private_key(bytes.expose_secret()).map_err(|source| StoreError::Pem { path, source })
+    Ok(bytes)
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, StoreError> {

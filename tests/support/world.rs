@@ -188,6 +188,9 @@ pub(crate) const GRANT: &str = "[[app.grant]]\nproduct = \"orders\"\n\n";
 pub(crate) fn postern(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
     command.arg("--config").arg(folder.join("postern.toml"));
+    // Only read where a scenario has a token or hands credentials over.
+    command.env("SOFTHSM2_CONF", folder.join("softhsm2.conf"));
+    command.env("CREDENTIALS_DIRECTORY", folder.join("credentials"));
     command
 }
 

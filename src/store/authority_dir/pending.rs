@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <state>/request.pem                  0644, the commit point: what `postern ca csr` prints
-//! <state>/requested/<digest>/key.pem   0600, the key of the request with that digest
+//! <state>/requested/<digest>/key.pem   0600, the key of the request with that digest; or key.toml, see `key_store.rs`
 //! ```
 //!
 //! A key is on the disk before its request is, and only the key of the present request counts. So a kill at any moment leaves
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use aws_lc_rs::digest;
 use data_encoding::HEXLOWER;
 
-use super::{AuthorityDir, StoreError, io_error, is_there, names_in, read_file, read_key};
+use super::{AuthorityDir, StoreError, io_error, is_there, names_in, read_file};
 use crate::pki::KeyPair;
 use crate::store::atomic_file;
 use crate::store::pem;
@@ -42,19 +42,21 @@ impl AuthorityDir {
             let reason = format!("its key is gone, {} is missing", directory.display());
             return Err(StoreError::Request { path, reason });
         }
-        let key = KeyPair::from_pkcs8(&read_key(&directory)?)
-            .map_err(|error| StoreError::Request { path, reason: error.to_string() })?;
-        Ok(Some(Pending { request, key }))
+        Ok(Some(Pending { request, key: self.read_key(&directory)? }))
     }
 
     /// Keeps `request` and its key in the place of those before.
     pub fn keep_pending(&self, request: &[u8], key: &KeyPair) -> Result<(), StoreError> {
         let (requested, digest) = (self.requested_path(), digest_of(request));
         let directory = requested.join(&digest);
+        let file = self.keys.file_of(key).map_err(|error| StoreError::Request {
+            path: self.request_path(),
+            reason: format!("its key cannot be encrypted: {error}"),
+        })?;
         self.make_directory(&requested)?;
         self.remove(&directory)?;
         self.make_directory(&directory)?;
-        self.write_key(&directory, key)?;
+        self.write_key(&directory, &file)?;
         for directory in [&directory, &requested, &self.state] {
             atomic_file::sync_directory(directory, &*self.gate)
                 .map_err(io_error("force to the disk", directory))?;
@@ -84,6 +86,15 @@ impl AuthorityDir {
     #[must_use]
     pub fn request_path(&self) -> PathBuf {
         self.state.join("request.pem")
+    }
+
+    /// The directories of keys that wait, or waited.
+    pub(super) fn requested(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let requested = self.requested_path();
+        if !is_there(&requested)? {
+            return Ok(Vec::new());
+        }
+        Ok(names_in(&requested)?.into_iter().map(|name| requested.join(name)).collect())
     }
 
     fn requested_path(&self) -> PathBuf {
