@@ -394,8 +394,7 @@ impl AuthorityDir {
         let staged = self.staged_path(authority.id());
         let certificate = pem::certificate_to_pem(authority.certificate());
         let above: String = authority.above().iter().map(pem::certificate_to_pem).collect();
-        let key = authority.key().map(|key| self.keys.file_of(key)).transpose();
-        let key = key.map_err(|source| StoreError::Seal { id: authority.id().clone(), source })?;
+        let key = authority.key().map(|key| self.key_file(authority.id(), key)).transpose()?;
         let holds = |directory: &Path| {
             fs::read(directory.join(CERTIFICATE)).is_ok_and(|found| found == certificate.as_bytes())
                 && fs::read(directory.join(ABOVE)).unwrap_or_default() == above.as_bytes()
@@ -466,7 +465,12 @@ impl AuthorityDir {
         Ok(Arc::new(authority))
     }
 
-    /// The key in `directory`, or the one that is named there.
+    /// What is to stand in a directory for `key`.
+    fn key_file(&self, id: &AuthorityId, key: &KeyPair) -> Result<KeyFile, StoreError> {
+        self.keys.file_of(key).map_err(|source| StoreError::Seal { id: id.clone(), source })
+    }
+
+    /// The key that stands in `directory`, wherever it is kept.
     fn read_key(&self, directory: &Path) -> Result<KeyPair, StoreError> {
         let reference = directory.join(REFERENCE);
         if is_there(&reference)? {
