@@ -91,7 +91,8 @@
 //! [`store::AuthorityDir`] makes each one the state of the disk in a single step before it is published. Rotating the
 //! issuing authority prepares the next one, activates it, and issues everything anew under it at once. Chains carry the
 //! issuing certificate, so whoever trusts the root notices nothing. The former authority is retired until the last
-//! certificate under it has ended.
+//! certificate under it has ended. Where the root signs elsewhere ([`issuance::Mode`]), the agent asks for a signature instead
+//! of making the next one, and installs what comes back.
 //!
 //! # Threads, and the one snapshot
 //!

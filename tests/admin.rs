@@ -7,14 +7,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use postern::admin::{
-    AuthorityStatus, Client, ClientError, ConfigStatus, Explanation, IssuedCertificate, Operation, Order,
-    Question, Readiness, RegistryStatus, Reloaded, RenewalStatus, SecretText, Status, Steward, StewardError,
-    WorkloadStatus, bind, serve, serve_health,
+    AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Explanation, InstalledStatus,
+    IssuedCertificate, Operation, Order, Question, Readiness, RegistryStatus, Reloaded, RenewalStatus,
+    SecretText, SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus, bind, serve,
+    serve_health,
 };
 use postern::clock::Timestamp;
 use postern::id::{AuthorityId, WorkloadId};
-use postern::issuance::{Change, Changed, Insistence, Run, Verb};
-use postern::pki::Level;
+use postern::issuance::{Change, Changed, Insistence, InstallOrder, Reach, Run, SignOrder, Verb, Wanted};
+use postern::pki::{Level, SignedChain};
 use postern::secret::Secret;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -131,6 +132,26 @@ impl Steward for Scribe {
         Ok(())
     }
 
+    async fn request(&self, wanted: Wanted, run: Run) -> Result<AuthorityRequest, StewardError> {
+        self.note(format!("request {wanted:?} {run:?}"));
+        Ok(AuthorityRequest { request_pem: None, is_new: true })
+    }
+
+    async fn sign(&self, order: SignOrder) -> Result<SignedAuthorityStatus, StewardError> {
+        self.note(format!("sign {:?} {:?} {:?}", order.request, order.ttl, order.run));
+        Err(StewardError::Invalid("the request is not signed".into()))
+    }
+
+    async fn install(&self, order: InstallOrder) -> Result<InstalledStatus, StewardError> {
+        self.note(format!("install {:?} {:?} {:?}", order.chain, order.reach, order.run));
+        Ok(InstalledStatus {
+            id: "next".parse().unwrap(),
+            level: "issuing".into(),
+            slot: "prepared".into(),
+            waits_for: vec!["web".into()],
+        })
+    }
+
     async fn issue(&self, order: Order) -> Result<IssuedCertificate, StewardError> {
         self.note(format!("{order:?}"));
         Err(StewardError::Invalid("not of this trust domain".into()))
@@ -242,6 +263,29 @@ async fn a_change_of_an_authority_arrives_as_it_was_meant() {
     let error = world.client.change_authority(&Change::new(Level::Root, Verb::Activate(None))).await;
     let Err(ClientError::Unwilling { code, detail }) = error else { panic!("{error:?}") };
     assert_eq!((code.as_str(), detail.as_str()), ("left-behind", "it waits for the files of web"));
+}
+
+#[tokio::test]
+async fn what_concerns_a_root_elsewhere_arrives_as_it_was_meant() {
+    let world = World::start();
+    let chain = SignedChain { certificates: vec![vec![1, 2].into()], roots: vec![vec![3].into()] };
+    let ttl = Some(std::time::Duration::from_secs(60));
+
+    let request = world.client.request(Wanted::Anew, Run::Rehearsal).await.unwrap();
+    assert_eq!(request, AuthorityRequest { request_pem: None, is_new: true });
+    let order = SignOrder { request: vec![7, 8], ttl, run: Run::Real };
+    let error = world.client.sign(&order).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unwilling { code, .. } if code == "invalid"));
+    let order = InstallOrder { chain: chain.clone(), reach: Reach::Prepared, run: Run::Rehearsal };
+    let installed = world.client.install(&order).await.unwrap();
+    assert_eq!(installed.waits_for, ["web"]);
+
+    let expected = [
+        "request Anew Rehearsal".to_owned(),
+        "sign [7, 8] Some(60s) Real".to_owned(),
+        format!("install {chain:?} Prepared Rehearsal"),
+    ];
+    assert_eq!(world.scribe.asked(), expected);
 }
 
 #[tokio::test]

@@ -195,6 +195,23 @@ async fn lifetimes_that_do_not_fit_are_refused_with_the_arithmetic() {
 }
 
 #[tokio::test]
+async fn what_is_decided_where_the_root_is_cannot_be_set_where_it_is_not() {
+    let sample = Sample::new();
+    let (config, _) = with_line(&sample.config, "mode = \"standalone\"", "mode = \"subordinate\"");
+    sample.write(&config, &sample.registry);
+    let text = refusal(&sample.folder()).await;
+    for key in ["authority.root_ttl: ", "authority.issuing_ttl: ", "authority.backdate: "] {
+        assert!(text.contains(key), "{text}");
+    }
+    assert_eq!(text.matches("is decided where the root is").count(), 3, "{text}");
+
+    let lines = ["root_ttl =", "issuing_ttl =", "backdate = \"5m\"         #"];
+    let config = lines.into_iter().fold(config, |config, line| with_line(&config, line, "").0);
+    sample.write(&config, &sample.registry);
+    assert_eq!(sample.check().await.code, Some(0));
+}
+
+#[tokio::test]
 async fn all_mistakes_are_told_at_once() {
     let sample = Sample::new();
     let mut config = sample.config.clone();

@@ -15,9 +15,12 @@ use tokio::net::UnixStream;
 
 use super::answer::Problem;
 use super::question::{Explanation, Question};
+use super::signing::{
+    AuthorityRequest, InstallationOrder, InstalledStatus, RequestOrder, SignatureOrder, SignedAuthorityStatus,
+};
 use super::view::{IssuedCertificate, MoveOrder, Moved, Order, Reloaded, Status, WorkloadStatus};
 use crate::id::WorkloadId;
-use crate::issuance::Change;
+use crate::issuance::{Change, InstallOrder, Run, SignOrder, Wanted};
 
 /// Why the agent gave no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +124,30 @@ impl Client {
         let (verb, order) = MoveOrder::of(change);
         let path = format!("/v1/authorities/{}/{verb}", change.level.as_str());
         self.post(&path, Some(&order)).await
+    }
+
+    /// Has the request for the next issuing authority made ready.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn request(&self, wanted: Wanted, run: Run) -> Result<AuthorityRequest, ClientError> {
+        self.post("/v1/authorities/request", Some(&RequestOrder::of(wanted, run))).await
+    }
+
+    /// Has the issuing authority of another host signed.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn sign(&self, order: &SignOrder) -> Result<SignedAuthorityStatus, ClientError> {
+        self.post("/v1/authorities/sign", Some(&SignatureOrder::of(order))).await
+    }
+
+    /// Has something installed that was signed elsewhere.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn install(&self, order: &InstallOrder) -> Result<InstalledStatus, ClientError> {
+        self.post("/v1/authorities/install", Some(&InstallationOrder::of(order))).await
     }
 
     /// Has a workload's identity issued anew.

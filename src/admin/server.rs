@@ -15,6 +15,7 @@ use tokio::net::unix::UCred;
 
 use super::answer::{self, Answer};
 use super::connections::{self, Bounds};
+use super::signing::{InstallationOrder, RequestOrder, SignatureOrder};
 use super::steward::{Steward, StewardError};
 use super::view::{MoveOrder, Moved, Order};
 use crate::id::WorkloadId;
@@ -114,9 +115,12 @@ enum Call {
     Bundle,
     Change(Level, String),
     Explain,
+    Install,
     Issue,
     Reload,
     Renew(WorkloadId),
+    Request,
+    Sign,
     Status,
 }
 
@@ -124,6 +128,9 @@ impl Call {
     fn parse(path: &str) -> Option<(Self, Method)> {
         let call = match path.strip_prefix("/v1/")? {
             "bundle" => return Some((Self::Bundle, Method::GET)),
+            "authorities/install" => Self::Install,
+            "authorities/request" => Self::Request,
+            "authorities/sign" => Self::Sign,
             "certificates" => Self::Issue,
             "explain" => Self::Explain,
             "reload" => Self::Reload,
@@ -153,6 +160,7 @@ impl Call {
                 ok(&Moved::from(steward.change_authority(order.change(level, &verb)?).await?))
             }
             Self::Explain => ok(&steward.explain(read(body)?)?),
+            Self::Install => ok(&steward.install(read::<InstallationOrder>(body)?.order()?).await?),
             Self::Issue => ok(&steward.issue(read::<Order>(body)?).await?),
             Self::Reload => ok(&steward.reload().await?),
             Self::Renew(workload) => {
@@ -162,6 +170,12 @@ impl Call {
                 ok(&renewed
                     .ok_or_else(|| StewardError::Unknown(format!("there is no workload {workload}")))?)
             }
+            Self::Request => {
+                let order: RequestOrder = if body.is_empty() { RequestOrder::default() } else { read(body)? };
+                let (wanted, run) = order.terms();
+                ok(&steward.request(wanted, run).await?)
+            }
+            Self::Sign => ok(&steward.sign(read::<SignatureOrder>(body)?.order()?).await?),
             Self::Status => ok(&steward.status()),
         })
     }

@@ -14,7 +14,7 @@ use crate::issuance::{
     AuthorityView, Change, Changed, HierarchyView, Insistence, Issued, Laggard, RenewalView, Run, Settings,
     Verb,
 };
-use crate::pki::{DEFAULT_BACKDATE, Level, Lifetimes, Profile, TrustBundle, X509Svid};
+use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Level, Lifetimes, Profile, TrustBundle, X509Svid};
 use crate::store::pem;
 
 /// Everything about a running agent.
@@ -113,7 +113,7 @@ pub struct AuthorityStatus {
     pub slot: String,
     /// Its name.
     pub id: AuthorityId,
-    /// The kind of its key.
+    /// The kind of its key, or `elsewhere` for a root that signs on another host.
     pub algorithm: String,
     /// When it was made.
     pub created_at: Timestamp,
@@ -149,6 +149,15 @@ pub struct RollOverStatus {
     pub held: Vec<String>,
     /// Who has not loaded the bundle in force.
     pub laggards: Vec<LaggardStatus>,
+    /// If the next issuing authority is due and has to be signed where the root is.
+    #[serde(default)]
+    pub awaiting: Option<AwaitingStatus>,
+    /// Whether the prepared issuing authority stands under the prepared root, so that both are activated together.
+    #[serde(default)]
+    pub together: bool,
+    /// Whose certificates end with the active issuing authority, sooner than they should, since it has no successor yet.
+    #[serde(default)]
+    pub shortened: Vec<WorkloadId>,
     /// Which workloads' readers have not taken their present certificate, and so may show one of a retired authority.
     pub showing_former: Vec<WorkloadId>,
     /// Who still came in with a leaf of a retired authority.
@@ -165,6 +174,15 @@ pub struct PresentedStatus {
     pub spiffe_id: String,
     /// When, the last time.
     pub last_seen: Timestamp,
+}
+
+/// The next issuing authority waits for a signature.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AwaitingStatus {
+    /// Since when it is due.
+    pub since: Timestamp,
+    /// When the active one ends, and with it everything that it signed.
+    pub until: Timestamp,
 }
 
 /// Somebody who has not loaded the bundle in force.
@@ -197,6 +215,12 @@ impl RollOverStatus {
             distributed_at: hierarchy.distributed_at,
             held: hierarchy.held.iter().map(|level| level.as_str().to_owned()).collect(),
             laggards: laggards.iter().map(laggard).collect(),
+            awaiting: hierarchy
+                .awaiting
+                .as_ref()
+                .map(|awaiting| AwaitingStatus { since: awaiting.since, until: awaiting.until }),
+            together: hierarchy.together,
+            shortened: hierarchy.shortened.clone(),
             showing_former,
             presented,
         }
@@ -488,7 +512,7 @@ impl From<&AuthorityView> for AuthorityStatus {
             },
             slot: view.slot.to_string(),
             id: view.id.clone(),
-            algorithm: view.algorithm.to_string(),
+            algorithm: view.algorithm.map_or("elsewhere", KeyAlgorithm::as_str).to_owned(),
             created_at: view.created,
             not_before: view.not_before,
             not_after: view.not_after,

@@ -485,6 +485,9 @@ impl Director {
         for (level, renewal) in [("root", &hierarchy.roll_over), ("issuing", &hierarchy.rotation)] {
             self.metrics.set_rotation(level, renewal.next_rotation_at.unix(), renewal.overdue);
         }
+        self.metrics.awaits_signature.set(i64::from(hierarchy.awaiting.is_some()));
+        let shortened = i64::try_from(hierarchy.shortened.len()).unwrap_or(i64::MAX);
+        self.metrics.certificates_shortened.set(shortened);
         for authority in issued.hierarchy.roots.iter().chain(&issued.hierarchy.issuing) {
             let (level, slot) = (authority.level.as_str(), authority.slot.as_str());
             self.metrics.set_authority(authority.id.as_str(), level, slot, authority.not_after.unix());

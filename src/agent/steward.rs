@@ -8,19 +8,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::director::{InForce, Order as Directive};
 use super::explain;
-use super::readiness::obstacles;
+use super::readiness::{self, obstacles};
 use super::sightings::Sightings;
 use super::troubles::Troubles;
 use crate::admin::{
-    self, ConfigStatus, DeliveryStatus, Desk, Explanation, IssuedCertificate, ListenerStatus, Order,
-    PresentedStatus, Question, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus,
-    ServiceStatus, Status, Steward, StewardError, WorkloadStatus,
+    self, AuthorityRequest, ConfigStatus, DeliveryStatus, Desk, Explanation, InstalledStatus,
+    IssuedCertificate, ListenerStatus, Order, PresentedStatus, Question, Readiness, RegistryStatus, Reloaded,
+    RemoteStatus, RollOverStatus, ServiceStatus, SignedAuthorityStatus, Status, Steward, StewardError,
+    WorkloadStatus,
 };
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::id::WorkloadId;
-use crate::issuance::{Acknowledgements, Change, Changed, Issued, Laggard};
+use crate::issuance::{
+    Acknowledgements, Change, Changed, InstallOrder, Issued, Laggard, Run, SignOrder, Wanted,
+};
 use crate::pki::{Skews, Suspicion};
 use crate::proxy::{Current, Endpoint, ListenerProtocol, RemoteProtocol};
 use crate::telemetry::Metrics;
@@ -77,8 +80,15 @@ impl AgentSteward {
                 reasons.push(format!("the files of {workload} are not taken: {error}"));
             }
         }
+        reasons.extend(readiness::on_signature(&issued.hierarchy));
         let roll_over = &issued.hierarchy.roll_over;
-        if roll_over.overdue {
+        if roll_over.overdue && issued.hierarchy.signs_elsewhere {
+            reasons.push(
+                "the root ends before another issuing authority of the present length would: have it replaced \
+                 where it is, and make the next one known here with `postern ca install --root-only`"
+                    .to_owned(),
+            );
+        } else if roll_over.overdue {
             let laggards = self.laggards(issued);
             let laggards: Vec<String> = laggards.iter().map(ToString::to_string).collect();
             let waits = if laggards.is_empty() {
@@ -220,6 +230,18 @@ impl Steward for AgentSteward {
 
     async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {
         self.desk.renew(workload).await
+    }
+
+    async fn request(&self, wanted: Wanted, run: Run) -> Result<AuthorityRequest, StewardError> {
+        self.desk.request(wanted, run).await
+    }
+
+    async fn sign(&self, order: SignOrder) -> Result<SignedAuthorityStatus, StewardError> {
+        self.desk.sign(order).await
+    }
+
+    async fn install(&self, order: InstallOrder) -> Result<InstalledStatus, StewardError> {
+        self.desk.install(order).await
     }
 
     async fn issue(&self, order: Order) -> Result<IssuedCertificate, StewardError> {

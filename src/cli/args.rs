@@ -159,6 +159,12 @@ pub(super) enum CaVerb {
     },
     /// Print the roots, for others to trust
     Bundle,
+    /// Print the request for the next issuing authority of this host, whose root is elsewhere; the same one until it is installed
+    Csr(CsrArgs),
+    /// Sign the request of another host with the root of this one, and print the chain that is to be installed there
+    Sign(SignArgs),
+    /// Install the chain that was signed for this host's request; exit 3 if it has to wait before it can sign
+    Install(InstallArgs),
     /// Write the authorities' key files anew as the configuration says, encrypted or plain; the agent must be stopped. Run it
     /// again to finish what was interrupted
     Rekey {
@@ -166,6 +172,62 @@ pub(super) enum CaVerb {
         #[arg(long, value_name = "PATH")]
         former_passphrase_file: Option<PathBuf>,
     },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CsrArgs {
+    /// Make another key: what is signed for the former request cannot be installed any more
+    #[arg(long)]
+    pub(super) new: bool,
+
+    /// Write it into this file instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+
+    /// Say what would happen, but change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct SignArgs {
+    /// The request (PEM); `-` for standard input
+    pub(super) request: PathBuf,
+
+    /// How long the authority is to live, at most as long as the root; without it, as long as an issuing authority of this host
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) ttl: Option<Duration>,
+
+    /// Write the chain into this file instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+
+    /// Check the request and say what would happen, but hand nothing out
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct InstallArgs {
+    /// The issuing certificate, the one that signed it if that is not the root, then the root (PEM); `-` for standard input
+    #[arg(value_name = "CHAIN")]
+    pub(super) chain: PathBuf,
+
+    /// Roots (PEM), if the chain has none and its root is not known here yet
+    #[arg(long, value_name = "FILE")]
+    pub(super) bundle: Option<PathBuf>,
+
+    /// Do not let it sign before it is due or activated
+    #[arg(long)]
+    pub(super) prepare_only: bool,
+
+    /// CHAIN holds only a root: make it known ahead of the first certificate under it
+    #[arg(long, conflicts_with_all = ["bundle", "prepare_only"])]
+    pub(super) root_only: bool,
+
+    /// Try it out and say what would happen, but change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 /// On what terms an authority is moved.
@@ -348,6 +410,8 @@ mod tests {
             "ca rotate --timeout 5",
             "ca retire",
             "ca rollback --force",
+            "ca sign",
+            "ca install roots.pem --root-only --prepare-only",
             "sing",
         ] {
             assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words}");

@@ -10,7 +10,7 @@ use super::args::{CaVerb, Force, Format, Terms};
 use super::local_ca::{self, LocalCa};
 use super::moment::count;
 use super::output::{self, Verdict};
-use super::{locate, status};
+use super::{locate, signing, status};
 use crate::admin::{
     AuthorityStatus, Client, ClientError, Desk, Moved, RollOverStatus, Status, StewardError, WorkloadStatus,
     authorities, bundle_pem,
@@ -49,6 +49,9 @@ pub(super) async fn run(config: &Path, verb: CaVerb) -> anyhow::Result<Verdict> 
             return tell_outcome(&config, change, "Gone.").await;
         }
         CaVerb::Bundle => return bundle(&config).await,
+        CaVerb::Csr(args) => return signing::csr(&config, &args).await,
+        CaVerb::Sign(args) => return signing::sign(&config, &args).await,
+        CaVerb::Install(args) => return signing::install(&config, &args).await,
         CaVerb::Rekey { former_passphrase_file } => rekey(&config, former_passphrase_file).await?,
     }
     Ok(Verdict::Yes)
@@ -99,7 +102,7 @@ async fn show(config: &Config, format: Format) -> anyhow::Result<Verdict> {
             ))?;
         }
     } else {
-        output::print("There is no CA yet: make it with `postern ca init`, or start the agent.\n")?;
+        output::print(&format!("There is {}.\n", local_ca::none_yet(config)))?;
     }
     Ok(Verdict::of(exists))
 }
@@ -297,7 +300,7 @@ async fn bundle(config: &Config) -> anyhow::Result<Verdict> {
         LocalCa::Idle(directory) => match local_ca::stored(&directory)? {
             Some(hierarchy) => bundle_pem(&hierarchy.bundle()),
             None => {
-                output::tell("There is no CA yet: make it with `postern ca init`, or start the agent.");
+                output::tell(&format!("There is {}.", local_ca::none_yet(config)));
                 return Ok(Verdict::No);
             }
         },

@@ -155,14 +155,22 @@ pub(super) fn roll_over(
     now: Timestamp,
 ) -> String {
     let mut lines = String::new();
+    let elsewhere = authorities
+        .iter()
+        .any(|one| one.level == "root" && one.slot == "active" && one.algorithm == "elsewhere");
     for (level, renewal) in [("root", &roll_over.root), ("issuing", rotation)] {
         let in_slot = |slot: &str| {
             authorities.iter().filter(|one| one.level == level && one.slot == slot).collect::<Vec<_>>()
         };
-        let due = moment(renewal.next_rotation_at, now);
+        // What stands under a prepared root is due with its predecessor, and the root with it.
+        let due = if roll_over.together { rotation.next_rotation_at } else { renewal.next_rotation_at };
+        let due = moment(due, now);
         let next = match in_slot("prepared").first() {
             _ if roll_over.held.iter().any(|held| held == level) => {
                 "rolled back; nothing is replaced until the other one is gone".to_owned()
+            }
+            Some(prepared) if level == "root" && elsewhere && !roll_over.together => {
+                format!("{} is known; it signs once an issuing authority under it is installed", prepared.id)
             }
             Some(prepared) if level == "root" => {
                 let fetched = roll_over.distributed_at.filter(|at| *at > now);
@@ -174,7 +182,17 @@ pub(super) fn roll_over(
                     fetched.unwrap_or_default()
                 )
             }
+            Some(prepared) if roll_over.together && level == "issuing" => {
+                format!("{} signs together with the prepared root", prepared.id)
+            }
             Some(prepared) => format!("{} signs when it is due, {due}", prepared.id),
+            None if level == "issuing" && roll_over.awaiting.is_some() => {
+                let until = roll_over.awaiting.as_ref().map_or(renewal.next_rotation_at, |one| one.until);
+                let ends = moment(until, now);
+                format!("waits for a signature: run `postern ca csr`; the present one ends {ends}")
+            }
+            None if elsewhere && level == "issuing" => format!("the next one has to be signed {due}"),
+            None if elsewhere => "the next one comes with `postern ca install`".to_owned(),
             None => format!("the next one is made {due}"),
         };
         lines.push_str(&format!("{level:9} {}{next}\n", if renewal.overdue { "OVERDUE: " } else { "" }));
@@ -187,6 +205,9 @@ pub(super) fn roll_over(
                 ));
             }
         }
+    }
+    for workload in &roll_over.shortened {
+        lines.push_str(&format!("SHORT     the certificate of {workload} ends with the issuing authority, sooner than configured\n"));
     }
     for laggard in &roll_over.laggards {
         let has =

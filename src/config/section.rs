@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
+use crate::issuance::Mode;
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, is_dns_name};
 use crate::proxy::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
@@ -81,6 +82,7 @@ pub(super) fn log(table: Option<TableReader<'_>>) -> LogSettings {
 
 /// The `[authority]` section: what the local CA is.
 pub(super) struct AuthoritySection {
+    pub(super) mode: Mode,
     pub(super) root_ttl: Duration,
     pub(super) issuing_ttl: Duration,
     pub(super) distribute: Option<Duration>,
@@ -96,6 +98,7 @@ const OPENSSL: &str = "/usr/bin/openssl";
 pub(super) fn authority(table: Option<TableReader<'_>>, base: &Path) -> AuthoritySection {
     let lifetimes = Lifetimes::default();
     let mut section = AuthoritySection {
+        mode: Mode::Standalone,
         root_ttl: lifetimes.root,
         issuing_ttl: lifetimes.issuing,
         distribute: None,
@@ -105,20 +108,24 @@ pub(super) fn authority(table: Option<TableReader<'_>>, base: &Path) -> Authorit
         keys: KeySettings::default(),
     };
     let Some(mut table) = table else { return section };
-    // The one mode there is; it is written down so that a file says what it means.
-    table.optional("mode", |value| value.word(&[("standalone", ())]));
-    if let Some(ttl) = table.optional("root_ttl", Value::duration) {
-        section.root_ttl = ttl;
+    let modes = [("standalone", Mode::Standalone), ("subordinate", Mode::Subordinate)];
+    if let Some(mode) = table.optional("mode", |value| value.word(&modes)) {
+        section.mode = mode;
     }
-    if let Some(ttl) = table.optional("issuing_ttl", Value::duration) {
-        section.issuing_ttl = ttl;
+    match section.mode {
+        Mode::Standalone => own_lifetimes(&mut table, &mut section),
+        Mode::Subordinate => {
+            for key in ["root_ttl", "issuing_ttl", "backdate"] {
+                table.optional(key, |value| {
+                    value.problem("is decided where the root is (`postern ca sign`), and means nothing with mode = \"subordinate\"");
+                    None::<()>
+                });
+            }
+        }
     }
     section.distribute = table.optional("distribute", Value::duration);
     if let Some(algorithm) = table.optional("key", key_algorithm) {
         section.algorithm = algorithm;
-    }
-    if let Some(backdate) = table.optional("backdate", Value::duration) {
-        section.backdate = backdate;
     }
     if let Some(program) = table.optional("second_opinion", program) {
         section.second_opinion = program;
@@ -126,6 +133,19 @@ pub(super) fn authority(table: Option<TableReader<'_>>, base: &Path) -> Authorit
     section.keys = keys(&mut table, base);
     table.finish();
     section
+}
+
+/// What only a host decides that makes its authorities itself.
+fn own_lifetimes(table: &mut TableReader<'_>, section: &mut AuthoritySection) {
+    if let Some(ttl) = table.optional("root_ttl", Value::duration) {
+        section.root_ttl = ttl;
+    }
+    if let Some(ttl) = table.optional("issuing_ttl", Value::duration) {
+        section.issuing_ttl = ttl;
+    }
+    if let Some(backdate) = table.optional("backdate", Value::duration) {
+        section.backdate = backdate;
+    }
 }
 
 /// The whole path of a program, or `never`.

@@ -46,6 +46,23 @@ pub struct HierarchyView {
     pub held: Vec<Level>,
     /// What the disk has still to be told of it, and why it could not be.
     pub untidy: Option<String>,
+    /// Whether the active root signs on another host.
+    pub signs_elsewhere: bool,
+    /// If the next issuing authority is due and has to be signed elsewhere.
+    pub awaiting: Option<Awaiting>,
+    /// Whether the prepared issuing authority stands under the prepared root, so that both are activated together.
+    pub together: bool,
+    /// Whose certificates end with the active issuing authority, sooner than they should, since it has no successor yet.
+    pub shortened: Vec<WorkloadId>,
+}
+
+/// The next issuing authority waits for a signature.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Awaiting {
+    /// Since when it is due.
+    pub since: Timestamp,
+    /// When the active one ends, and with it everything that it signed.
+    pub until: Timestamp,
 }
 
 /// One authority, without its key.
@@ -59,8 +76,8 @@ pub struct AuthorityView {
     pub level: Level,
     /// Where it stands in its life.
     pub slot: Slot,
-    /// The kind of its key.
-    pub algorithm: KeyAlgorithm,
+    /// The kind of its key; `None` if that is kept elsewhere.
+    pub algorithm: Option<KeyAlgorithm>,
     /// When it was made.
     pub created: Timestamp,
     /// From when on it is valid.
@@ -112,6 +129,10 @@ impl HierarchyView {
             distributed_at: prepared.map(|root| root.life().issued_at + distribute),
             held: levels.filter(|level| hierarchy.slots(*level).is_rolled_back()).collect(),
             untidy: None,
+            signs_elsewhere: hierarchy.roots().active.key().is_none(),
+            awaiting: None,
+            together: hierarchy.prepared_pair().is_some(),
+            shortened: Vec::new(),
         }
     }
 }
@@ -137,7 +158,7 @@ fn authorities(hierarchy: &Hierarchy, level: Level) -> Vec<AuthorityView> {
             name: distinguished_name(authority.certificate()).unwrap_or_default(),
             level,
             slot,
-            algorithm: authority.key().algorithm(),
+            algorithm: authority.key().map(crate::pki::KeyPair::algorithm),
             created: life.issued_at,
             not_before: life.not_before,
             not_after: life.not_after,

@@ -8,6 +8,7 @@
 //! published stays published until something better takes its place.
 
 mod authorities;
+mod succession;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,21 +23,37 @@ use crate::clock::{Clock, Timestamp};
 use crate::id::{AuthorityId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::issuance::acknowledgements::Acknowledgements;
-use crate::issuance::change::{Change, Changed};
+use crate::issuance::change::{Change, Changed, Run};
 use crate::issuance::feed::{Feed, HierarchyView, Issued, RenewalView};
 use crate::issuance::second_opinion::{self, SecondOpinionError};
+use crate::issuance::subordinate::{
+    InstallOrder, Installed, ReadyRequest, SignOrder, Signed, Wanted, ready_request, sign,
+};
 use crate::pki::{
-    Authority, AuthorityPlan, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, KeySource, Level,
-    Lifetimes, LifetimesError, PreflightError, Profile, Renewal, Rng, Slot, Step, SystemRng, X509Svid, issue,
-    preflight,
+    Authority, AuthorityError, AuthorityPlan, ChainError, Hierarchy, HierarchyError, IssueError,
+    KeyAlgorithm, KeySource, Level, Lifetimes, LifetimesError, PreflightError, Profile, Renewal,
+    RequestError, Rng, Slot, Step, SystemRng, X509Svid, issue, preflight,
 };
 use crate::store::{AuthorityDir, StoreError};
+
+pub use succession::install_at_rest;
+
+/// Where the root is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// Here: the agent makes both levels of the CA itself.
+    Standalone,
+    /// Elsewhere: this host has issuing authorities only, which are signed where the root is.
+    Subordinate,
+}
 
 /// What the CA is to be, and whom it gives an identity.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
     /// The trust domain of every identity.
     pub domain: TrustDomain,
+    /// Where the root is. If it is elsewhere, that decides how long a root and an issuing authority live.
+    pub mode: Mode,
     /// How long a new root lives.
     pub root_ttl: Duration,
     /// How long a new issuing authority lives.
@@ -57,11 +74,15 @@ impl Settings {
     /// Whether the lifetimes hold together and every workload belongs to the trust domain.
     pub fn check(&self) -> Result<(), IssuanceError> {
         for (workload, profile) in &self.workloads {
-            let lifetimes = Lifetimes { leaf: profile.ttl, issuing: self.issuing_ttl, root: self.root_ttl };
-            lifetimes
-                .check()
-                .and_then(|()| Lifetimes::check_backdates(profile.backdate, self.backdate))
-                .map_err(|source| IssuanceError::Lifetimes { workload: Some(workload.clone()), source })?;
+            let Self { issuing_ttl: issuing, root_ttl: root, .. } = *self;
+            let held = match self.mode {
+                Mode::Standalone => Lifetimes { leaf: profile.ttl, issuing, root }
+                    .check()
+                    .and_then(|()| Lifetimes::check_backdates(profile.backdate, self.backdate)),
+                // How long the issuing authority lives is known when it is there.
+                Mode::Subordinate => Lifetimes::check_leaf(profile.ttl, Duration::MAX),
+            };
+            held.map_err(|source| IssuanceError::Lifetimes { workload: Some(workload.clone()), source })?;
             if profile.spiffe_id.trust_domain() != self.domain {
                 return Err(IssuanceError::ForeignWorkload {
                     workload: workload.clone(),
@@ -69,6 +90,9 @@ impl Settings {
                     domain: self.domain.clone(),
                 });
             }
+        }
+        if self.mode == Mode::Subordinate {
+            return Ok(());
         }
         let authorities = Lifetimes { leaf: SHORTEST_LEAF, issuing: self.issuing_ttl, root: self.root_ttl };
         authorities
@@ -85,7 +109,7 @@ impl Settings {
         AuthorityPlan { keys, algorithm: self.algorithm, ttl: self.issuing_ttl, backdate: self.backdate }
     }
 
-    fn longest_leaf(&self) -> Duration {
+    pub(super) fn longest_leaf(&self) -> Duration {
         self.workloads.values().map(|profile| profile.ttl).max().unwrap_or_default()
     }
 }
@@ -93,6 +117,20 @@ impl Settings {
 /// Why the CA could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuanceError {
+    /// What came back for a request is of no use.
+    #[error("this cannot be installed; nothing was changed")]
+    Chain(#[from] ChainError),
+    /// There is nothing left that could sign.
+    #[error(
+        "the issuing authority {id} expired {not_after}, and the root signs elsewhere: `postern ca csr > request.pem`, have it \
+         signed where the root is (`postern ca sign request.pem > chain.pem`), then `postern ca install chain.pem`"
+    )]
+    Expired {
+        /// Which one.
+        id: AuthorityId,
+        /// When.
+        not_after: Timestamp,
+    },
     /// A certificate is wanted for somebody of another trust domain.
     #[error("{spiffe_id} is not of the trust domain {domain}, whose CA this is")]
     Foreign {
@@ -137,6 +175,14 @@ pub enum IssuanceError {
         #[source]
         source: LifetimesError,
     },
+    /// More new roots than one.
+    #[error("only one root can be prepared at a time, found more than one that is not known here yet")]
+    ManyRoots,
+    /// Nothing waits for a certificate.
+    #[error(
+        "no request waits here for its certificate: only what was signed for the request of `postern ca csr` can be installed"
+    )]
+    NoRequest,
     /// Somebody would be left behind.
     #[error("{id} is not known to everyone yet; it waits for {}", waits_for.join(", "))]
     NotAcknowledged {
@@ -145,6 +191,23 @@ pub enum IssuanceError {
         /// Who does not know it, one phrase each.
         waits_for: Vec<String>,
     },
+    /// There is no authority, and none is made here.
+    #[error(
+        "no issuing authority is installed in {}, and with `mode = \"subordinate\"` none is made here: `postern ca csr > \
+         request.pem`, have it signed where the root is (`postern ca sign request.pem > chain.pem`), then `postern ca install \
+         chain.pem`",
+        path.display()
+    )]
+    NotInstalled {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// This host needs nobody to sign for it.
+    #[error(
+        "this host makes its issuing authorities itself; to have them signed elsewhere, set `mode = \"subordinate\"` in \
+         [authority]"
+    )]
+    NotSubordinate,
     /// There is nothing that it could be about.
     #[error("no {level} is {slot}")]
     Nothing {
@@ -173,6 +236,21 @@ pub enum IssuanceError {
     /// Somebody else does not believe what a new authority signs.
     #[error("the new authority was tried out and is of no use to others; nothing was changed")]
     SecondOpinion(#[from] SecondOpinionError),
+    /// A request that must not be signed.
+    #[error("the request is not signed")]
+    Refused(#[from] RequestError),
+    /// A request cannot be made.
+    #[error("cannot make a request")]
+    Request(#[source] AuthorityError),
+    /// An issuing authority of another host cannot be signed.
+    #[error("cannot sign the issuing authority")]
+    Sign(#[source] AuthorityError),
+    /// A root that would have to be made here.
+    #[error(
+        "with `mode = \"subordinate\"` no root is made here: install the next one with `postern ca install --root-only`, or with \
+         the first chain that leads to it"
+    )]
+    RootElsewhere,
     /// The CA cannot be read or written.
     #[error("cannot use the stored CA")]
     Store(#[from] StoreError),
@@ -206,6 +284,13 @@ pub enum Command {
         /// Whether they are followed.
         reply: Reply<()>,
     },
+    /// Install what was signed elsewhere.
+    Install {
+        /// What, and how far.
+        order: Box<InstallOrder>,
+        /// Where it is now.
+        reply: Reply<Installed>,
+    },
     /// Issue one workload's identity anew.
     IssueNow {
         /// For whom.
@@ -224,6 +309,22 @@ pub enum Command {
         profile: Box<Profile>,
         /// The certificate.
         reply: Reply<X509Svid>,
+    },
+    /// Make the request for the next issuing authority ready.
+    Request {
+        /// The one that waits, or another.
+        wanted: Wanted,
+        /// Whether it is meant.
+        run: Run,
+        /// The request.
+        reply: Reply<ReadyRequest>,
+    },
+    /// Sign the issuing authority of another host.
+    Sign {
+        /// What, and for how long.
+        order: Box<SignOrder>,
+        /// The chain.
+        reply: Reply<Signed>,
     },
 }
 
@@ -247,6 +348,8 @@ pub struct Rotator {
     generation: u64,
     drop_failed: Option<Timestamp>,
     untidy: Option<Untidy>,
+    /// The authority for whose successor a signature was asked for.
+    asked_for: Option<AuthorityId>,
     feed: watch::Sender<Arc<Issued>>,
     means: Means,
 }
@@ -297,6 +400,16 @@ impl Untidy {
 struct Holder {
     svid: Arc<X509Svid>,
     tracked: Tracked,
+    ending: Ending,
+}
+
+/// What decides when a leaf ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Ending {
+    /// Its issuing authority, which has no successor yet: sooner than the profile says.
+    Authority,
+    /// Its profile.
+    Profile,
 }
 
 impl Rotator {
@@ -338,6 +451,22 @@ impl Rotator {
         settings.check()?;
         let now = means.clock.now();
         let (hierarchy, untidy) = load_or_create(&settings, &directory, now)?;
+        let idle = Settings { workloads: BTreeMap::new(), ..settings.clone() };
+        let (mut rotator, feed) = Self::idle(idle, directory, hierarchy, means, last);
+        rotator.untidy = untidy;
+        rotator.configure(settings, now)?;
+        Ok((rotator, feed))
+    }
+
+    /// With a CA, but without any identity.
+    fn idle(
+        settings: Settings,
+        directory: AuthorityDir,
+        hierarchy: Hierarchy,
+        means: Means,
+        last: u64,
+    ) -> (Self, Feed) {
+        let now = means.clock.now();
         let rotation = Tracked::of_loaded(&hierarchy.issuing().active);
         let roll_over = Tracked::of_loaded(&hierarchy.roots().active);
         let last_leaf = unknown_last_leaf(&hierarchy, now);
@@ -356,8 +485,8 @@ impl Rotator {
             renewals: BTreeMap::new(),
         };
         let (sender, receiver) = watch::channel(Arc::new(placeholder));
-        let mut rotator = Self {
-            settings: Settings { workloads: BTreeMap::new(), ..settings.clone() },
+        let rotator = Self {
+            settings,
             directory,
             hierarchy,
             rotation,
@@ -368,12 +497,12 @@ impl Rotator {
             holders: BTreeMap::new(),
             generation,
             drop_failed: None,
-            untidy,
+            untidy: None,
+            asked_for: None,
             feed: sender,
             means,
         };
-        rotator.configure(settings, now)?;
-        Ok((rotator, receiver))
+        (rotator, receiver)
     }
 
     /// Heeds what the consumers of the trust bundle acknowledge. Without this nobody is there to acknowledge anything, and a
@@ -435,6 +564,11 @@ impl Rotator {
                 answer(reply, outcome);
             }
             Command::Configure { settings, reply } => answer(reply, self.configure(*settings, now)),
+            Command::Install { order, reply } => {
+                let outcome = self.install(&order, now);
+                self.publish(now);
+                answer(reply, outcome);
+            }
             Command::IssueNow { workload, reply } => answer(reply, self.issue_now(&workload, now)),
             Command::LookAround { reply } => {
                 self.tick();
@@ -443,6 +577,15 @@ impl Rotator {
                 }
             }
             Command::IssueOnce { profile, reply } => answer(reply, self.issue_once(&profile, now)),
+            Command::Request { wanted, run, reply } => {
+                answer(
+                    reply,
+                    ready_request(&self.directory, Some(&self.hierarchy), &self.settings, wanted, run),
+                );
+            }
+            Command::Sign { order, reply } => {
+                answer(reply, sign(&self.hierarchy, &self.settings, &order, now));
+            }
         }
     }
 
@@ -456,6 +599,7 @@ impl Rotator {
                 configured: settings.domain,
             });
         }
+        self.check_leaves(&settings)?;
         let former = std::mem::replace(&mut self.settings, settings);
         let signer = self.hierarchy.issuing().active.id().clone();
         match self.issue_changed(&former, now) {
@@ -479,10 +623,7 @@ impl Rotator {
         former: &Settings,
         now: Timestamp,
     ) -> Result<BTreeMap<WorkloadId, Holder>, IssuanceError> {
-        let stays = !self.active_cannot_serve(now);
-        if !stays {
-            self.replace_active(now)?;
-        }
+        let stays = self.keep_or_replace_active(now)?;
         let generation = self.generation.saturating_add(1);
         let mut holders = BTreeMap::new();
         for (workload, profile) in &self.settings.workloads {
@@ -490,10 +631,11 @@ impl Rotator {
             let holder = match self.holders.get(workload).filter(|_| same) {
                 Some(holder) => holder.clone(),
                 None => {
-                    let svid = issue(&self.hierarchy.issuing().active, profile, now)
+                    let (profile, ending) = self.within_authority(profile, now);
+                    let svid = issue(&self.hierarchy.issuing().active, &profile, now)
                         .map_err(|source| IssuanceError::Issue { workload: workload.clone(), source })?;
                     self.last_leaf = self.last_leaf.max(svid.not_after);
-                    Holder::of(svid.published(generation), self.means.rng.as_mut())
+                    Holder::of(svid.published(generation), ending, self.means.rng.as_mut())
                 }
             };
             holders.insert(workload.clone(), holder);
@@ -513,23 +655,27 @@ impl Rotator {
         if self.active_cannot_serve(now) {
             self.rotate(now)?;
         }
+        self.expect_unexpired(now)?;
         let svid = self.renew(workload, &profile, self.generation.saturating_add(1), now)?;
         self.publish_generation(now);
         Ok(svid)
     }
 
     fn issue_once(&mut self, profile: &Profile, now: Timestamp) -> Result<X509Svid, IssuanceError> {
-        let Settings { domain, issuing_ttl: issuing, root_ttl: root, .. } = &self.settings;
+        let Settings { domain, mode, issuing_ttl: issuing, root_ttl: root, .. } = &self.settings;
         if profile.spiffe_id.trust_domain() != *domain {
             return Err(IssuanceError::Foreign {
                 spiffe_id: profile.spiffe_id.clone(),
                 domain: domain.clone(),
             });
         }
-        Lifetimes { leaf: profile.ttl, issuing: *issuing, root: *root }
-            .check()
-            .map_err(|source| IssuanceError::Lifetimes { workload: None, source })?;
         let authority = &self.hierarchy.issuing().active;
+        let life = authority.life();
+        match mode {
+            Mode::Standalone => Lifetimes { leaf: profile.ttl, issuing: *issuing, root: *root }.check(),
+            Mode::Subordinate => Lifetimes::check_leaf(profile.ttl, life.not_after.since(life.issued_at)),
+        }
+        .map_err(|source| IssuanceError::Lifetimes { workload: None, source })?;
         let svid = issue(authority, profile, now).map_err(IssuanceError::IssueOnce)?;
         self.last_leaf = self.last_leaf.max(svid.not_after);
         tracing::info!(spiffe_id = %svid.spiffe_id, serial = svid.serial, "certificate handed out");
@@ -549,11 +695,15 @@ impl Rotator {
             return;
         }
         let may_rotate = self.rotation.failure.is_none();
+        let signer = self.hierarchy.issuing().active.id().clone();
         if self.active_cannot_serve(now) && may_rotate {
             self.rotate_or_retry(now);
-        } else {
-            self.renew_all(due, now);
+            // Without a successor that signature by signature is waited for, leaves are renewed as long as it goes.
+            if self.makes_its_own() || self.hierarchy.issuing().active.id() != &signer {
+                return;
+            }
         }
+        self.renew_all(due, now);
     }
 
     fn renew_all(&mut self, workloads: Vec<WorkloadId>, now: Timestamp) {
@@ -583,10 +733,15 @@ impl Rotator {
         generation: u64,
         now: Timestamp,
     ) -> Result<Arc<X509Svid>, IssuanceError> {
-        let svid = issue(&self.hierarchy.issuing().active, profile, now)
+        let (profile, ending) = self.within_authority(profile, now);
+        let svid = issue(&self.hierarchy.issuing().active, &profile, now)
             .map_err(|source| IssuanceError::Issue { workload: workload.clone(), source })?;
+        if ending == Ending::Authority {
+            let not_after = svid.not_after;
+            tracing::warn!(%workload, %not_after, "certificate shortened: its issuing authority ends then and has no successor");
+        }
         self.last_leaf = self.last_leaf.max(svid.not_after);
-        let holder = Holder::of(svid.published(generation), self.means.rng.as_mut());
+        let holder = Holder::of(svid.published(generation), ending, self.means.rng.as_mut());
         let svid = Arc::clone(&holder.svid);
         self.holders.insert(workload.clone(), holder);
         Ok(svid)
@@ -669,10 +824,13 @@ impl Tracked {
 }
 
 impl Holder {
-    fn of(svid: X509Svid, rng: &mut dyn Rng) -> Self {
-        let renewal = Renewal::of_leaf(svid.life(), rng);
+    fn of(svid: X509Svid, ending: Ending, rng: &mut dyn Rng) -> Self {
+        let renewal = match ending {
+            Ending::Authority => Renewal::of_last_leaf(svid.life()),
+            Ending::Profile => Renewal::of_leaf(svid.life(), rng),
+        };
         let tracked = Tracked { renewal, made: Some(Instant::now()), told: false, failure: None };
-        Self { svid: Arc::new(svid), tracked }
+        Self { svid: Arc::new(svid), tracked, ending }
     }
 }
 
@@ -686,6 +844,9 @@ fn load_or_create(
             tracing::warn!(%orphan, "authorities/ holds something that no slot names; the next rotation removes it");
         }
         return Ok((stored.hierarchy, Untidy::of(&stored.untidy, now)));
+    }
+    if settings.mode == Mode::Subordinate {
+        return Err(IssuanceError::NotInstalled { path: directory.path().to_owned() });
     }
     let keys = directory.keys();
     let hierarchy = Hierarchy::create(

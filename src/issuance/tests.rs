@@ -1,5 +1,7 @@
 //! Days of rotation in milliseconds: time is the runtime's paused clock, and only the test moves it.
 
+mod subordinate;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::io;
@@ -71,6 +73,7 @@ fn profile(name: &str, ttl: Duration) -> Profile {
 fn settings(names: &[&str], leaf: Duration, issuing: Duration) -> Settings {
     Settings {
         domain: "postern.test".parse().unwrap(),
+        mode: Mode::Standalone,
         root_ttl: DAY * 365,
         issuing_ttl: issuing,
         distribute: DAY,

@@ -7,6 +7,8 @@ mod rotation;
 mod svid;
 mod bundle;
 mod authority;
+mod request;
+mod chain;
 mod hierarchy;
 mod issue;
 mod revocation;
@@ -19,6 +21,7 @@ mod preflight;
 
 pub use authority::{Authority, AuthorityError, AuthorityPlan, Level, LifeError};
 pub use bundle::{BundleSet, TrustBundle};
+pub use chain::{ChainError, JudgedChain, SignedChain, judge_root};
 pub use hierarchy::{Hierarchy, HierarchyError, Retired, Slot, Slots};
 pub use issue::{IssueError, is_dns_name, issue};
 pub use key::{
@@ -27,6 +30,7 @@ pub use key::{
 pub use preflight::{PreflightError, Trial, preflight};
 pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};
 pub use random::{Rng, SystemRng};
+pub use request::{RequestError, SignedAuthority, SigningRequest};
 pub use revocation::{InvalidRevoked, Revocation, Revocations, Revoked};
 pub use roots::InvalidRoot;
 pub use rotation::{Life, Renewal, Step};
@@ -39,5 +43,7 @@ pub use verifier::{MAX_BYTES, MAX_CERTIFICATES, Usage, Verifier, VerifyError};
 #[cfg(test)]
 pub(crate) use random::SeededRng;
 
+#[cfg(test)]
+mod chain_tests;
 #[cfg(test)]
 mod tests;

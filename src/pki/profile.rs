@@ -57,23 +57,17 @@ impl Lifetimes {
             ("leaf", self.leaf, "issuing authority", self.issuing),
             ("issuing authority", self.issuing, "root", self.root),
         ];
-        for (below, shorter, above, longer) in pairs {
-            let needed = shorter.saturating_mul(FACTOR);
-            if needed > longer {
-                return Err(LifetimesError::DoNotFit {
-                    below,
-                    shorter: words(shorter),
-                    needed: words(needed),
-                    above,
-                    longer: words(longer),
-                });
-            }
-        }
-        Ok(())
+        pairs.into_iter().try_for_each(|(below, shorter, above, longer)| fit(below, shorter, above, longer))
     }
-}
 
-impl Lifetimes {
+    /// Whether an issuing authority that has `issuing` to live yet is good for leaves that live `leaf`.
+    pub fn check_leaf(leaf: Duration, issuing: Duration) -> Result<(), LifetimesError> {
+        if leaf < SHORTEST {
+            return Err(LifetimesError::TooShort { name: "leaf", ttl: words(leaf) });
+        }
+        fit("leaf", leaf, "issuing authority", issuing)
+    }
+
     /// A root is replaced at half of its life. From then on the next one is made known for `distribute`, and meanwhile the
     /// former one must still be able to sign an issuing authority.
     pub fn check_distribution(&self, distribute: Duration) -> Result<(), LifetimesError> {
@@ -105,6 +99,20 @@ impl Lifetimes {
     pub fn usual_distribution(&self) -> Duration {
         DAY.min(self.root / 8)
     }
+}
+
+fn fit(
+    below: &'static str,
+    shorter: Duration,
+    above: &'static str,
+    longer: Duration,
+) -> Result<(), LifetimesError> {
+    let needed = shorter.saturating_mul(FACTOR);
+    if needed <= longer {
+        return Ok(());
+    }
+    let [shorter, needed, longer] = [shorter, needed, longer].map(words);
+    Err(LifetimesError::DoNotFit { below, shorter, needed, above, longer })
 }
 
 /// Which lifetimes do not hold together, and by what arithmetic.

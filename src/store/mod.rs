@@ -15,7 +15,7 @@ mod token;
 mod key_store;
 mod authority_dir;
 
-pub use authority_dir::{AuthorityDir, Committed, Rekeyed, StoreError, StoredHierarchy};
+pub use authority_dir::{AuthorityDir, Committed, Pending, Rekeyed, StoreError, StoredHierarchy};
 pub use key_store::{Custody, KeySettings, KeyStore, KeyStoreError};
 pub use sealed_key::SealError;
 pub use secret_source::{SecretError, SecretSource};

@@ -16,6 +16,9 @@ pub enum PemError {
     /// More blocks than the one that was wanted.
     #[error("expected one private key, found {0}")]
     ManyKeys(usize),
+    /// More blocks than the one that was wanted.
+    #[error("expected one certificate request, found {0}")]
+    ManyRequests(usize),
     /// No block at all.
     #[error("expected a {0} block, found none")]
     Missing(&'static str),
@@ -59,6 +62,30 @@ pub fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemErr
         }
     }
     if certificates.is_empty() { Err(PemError::Missing(CERTIFICATE)) } else { Ok(certificates) }
+}
+
+/// The certificate request of a file that holds exactly that, as DER.
+pub fn certificate_request(bytes: &[u8]) -> Result<Vec<u8>, PemError> {
+    let labels = labels(bytes)?;
+    for label in &labels {
+        // OpenSSL has written both words.
+        if !matches!(label.as_str(), CERTIFICATE_REQUEST | "NEW CERTIFICATE REQUEST") {
+            return Err(PemError::Unwanted { wanted: CERTIFICATE_REQUEST, found: label.clone() });
+        }
+    }
+    if labels.len() > 1 {
+        return Err(PemError::ManyRequests(labels.len()));
+    }
+    for item in items(&normalised(bytes)) {
+        if let Item::Csr(request) = item? {
+            return Ok(request.to_vec());
+        }
+    }
+    Err(PemError::Missing(CERTIFICATE_REQUEST))
+}
+
+fn normalised(bytes: &[u8]) -> Vec<u8> {
+    String::from_utf8_lossy(bytes).replace("NEW CERTIFICATE REQUEST", CERTIFICATE_REQUEST).into_bytes()
 }
 
 /// The PKCS#8 key of a file that holds exactly that.
@@ -110,6 +137,12 @@ pub fn certificate_to_pem(certificate: &CertificateDer<'_>) -> String {
     block(CERTIFICATE, certificate)
 }
 
+/// One certificate request as a PEM block.
+#[must_use]
+pub fn certificate_request_to_pem(request: &[u8]) -> String {
+    block(CERTIFICATE_REQUEST, request)
+}
+
 /// One PKCS#8 key as a PEM block.
 #[must_use]
 pub fn key_to_pem(pkcs8: &Secret) -> Secret {
@@ -118,6 +151,7 @@ pub fn key_to_pem(pkcs8: &Secret) -> Secret {
 }
 
 const CERTIFICATE: &str = "CERTIFICATE";
+const CERTIFICATE_REQUEST: &str = "CERTIFICATE REQUEST";
 const ENCRYPTED_PRIVATE_KEY: &str = "ENCRYPTED PRIVATE KEY";
 const PRIVATE_KEY: &str = "PRIVATE KEY";
 

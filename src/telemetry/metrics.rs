@@ -78,6 +78,10 @@ pub struct Metrics {
     authority_not_after: Family<AuthorityLabel, Gauge>,
     authority_next: Family<LevelLabel, Gauge>,
     authority_overdue: Family<LevelLabel, Gauge>,
+    /// 1 while the next issuing authority waits for a signature of the root, which is elsewhere.
+    pub awaits_signature: Gauge,
+    /// Certificates that end with the issuing authority, sooner than was configured.
+    pub certificates_shortened: Gauge,
     /// Consumers of the trust bundle that have not loaded the one in force.
     pub bundle_laggards: Gauge,
     /// Reasons for which the agent calls itself degraded.
@@ -161,6 +165,16 @@ impl Metrics {
                 &mut registry,
                 "state_writable",
                 "1 while the state directory can be written",
+            ),
+            awaits_signature: family(
+                &mut registry,
+                "authority_awaits_signature",
+                "1 while the next issuing authority waits for a signature of the root, which is elsewhere",
+            ),
+            certificates_shortened: family(
+                &mut registry,
+                "certificates_shortened",
+                "Certificates that end with the issuing authority, sooner than was configured",
             ),
             bundle_laggards: family(
                 &mut registry,

@@ -335,6 +335,7 @@ mod tests {
         };
         let issuance = issuance::Settings {
             domain: "postern.test".parse().unwrap(),
+            mode: issuance::Mode::Standalone,
             root_ttl: hour * 1000,
             issuing_ttl: hour * 100,
             distribute: hour,
