@@ -225,22 +225,29 @@ fn under_strace(place: &Place, options: &[String], arguments: &[String]) -> End 
     let log = File::options().create(true).append(true).open(place.path().join("log")).unwrap();
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     let mut child = command.spawn().unwrap();
-    let begun = Instant::now();
+    let (begun, mut was_ready) = (Instant::now(), false);
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             let killed = status.signal() == Some(9) || status.code() == Some(128 + 9);
-            return if killed { End::Killed } else { End::Exited };
+            return if was_ready {
+                End::Ready
+            } else if killed {
+                End::Killed
+            } else {
+                End::Exited
+            };
         }
         if arguments == RUN && is_ready(place.ip) {
-            // Past all that is of interest. It goes down in good order, so that the record is whole.
-            let agents =
-                fs::read_to_string(format!("/proc/{}/task/{}/children", child.id(), child.id())).unwrap();
+            // Past all that is of interest. It goes down in good order, so that the record is whole. The kernel may overlook
+            // a child in this list, so it is asked again until the agent has ended.
+            was_ready = true;
+            let list = format!("/proc/{}/task/{}/children", child.id(), child.id());
+            let agents = fs::read_to_string(list).unwrap_or_default();
             for agent in agents.split_whitespace() {
                 let agent = rustix::process::Pid::from_raw(agent.parse().unwrap()).unwrap();
-                rustix::process::kill_process(agent, rustix::process::Signal::TERM).unwrap();
+                let told = rustix::process::kill_process(agent, rustix::process::Signal::TERM);
+                assert!(matches!(told, Ok(()) | Err(rustix::io::Errno::SRCH)), "{told:?}");
             }
-            child.wait().unwrap();
-            return End::Ready;
         }
         assert!(begun.elapsed() < PATIENCE, "{}", log_of(place));
         std::thread::sleep(Duration::from_millis(2));
