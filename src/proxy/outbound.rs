@@ -16,6 +16,7 @@ use super::settings::RemoteProtocol;
 use super::tcp;
 use super::worker::{OpenConnection, Worker, back_off};
 use crate::id::{RemoteId, WorkloadId};
+use crate::pki::Usage;
 use crate::telemetry::AccessEvent;
 
 /// Accepts local callers on loopback TCP for as long as the door is open.
@@ -145,12 +146,21 @@ where
     let id = worker.ids.next(now);
     let (code, moved) = match tcp::connect(&worker, &Route::Remote(&resident), &snapshot.limits).await {
         Ok(mut upstream) => {
-            let has_identity = || match worker.snapshot().remotes.get(&remote) {
-                Some(remote) if remote.clients.contains_key(&resident.workload) => Ok(()),
-                Some(_) | None => Err("no-identity"),
+            let chain = upstream.io.chain().unwrap_or_default();
+            // What was believed a moment ago in the handshake; kept, so that asking again costs no signature.
+            let theirs = worker.snapshot().verifier.verify(chain, Usage::Server, now);
+            let may_go_on = || {
+                let Ok(theirs) = &theirs else { return Err("not-trusted") };
+                if !worker.still_believes(theirs, remote.as_str()) {
+                    return Err("not-trusted");
+                }
+                match worker.snapshot().remotes.get(&remote) {
+                    Some(remote) if remote.clients.contains_key(&resident.workload) => Ok(()),
+                    Some(_) | None => Err("no-identity"),
+                }
             };
             let (io, until) = (&mut upstream.io, upstream.until);
-            let moved = tcp::pipe(&worker, &mut stream, io, until, &snapshot.limits, has_identity).await;
+            let moved = tcp::pipe(&worker, &mut stream, io, until, &snapshot.limits, may_go_on).await;
             (moved.ended.unwrap_or("allowed"), moved)
         }
         Err(code) => (code, tcp::Moved::default()),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
@@ -239,6 +239,16 @@ pub(super) async fn dial_remote(
     // A span beyond what an instant can express is cut to some thirty years: longer than any connection.
     let until = Instant::now() + not_after.since(now).min(Duration::from_secs(1_000_000_000));
     Ok(Upstream { until: Some(until), ..Upstream::new(UpstreamIo::Tls(Box::new(stream))) })
+}
+
+impl UpstreamIo {
+    /// The chain that a remote has shown; none of a local service.
+    pub(super) fn chain(&self) -> Option<&[CertificateDer<'static>]> {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates(),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
 }
 
 /// When the remote's certificate ends, which has just been verified.
