@@ -15,9 +15,11 @@ use tokio::net::UnixStream;
 
 use super::answer::Problem;
 use super::question::{Explanation, Question};
-use super::view::{IssuedCertificate, MoveOrder, Moved, Order, Reloaded, Status, WorkloadStatus};
+use super::view::{
+    IssuedCertificate, MoveOrder, Moved, Order, Reloaded, RevokeOrder, Status, WorkloadStatus,
+};
 use crate::id::WorkloadId;
-use crate::issuance::Change;
+use crate::issuance::{AuthorityRevocation, Change};
 
 /// Why the agent gave no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +125,15 @@ impl Client {
         self.post(&path, Some(&order)).await
     }
 
+    /// Has an authority revoked. A `left-behind` means that it signs, and somebody does not know the next one yet.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn revoke_authority(&self, order: &AuthorityRevocation) -> Result<Moved, ClientError> {
+        let path = format!("/v1/authorities/{}/revoke", order.level.as_str());
+        self.post(&path, Some(&RevokeOrder::of(order))).await
+    }
+
     /// Has a workload's identity issued anew.
     ///
     /// # Errors
@@ -146,6 +157,15 @@ impl Client {
     pub async fn bundle_pem(&self) -> Result<String, ClientError> {
         let body = self.exchange(Method::GET, "/v1/bundle", Bytes::new()).await?;
         String::from_utf8(body.into()).map_err(|_| self.malformed("the bundle is no text"))
+    }
+
+    /// The revocation lists of the agent's authorities, as PEM.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn crl_pem(&self) -> Result<String, ClientError> {
+        let body = self.exchange(Method::GET, "/v1/crl", Bytes::new()).await?;
+        String::from_utf8(body.into()).map_err(|_| self.malformed("the revocation lists are no text"))
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

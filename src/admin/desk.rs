@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::{IssuedCertificate, Order, StewardError};
 use crate::id::WorkloadId;
-use crate::issuance::{Change, Changed, Command, Feed, Reply, Settings};
+use crate::issuance::{AuthorityRevocation, Change, Changed, Command, Feed, Reply, Settings};
 
 /// The CA as the front door sees it, whether it belongs to a running agent or only to this one command.
 #[derive(Clone, Debug)]
@@ -32,6 +32,14 @@ impl Desk {
     /// It cannot move there, somebody would be left behind, or the change could not be stored.
     pub async fn change_authority(&self, change: Change) -> Result<Changed, StewardError> {
         self.ask(|reply| Command::Change { change, reply }).await
+    }
+
+    /// Revokes an authority with all below it.
+    ///
+    /// # Errors
+    /// There is none of that name, somebody would be left behind, or it could not be stored.
+    pub async fn revoke_authority(&self, order: AuthorityRevocation) -> Result<Changed, StewardError> {
+        self.ask(|reply| Command::Revoke { order, reply }).await
     }
 
     /// Issues a workload's identity anew.

@@ -16,7 +16,7 @@ use tokio::net::unix::UCred;
 use super::answer::{self, Answer};
 use super::connections::{self, Bounds};
 use super::steward::{Steward, StewardError};
-use super::view::{MoveOrder, Moved, Order};
+use super::view::{MoveOrder, Moved, Order, RevokeOrder};
 use crate::id::WorkloadId;
 use crate::pki::Level;
 use crate::store::socket_file::{self, SocketError};
@@ -113,10 +113,12 @@ async fn answer_to(request: Request<Incoming>, caller: Caller, steward: &impl St
 enum Call {
     Bundle,
     Change(Level, String),
+    Crl,
     Explain,
     Issue,
     Reload,
     Renew(WorkloadId),
+    Revoke(Level),
     Status,
 }
 
@@ -125,15 +127,20 @@ impl Call {
         let call = match path.strip_prefix("/v1/")? {
             "bundle" => return Some((Self::Bundle, Method::GET)),
             "certificates" => Self::Issue,
+            "crl" => return Some((Self::Crl, Method::GET)),
             "explain" => Self::Explain,
             "reload" => Self::Reload,
             "status" => return Some((Self::Status, Method::GET)),
             other => match other.split('/').collect::<Vec<_>>().as_slice() {
                 ["workloads", workload, "renew"] => Self::Renew(workload.parse().ok()?),
-                ["authorities", level, verb] if Moved::VERBS.contains(verb) => {
+                ["authorities", level, verb] => {
                     let level =
                         [Level::Issuing, Level::Root].into_iter().find(|one| one.as_str() == *level)?;
-                    Self::Change(level, (*verb).to_owned())
+                    match *verb {
+                        "revoke" => Self::Revoke(level),
+                        verb if Moved::VERBS.contains(&verb) => Self::Change(level, verb.to_owned()),
+                        _ => return None,
+                    }
                 }
                 _ => return None,
             },
@@ -142,7 +149,7 @@ impl Call {
     }
 
     const fn changes_something(&self) -> bool {
-        !matches!(self, Self::Bundle | Self::Explain | Self::Status)
+        !matches!(self, Self::Bundle | Self::Crl | Self::Explain | Self::Status)
     }
 
     async fn carry_out(self, body: &[u8], steward: &impl Steward) -> Result<Answer, StewardError> {
@@ -152,6 +159,7 @@ impl Call {
                 let order = if body.is_empty() { MoveOrder::default() } else { read(body)? };
                 ok(&Moved::from(steward.change_authority(order.change(level, &verb)?).await?))
             }
+            Self::Crl => answer::text(StatusCode::OK, PEM, steward.crl_pem()),
             Self::Explain => ok(&steward.explain(read(body)?)?),
             Self::Issue => ok(&steward.issue(read::<Order>(body)?).await?),
             Self::Reload => ok(&steward.reload().await?),
@@ -161,6 +169,10 @@ impl Call {
                 let renewed = status.workloads.into_iter().find(|status| status.id == workload);
                 ok(&renewed
                     .ok_or_else(|| StewardError::Unknown(format!("there is no workload {workload}")))?)
+            }
+            Self::Revoke(level) => {
+                let order: RevokeOrder = read(body)?;
+                ok(&Moved::from(steward.revoke_authority(order.revocation(level)).await?))
             }
             Self::Status => ok(&steward.status()),
         })

@@ -5,7 +5,7 @@ use std::error::Error;
 use crate::admin::{Explanation, IssuedCertificate, Order, Question, Readiness, Reloaded, Status};
 use crate::causes::Causes;
 use crate::id::WorkloadId;
-use crate::issuance::{Change, Changed, IssuanceError};
+use crate::issuance::{AuthorityRevocation, Change, Changed, IssuanceError};
 use crate::pki::HierarchyError;
 
 /// Answers for the agent. What takes time gives a future; the rest answers from what is in memory.
@@ -22,6 +22,9 @@ pub trait Steward: Send + Sync + 'static {
     /// The roots of this host's trust domain, as PEM.
     fn bundle_pem(&self) -> String;
 
+    /// The revocation lists of this host's authorities, as PEM.
+    fn crl_pem(&self) -> String;
+
     /// How a caller would fare.
     ///
     /// # Errors
@@ -33,6 +36,12 @@ pub trait Steward: Send + Sync + 'static {
 
     /// Moves an authority from slot to slot.
     fn change_authority(&self, change: Change) -> impl Future<Output = Result<Changed, StewardError>> + Send;
+
+    /// Revokes an authority with all below it.
+    fn revoke_authority(
+        &self,
+        order: AuthorityRevocation,
+    ) -> impl Future<Output = Result<Changed, StewardError>> + Send;
 
     /// Issues a workload's identity anew.
     fn renew(&self, workload: WorkloadId) -> impl Future<Output = Result<(), StewardError>> + Send;
@@ -75,17 +84,19 @@ impl From<IssuanceError> for StewardError {
         match error {
             IssuanceError::NotAcknowledged { .. }
             | IssuanceError::Hierarchy(HierarchyError::StillInUse { .. }) => Self::Behind(text),
-            IssuanceError::Hierarchy(_) | IssuanceError::Nothing { .. } | IssuanceError::TooOld { .. } => {
-                Self::Conflict(text)
-            }
+            IssuanceError::Hierarchy(_)
+            | IssuanceError::Nothing { .. }
+            | IssuanceError::Revoked { .. }
+            | IssuanceError::TooOld { .. } => Self::Conflict(text),
             IssuanceError::Foreign { .. }
             | IssuanceError::ForeignWorkload { .. }
             | IssuanceError::Lifetimes { .. } => Self::Invalid(text),
-            IssuanceError::UnknownWorkload(_) => Self::Unknown(text),
+            IssuanceError::UnknownAuthority { .. } | IssuanceError::UnknownWorkload(_) => Self::Unknown(text),
             IssuanceError::Issue { .. }
             | IssuanceError::IssueOnce(_)
             | IssuanceError::OtherDomain { .. }
             | IssuanceError::Preflight(_)
+            | IssuanceError::Revocations(_)
             | IssuanceError::Store(_) => Self::Failed(text),
         }
     }

@@ -18,7 +18,7 @@ use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::id::WorkloadId;
-use crate::issuance::{Acknowledgements, Change, Changed, Issued, Laggard};
+use crate::issuance::{Acknowledgements, AuthorityRevocation, Change, Changed, Issued, Laggard};
 use crate::proxy::{Current, Endpoint, ListenerProtocol, RemoteProtocol};
 use crate::telemetry::Metrics;
 use crate::workload;
@@ -60,6 +60,8 @@ impl AgentSteward {
                 reasons.push(format!("the files of {workload} are not taken: {error}"));
             }
         }
+        reasons.extend(state.mute_crls.iter().cloned());
+        reasons.extend(issued.troubles.iter().cloned());
         let roll_over = &issued.hierarchy.roll_over;
         if roll_over.overdue {
             let laggards = self.laggards(issued);
@@ -163,6 +165,10 @@ impl Steward for AgentSteward {
         admin::bundle_pem(&self.issued().bundle)
     }
 
+    fn crl_pem(&self) -> String {
+        self.issued().crl.to_string()
+    }
+
     fn explain(&self, question: Question) -> Result<Explanation, StewardError> {
         explain::explain(question, &self.current.load(), self.clock.now())
     }
@@ -180,6 +186,10 @@ impl Steward for AgentSteward {
 
     async fn change_authority(&self, change: Change) -> Result<Changed, StewardError> {
         self.desk.change_authority(change).await
+    }
+
+    async fn revoke_authority(&self, order: AuthorityRevocation) -> Result<Changed, StewardError> {
+        self.desk.revoke_authority(order).await
     }
 
     async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {

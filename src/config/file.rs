@@ -150,6 +150,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         distribute: authority.distribute.unwrap_or_else(|| lifetimes.usual_distribution()),
         algorithm: authority.algorithm,
         backdate: authority.backdate,
+        crl_ttl: authority.crl_ttl,
         workloads: profiles,
     };
     if let Err(error) = issuance.check() {

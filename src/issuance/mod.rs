@@ -6,7 +6,7 @@ mod feed;
 mod rotator;
 
 pub use acknowledgements::{Acknowledgements, Consumer, Laggard};
-pub use change::{Change, Changed, Insistence, Run, Verb};
+pub use change::{AuthorityRevocation, Change, Changed, Insistence, Run, Verb};
 pub use feed::{AuthorityView, Feed, HierarchyView, Issued, RenewalView, authority_views};
 pub use rotator::{Command, IssuanceError, Reply, Rotator, Settings};
 

@@ -8,6 +8,8 @@
 //! published stays published until something better takes its place.
 
 mod authorities;
+mod lists;
+mod revoking;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,13 +22,18 @@ use crate::clock::{Clock, Timestamp};
 use crate::id::{AuthorityId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::issuance::acknowledgements::Acknowledgements;
-use crate::issuance::change::{Change, Changed};
+use crate::issuance::change::{AuthorityRevocation, Change, Changed};
 use crate::issuance::feed::{Feed, HierarchyView, Issued, RenewalView};
 use crate::pki::{
-    Authority, AuthorityPlan, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, Level, Lifetimes,
-    LifetimesError, PreflightError, Profile, Renewal, Rng, Slot, Step, SystemRng, X509Svid, issue, preflight,
+    Authority, AuthorityPlan, Hierarchy, HierarchyError, IssueError, IssuedLeaf, KeyAlgorithm, Level,
+    Lifetimes, LifetimesError, PreflightError, Profile, Renewal, Revocations, Revoked, Rng, Slot, Step,
+    SystemRng, X509Svid, issue, preflight,
 };
+use crate::store::issue_journal::IssueJournal;
+use crate::store::revocation_file::{self, RevocationError};
 use crate::store::{AuthorityDir, StoreError};
+
+use lists::Lists;
 
 /// What the CA is to be, and whom it gives an identity.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -43,6 +50,8 @@ pub struct Settings {
     pub algorithm: KeyAlgorithm,
     /// How far before now an authority's validity begins.
     pub backdate: Duration,
+    /// For how long a revocation list speaks. The next one is there at half of that.
+    pub crl_ttl: Duration,
     /// What each workload's identity is to say; the agent itself is one of them.
     pub workloads: BTreeMap<WorkloadId, Profile>,
 }
@@ -166,6 +175,17 @@ pub enum IssuanceError {
     /// The CA cannot be read or written.
     #[error("cannot use the stored CA")]
     Store(#[from] StoreError),
+    /// It is revoked, or what it stands under is.
+    #[error("{id} cannot sign again: {revoked} is revoked")]
+    Revoked {
+        /// Which authority.
+        id: AuthorityId,
+        /// By what.
+        revoked: Revoked,
+    },
+    /// What is revoked cannot be read or written.
+    #[error("cannot use the list of what is revoked")]
+    Revocations(#[from] RevocationError),
     /// It expires too soon to be of use again.
     #[error("{id} expires {not_after}, too soon for the certificates of this host")]
     TooOld {
@@ -173,6 +193,14 @@ pub enum IssuanceError {
         id: AuthorityId,
         /// When its issuing authority ends.
         not_after: Timestamp,
+    },
+    /// An authority that is not there.
+    #[error("there is no {level} {id}")]
+    UnknownAuthority {
+        /// On which level it was looked for.
+        level: Level,
+        /// Its name.
+        id: AuthorityId,
     },
     /// A workload that is not configured.
     #[error("there is no workload {0}")]
@@ -210,6 +238,15 @@ pub enum Command {
         /// The certificate.
         reply: Reply<X509Svid>,
     },
+    /// Revoke an authority with all below it. If it signs, another one takes over first.
+    Revoke {
+        /// Which one.
+        order: AuthorityRevocation,
+        /// What was done.
+        reply: Reply<Changed>,
+    },
+    /// Read again what is revoked.
+    Revoked,
 }
 
 /// Where an answer goes. It may be dropped.
@@ -231,6 +268,10 @@ pub struct Rotator {
     holders: BTreeMap<WorkloadId, Holder>,
     generation: u64,
     drop_failed: Option<Timestamp>,
+    revocations: Arc<Revocations>,
+    replacing_failed: Option<Timestamp>,
+    journal: IssueJournal,
+    lists: Lists,
     feed: watch::Sender<Arc<Issued>>,
     means: Means,
 }
@@ -281,9 +322,12 @@ impl Rotator {
         settings.check()?;
         let now = clock.now();
         let hierarchy = load_or_create(&settings, &directory, now)?;
+        let revocations = Arc::new(revocation_file::load(directory.path())?);
+        let journal = IssueJournal::open(directory.path(), settings.crl_ttl, now);
+        let lists = Lists::after(directory.path());
         let rotation = Tracked::of_authority(&hierarchy.issuing().active);
         let roll_over = Tracked::of_authority(&hierarchy.roots().active);
-        let last_leaf = unknown_last_leaf(&hierarchy, now);
+        let last_leaf = last_leaf(&hierarchy, &journal, now);
         let known_with = hierarchy.sequence();
         let generation = milliseconds(now);
         let placeholder = Issued {
@@ -292,11 +336,14 @@ impl Rotator {
             bundle: hierarchy.bundle(),
             hierarchy: HierarchyView::of(
                 &hierarchy,
+                &revocations,
                 rotation.view(now),
                 roll_over.view(now),
                 settings.distribute,
             ),
             renewals: BTreeMap::new(),
+            crl: lists.pem(),
+            troubles: Vec::new(),
         };
         let (sender, receiver) = watch::channel(Arc::new(placeholder));
         let mut rotator = Self {
@@ -311,6 +358,10 @@ impl Rotator {
             holders: BTreeMap::new(),
             generation,
             drop_failed: None,
+            revocations,
+            replacing_failed: None,
+            journal,
+            lists,
             feed: sender,
             means: Means { clock, rng },
         };
@@ -346,6 +397,7 @@ impl Rotator {
     /// Does everything that is due now.
     fn tick(&mut self) {
         let now = self.means.clock.now();
+        self.replace_revoked(now);
         self.roll_root_over(now);
         let held = self.hierarchy.issuing().is_rolled_back();
         if !held && self.rotation.renewal.handle_timeout(now) == Step::Renew {
@@ -362,7 +414,8 @@ impl Rotator {
         let leaves = self.holders.values().map(|holder| holder.tracked.renewal.poll_timeout());
         // What is past is held, or waits for somebody; then looking again at times is enough.
         let authorities = [&self.rotation, &self.roll_over].map(|tracked| tracked.renewal.poll_timeout());
-        let next = leaves.chain(authorities.into_iter().filter(|at| *at > now)).min();
+        let lists = self.lists.due(self.settings.crl_ttl);
+        let next = leaves.chain(authorities.into_iter().filter(|at| *at > now)).chain(lists).min();
         let next = next.unwrap_or(now + LONGEST_NAP);
         next.since(now).clamp(SHORTEST_NAP, LONGEST_NAP)
     }
@@ -377,7 +430,21 @@ impl Rotator {
             }
             Command::Configure { settings, reply } => answer(reply, self.configure(*settings, now)),
             Command::IssueNow { workload, reply } => answer(reply, self.issue_now(&workload, now)),
-            Command::IssueOnce { profile, reply } => answer(reply, self.issue_once(&profile, now)),
+            Command::IssueOnce { profile, reply } => {
+                let outcome = self.issue_once(&profile, now);
+                self.publish(now);
+                answer(reply, outcome);
+            }
+            Command::Revoke { order, reply } => {
+                let outcome = self.revoke_authority(&order, now);
+                self.publish(now);
+                answer(reply, outcome);
+            }
+            Command::Revoked => {
+                self.read_revocations();
+                self.replace_revoked(now);
+                self.publish(now);
+            }
         }
     }
 
@@ -428,6 +495,8 @@ impl Rotator {
                     let svid = issue(&self.hierarchy.issuing().active, profile, now)
                         .map_err(|source| IssuanceError::Issue { workload: workload.clone(), source })?;
                     self.last_leaf = self.last_leaf.max(svid.not_after);
+                    IssuedLeaf::of(&svid).into_iter().for_each(|leaf| self.journal.note(leaf));
+                    self.lists.is_touched |= !self.revocations.is_empty();
                     Holder::of(svid.published(generation), self.means.rng.as_mut())
                 }
             };
@@ -466,7 +535,7 @@ impl Rotator {
             .map_err(|source| IssuanceError::Lifetimes { workload: None, source })?;
         let authority = &self.hierarchy.issuing().active;
         let svid = issue(authority, profile, now).map_err(IssuanceError::IssueOnce)?;
-        self.last_leaf = self.last_leaf.max(svid.not_after);
+        self.note(&svid);
         tracing::info!(spiffe_id = %svid.spiffe_id, serial = svid.serial, "certificate handed out");
         Ok(svid)
     }
@@ -519,11 +588,18 @@ impl Rotator {
     ) -> Result<Arc<X509Svid>, IssuanceError> {
         let svid = issue(&self.hierarchy.issuing().active, profile, now)
             .map_err(|source| IssuanceError::Issue { workload: workload.clone(), source })?;
-        self.last_leaf = self.last_leaf.max(svid.not_after);
+        self.note(&svid);
         let holder = Holder::of(svid.published(generation), self.means.rng.as_mut());
         let svid = Arc::clone(&holder.svid);
         self.holders.insert(workload.clone(), holder);
         Ok(svid)
+    }
+
+    /// Remembers that it was issued.
+    fn note(&mut self, svid: &X509Svid) {
+        self.last_leaf = self.last_leaf.max(svid.not_after);
+        IssuedLeaf::of(svid).into_iter().for_each(|leaf| self.journal.note(leaf));
+        self.lists.is_touched |= !self.revocations.is_empty();
     }
 
     fn publish_generation(&mut self, now: Timestamp) {
@@ -532,19 +608,31 @@ impl Rotator {
     }
 
     /// Publishes how things stand, unless everyone knows.
-    fn publish(&self, now: Timestamp) {
+    fn publish(&mut self, now: Timestamp) {
+        self.journal.flush(self.settings.crl_ttl, now);
+        self.publish_lists(now);
         let next = Issued {
             generation: self.generation,
             svids: self.each(|holder| Arc::clone(&holder.svid)),
             bundle: self.hierarchy.bundle(),
             hierarchy: self.view(now),
             renewals: self.each(|holder| holder.tracked.view(now)),
+            crl: self.lists.pem(),
+            troubles: self
+                .journal
+                .failure()
+                .into_iter()
+                .chain(self.lists.failure())
+                .map(str::to_owned)
+                .collect(),
         };
         self.feed.send_if_modified(|issued| {
             let news = issued.generation != next.generation
                 || issued.bundle.sequence != next.bundle.sequence
                 || issued.hierarchy != next.hierarchy
-                || issued.renewals != next.renewals;
+                || issued.renewals != next.renewals
+                || issued.crl != next.crl
+                || issued.troubles != next.troubles;
             if news {
                 *issued = Arc::new(next);
             }
@@ -600,10 +688,12 @@ fn load_or_create(
     Ok(hierarchy)
 }
 
-/// What the active issuing authority signed before this start is not known; a leaf lives a third of its life at most.
-fn unknown_last_leaf(hierarchy: &Hierarchy, now: Timestamp) -> Timestamp {
-    let life = hierarchy.issuing().active.life();
-    (now + life.not_after.since(life.issued_at) / 3).min(life.not_after)
+/// When the last leaf that the active issuing authority signed before this start expires. Where the journal does not know, a
+/// leaf lives a third of its authority's life at most.
+fn last_leaf(hierarchy: &Hierarchy, journal: &IssueJournal, now: Timestamp) -> Timestamp {
+    let (id, life) = (hierarchy.issuing().active.id(), hierarchy.issuing().active.life());
+    let unknown = || (now + life.not_after.since(life.issued_at) / 3).min(life.not_after);
+    journal.last_leaf_of(id, life.issued_at).unwrap_or_else(unknown)
 }
 
 /// Where generations begin: a restarted agent must not use one again that stood for other keys.

@@ -22,6 +22,7 @@ use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
 use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair};
+use crate::pki::marks::Marks;
 use crate::pki::rotation::Life;
 use crate::secret::Secret;
 
@@ -72,6 +73,7 @@ pub struct Authority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
     life: Life,
+    marks: Marks,
 }
 
 /// Why there is no authority.
@@ -209,6 +211,11 @@ impl Authority {
         issuer == subject && signature_holds(&self.certificate, &root.certificate)
     }
 
+    /// Its serial number, name and key.
+    pub(super) const fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
     pub(super) const fn issuer(&self) -> &Issuer<'static, KeyPair> {
         &self.issuer
     }
@@ -244,7 +251,9 @@ impl Authority {
         if issuer_name_written_by(&issuer)? != subject {
             return Err(AuthorityError::Name);
         }
-        Ok(Self { id: id_of(&certificate)?, level, certificate, issuer, life })
+        let marks = Marks::of(&certificate);
+        let marks = marks.ok_or_else(|| AuthorityError::Malformed("it has no marks".to_owned()))?;
+        Ok(Self { id: id_of(&certificate)?, level, certificate, issuer, life, marks })
     }
 }
 
@@ -339,14 +348,15 @@ fn issuer_name_written_by(issuer: &Issuer<'_, KeyPair>) -> Result<Vec<u8>, Autho
 }
 
 fn signature_holds(certificate: &CertificateDer<'_>, signer: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    signature_holds_over(parsed.tbs_certificate.as_ref(), &parsed.signature_value.data, signer)
+}
+
+/// Whether the key of `signer` made `signature` over `message`.
+pub(super) fn signature_holds_over(message: &[u8], signature: &[u8], signer: &CertificateDer<'_>) -> bool {
     let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
     let Ok(signer) = webpki::EndEntityCert::try_from(signer) else { return false };
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
-    algorithms.all.iter().any(|candidate| {
-        signer
-            .verify_signature(*candidate, parsed.tbs_certificate.as_ref(), &parsed.signature_value.data)
-            .is_ok()
-    })
+    algorithms.all.iter().any(|candidate| signer.verify_signature(*candidate, message, signature).is_ok())
 }
 
 fn id_of(certificate: &CertificateDer<'_>) -> Result<AuthorityId, AuthorityError> {

@@ -80,7 +80,14 @@ impl Worker {
             Ok(()) | Err(VerifyError::Expired { .. }) => true,
             Err(VerifyError::RootExpired { .. }) if now > verified.not_after() => true,
             Err(error) => {
-                let code = if matches!(error, VerifyError::Revoked(_)) { "revoked" } else { "not-trusted" };
+                #[expect(clippy::wildcard_enum_match_arm, reason = "what else is wrong has one code")]
+                let code = match error {
+                    VerifyError::Revoked(_) => "revoked",
+                    VerifyError::ForgedCrl { .. }
+                    | VerifyError::NoCrl { .. }
+                    | VerifyError::StaleCrl { .. } => "no-current-crl",
+                    _ => "not-trusted",
+                };
                 self.cuts.count(code);
                 let spiffe_id = &verified.subject.spiffe_id;
                 tracing::warn!(target: "postern::proxy", %spiffe_id, door, reason = %error, "connection cut");

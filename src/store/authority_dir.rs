@@ -331,7 +331,10 @@ impl AuthorityDir {
             self.remove(&self.authorities_path().join(name))?;
         }
         for name in names_in(&self.state)? {
-            if [MANIFEST, BUNDLE].iter().any(|file| name.starts_with(&format!(".{file}."))) {
+            if [MANIFEST, BUNDLE, "crl.pem", "issued.journal"]
+                .iter()
+                .any(|file| name.starts_with(&format!(".{file}.")))
+            {
                 let path = self.state.join(name);
                 (self.gate)("remove temporary")
                     .and_then(|()| fs::remove_file(&path))

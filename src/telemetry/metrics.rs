@@ -33,6 +33,11 @@ struct LevelLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DomainLabel {
+    trust_domain: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct AuthorityLabel {
     authority: String,
     level: &'static str,
@@ -67,6 +72,8 @@ pub struct Metrics {
     authority_overdue: Family<LevelLabel, Gauge>,
     /// Consumers of the trust bundle that have not loaded the one in force.
     pub bundle_laggards: Gauge,
+    crl_next_update: Family<DomainLabel, Gauge>,
+    crl_stale: Family<DomainLabel, Gauge>,
 }
 
 impl Metrics {
@@ -133,6 +140,16 @@ impl Metrics {
                 &mut registry,
                 "bundle_laggards",
                 "Consumers that have not loaded the trust bundle in force",
+            ),
+            crl_next_update: family(
+                &mut registry,
+                "crl_next_update_seconds",
+                "Unix time at which the first revocation list of a foreign trust domain ceases to speak",
+            ),
+            crl_stale: family(
+                &mut registry,
+                "crl_stale",
+                "Revocation lists of a foreign trust domain that do not speak for now",
             ),
             registry,
         }
@@ -201,6 +218,19 @@ impl Metrics {
         self.last_rotation.clear();
         self.overdue.clear();
         self.authority_not_after.clear();
+    }
+
+    /// Remembers how the revocation lists of a trust domain stand.
+    pub fn set_crls(&self, trust_domain: &str, next_update: i64, stale: usize) {
+        let label = DomainLabel { trust_domain: trust_domain.to_owned() };
+        self.crl_next_update.get_or_create(&label).set(next_update);
+        self.crl_stale.get_or_create(&label).set(i64::try_from(stale).unwrap_or(i64::MAX));
+    }
+
+    /// Forgets the revocation lists of all trust domains, before the present ones are set.
+    pub fn clear_crls(&self) {
+        self.crl_next_update.clear();
+        self.crl_stale.clear();
     }
 
     /// Remembers the end of an authority, in Unix seconds.

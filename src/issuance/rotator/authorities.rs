@@ -21,9 +21,9 @@ use crate::issuance::feed::HierarchyView;
 use crate::pki::{Hierarchy, HierarchyError, Level, Renewal, Slot, Step, preflight};
 
 /// What a change comes to.
-struct Plan {
-    next: Hierarchy,
-    changed: Changed,
+pub(super) struct Plan {
+    pub(super) next: Hierarchy,
+    pub(super) changed: Changed,
 }
 
 impl Rotator {
@@ -100,13 +100,14 @@ impl Rotator {
         }
     }
 
-    fn plan_activation(
+    pub(super) fn plan_activation(
         &self,
         level: Level,
         id: AuthorityId,
         insistence: Insistence,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
+        self.expect_not_revoked(level, &id)?;
         let next = self.activated(&self.hierarchy, level, &id, now)?;
         let waits_for = self.waits_for(level, now);
         if insistence == Insistence::Heed && !waits_for.is_empty() {
@@ -116,7 +117,7 @@ impl Rotator {
     }
 
     /// Preparing and activating in one, as it would be if nobody lagged.
-    fn plan_rotation(&self, level: Level, now: Timestamp) -> Result<Plan, IssuanceError> {
+    pub(super) fn plan_rotation(&self, level: Level, now: Timestamp) -> Result<Plan, IssuanceError> {
         let prepared = match &self.hierarchy.slots(level).prepared {
             Some(_) => self.hierarchy.clone(),
             None => self.prepared(&self.hierarchy, level, now)?,
@@ -162,6 +163,7 @@ impl Rotator {
             || self.hierarchy.slots(level).retired.last().map(|retired| retired.authority.id().clone());
         let id = id.cloned().or_else(latest);
         let id = id.ok_or(IssuanceError::Nothing { level, slot: Slot::Retired })?;
+        self.expect_not_revoked(level, &id)?;
         let until = self.last_leaf;
         let next = match level {
             Level::Issuing => self.hierarchy.roll_back_issuing(&id, until, now)?,
@@ -183,7 +185,7 @@ impl Rotator {
     }
 
     /// Who has to know the authority that is to be activated and does not, one phrase each.
-    fn waits_for(&self, level: Level, now: Timestamp) -> Vec<String> {
+    pub(super) fn waits_for(&self, level: Level, now: Timestamp) -> Vec<String> {
         let sequence = match level {
             Level::Issuing => self.known_with,
             Level::Root => self.hierarchy.sequence(),
@@ -209,7 +211,7 @@ impl Rotator {
         let distribute = self.settings.distribute;
         // The time that others have is no delay.
         let roll_over = self.roll_over.view(now - distribute);
-        HierarchyView::of(&self.hierarchy, self.rotation.view(now), roll_over, distribute)
+        HierarchyView::of(&self.hierarchy, &self.revocations, self.rotation.view(now), roll_over, distribute)
     }
 
     /// Goes one step further with a root that is due. A failure is noted and followed by another attempt.
@@ -255,9 +257,7 @@ impl Rotator {
 
     /// Prepares (unless that was done) and activates the next issuing authority, under a new root if it must be.
     pub(super) fn replace_active(&mut self, now: Timestamp) -> Result<(), IssuanceError> {
-        let end = (now + self.settings.issuing_ttl).to_whole_second();
-        let level =
-            if end > self.hierarchy.roots().active.life().not_after { Level::Root } else { Level::Issuing };
+        let level = self.level_to_replace(now);
         let id = self.prepared_for_use(level, now)?;
         if level == Level::Root {
             let left_behind = self.waits_for(level, now).join(", ");
@@ -266,11 +266,22 @@ impl Rotator {
         self.adopt(self.activated(&self.hierarchy, level, &id, now)?, now)
     }
 
+    /// The level on which the next authority has to be, so that there is an issuing authority that lives as long as it is to.
+    pub(super) fn level_to_replace(&self, now: Timestamp) -> Level {
+        let end = (now + self.settings.issuing_ttl).to_whole_second();
+        if end > self.hierarchy.roots().active.life().not_after { Level::Root } else { Level::Issuing }
+    }
+
     /// The prepared authority, a new one if there is none or if it is of no use any more.
-    fn prepared_for_use(&mut self, level: Level, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
+    pub(super) fn prepared_for_use(
+        &mut self,
+        level: Level,
+        now: Timestamp,
+    ) -> Result<AuthorityId, IssuanceError> {
         if let Some(prepared) = &self.hierarchy.slots(level).prepared {
             let id = prepared.id().clone();
-            if Renewal::of_authority(prepared.life()).handle_timeout(now) == Step::Wait {
+            let is_sound = self.revocations.of_authority(prepared).is_none();
+            if is_sound && Renewal::of_authority(prepared.life()).handle_timeout(now) == Step::Wait {
                 return Ok(id);
             }
             self.adopt(self.hierarchy.discard(level, &id)?, now)?;
@@ -286,7 +297,7 @@ impl Rotator {
         }
     }
 
-    fn activated(
+    pub(super) fn activated(
         &self,
         from: &Hierarchy,
         level: Level,
@@ -314,13 +325,14 @@ impl Rotator {
     }
 
     /// Tries `next` out, stores it and, once that is done, goes by it.
-    fn adopt(&mut self, next: Hierarchy, now: Timestamp) -> Result<(), IssuanceError> {
+    pub(super) fn adopt(&mut self, next: Hierarchy, now: Timestamp) -> Result<(), IssuanceError> {
         preflight(Some(&self.hierarchy), &next, now)?;
         let committed = self.directory.commit(&next)?;
         for error in committed.untidy {
             tracing::warn!(error = %Causes(&error), "state directory left untidy");
         }
         let former = std::mem::replace(&mut self.hierarchy, next);
+        self.lists.is_touched = true;
         let (roots, issuing) = (self.hierarchy.roots(), self.hierarchy.issuing());
         if former.issuing().active.id() != issuing.active.id() {
             self.rotation = Tracked::of_authority(&issuing.active);
