@@ -119,6 +119,9 @@ impl<'de> serde::Deserialize<'de> for Timestamp {
 pub trait Clock: fmt::Debug + Send + Sync {
     /// The current wall time.
     fn now(&self) -> Timestamp;
+
+    /// How long the machine has been up, suspended or not. Nobody can set it, so a wall clock that was set shows against it.
+    fn since_boot(&self) -> Duration;
 }
 
 /// The system's own clock.
@@ -130,34 +133,55 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp(OffsetDateTime::now_utc())
     }
+
+    fn since_boot(&self) -> Duration {
+        let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::try_from(since).unwrap_or_default()
+    }
 }
 
 /// A clock that stands still until it is told otherwise.
 #[derive(Debug)]
-pub struct ManualClock(Mutex<Timestamp>);
+pub struct ManualClock(Mutex<Hands>);
+
+/// What a manual clock shows.
+#[derive(Clone, Copy, Debug)]
+struct Hands {
+    now: Timestamp,
+    since_boot: Duration,
+}
 
 impl ManualClock {
     /// A clock that stands at `now`.
     #[must_use]
     pub const fn at(now: Timestamp) -> Self {
-        Self(Mutex::new(now))
+        Self(Mutex::new(Hands { now, since_boot: Duration::ZERO }))
     }
 
-    /// Moves the clock forward by `span`.
+    /// Lets `span` pass.
     pub fn advance(&self, span: Duration) {
-        let mut now = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *now = *now + span;
+        let mut hands = self.hands();
+        hands.now = hands.now + span;
+        hands.since_boot = hands.since_boot.saturating_add(span);
     }
 
-    /// Sets the clock to `now`, forwards or backwards.
+    /// Sets the clock to `now`, forwards or backwards, in no time.
     pub fn set(&self, now: Timestamp) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = now;
+        self.hands().now = now;
+    }
+
+    fn hands(&self) -> std::sync::MutexGuard<'_, Hands> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.hands().now
+    }
+
+    fn since_boot(&self) -> Duration {
+        self.hands().since_boot
     }
 }
 
@@ -197,5 +221,22 @@ mod tests {
         clock.advance(Duration::from_secs(5));
 
         assert_eq!(clock.now().since(Timestamp::FLOOR), Duration::from_secs(5));
+        assert_eq!(clock.since_boot(), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn setting_a_clock_takes_no_time() {
+        let clock = ManualClock::at(Timestamp::FLOOR);
+
+        clock.set(Timestamp::FLOOR + Duration::from_secs(3600));
+
+        assert_eq!(clock.since_boot(), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_system_knows_how_long_it_has_been_up() {
+        let before = SystemClock.since_boot();
+
+        assert!(before > Duration::ZERO && SystemClock.since_boot() >= before);
     }
 }

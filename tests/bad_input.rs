@@ -116,6 +116,11 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("backdate = \"5m\"         #", "backdate = \"-5m\"", &["authority.backdate: "]),
     ("crl_ttl =", "crl_ttl = \"1s\"", &["authority.crl_ttl: ", "2s or more"]),
     (
+        "second_opinion =",
+        "second_opinion = \"openssl\"",
+        &["authority.second_opinion: ", "whole path", "never"],
+    ),
+    (
         "spiffe_id = \"spiffe://postern.test/agent\"",
         "spiffe_id = \"spiffe://other.test/agent\"",
         &["agent.spiffe_id: ", "postern.test"],
@@ -125,6 +130,8 @@ const WRONG: &[(&str, &str, &[&str])] = &[
         "spiffe_id = \"spiffe://postern.test/\"",
         &["agent.spiffe_id: "],
     ),
+    ("mode = \"0600\" ", "readers = [\"postgres\"] ", &["files.readers", "`user:` or `group:`"]),
+    ("mode = \"0600\" ", "readers = [\"user:no-such-user\"] ", &["files.readers", "there is no user called"]),
     ("dns = [\"localhost\"]", "dns = [\"local host\"]", &["agent.dns", "DNS name"]),
     ("dns = [\"localhost\"]", "dns = [\"127.0.0.1\"]", &["agent.dns", "DNS name", "number"]),
     ("address = \"127.0.0.1:9464\"", "address = \"localhost:9464\"", &["metrics.address: "]),

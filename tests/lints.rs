@@ -13,7 +13,7 @@ use postern::clock::{Clock as _, SystemClock, Timestamp};
 use postern::id::AuthorityId;
 use postern::pki::{
     Authority, AuthorityPlan, CrlEdition, DEFAULT_BACKDATE, Hierarchy, IssuedLeaf, KeyAlgorithm, Lifetimes,
-    Profile, Revocation, Revocations, Revoked, X509Svid, crl_entries, draw_up_crl, issue,
+    LocalKeys, Profile, Revocation, Revocations, Revoked, X509Svid, crl_entries, draw_up_crl, issue,
 };
 use postern::store::{atomic_file, pem};
 use rustls::pki_types::CertificateDer;
@@ -35,7 +35,7 @@ fn chains(within: &Path) -> Vec<PathBuf> {
 
 fn write_chain(folder: &Path, algorithm: KeyAlgorithm, dns: &[&str]) {
     let (now, lifetimes) = (SystemClock.now(), Lifetimes::default());
-    let plan = |ttl: Duration| AuthorityPlan { algorithm, ttl, backdate: DEFAULT_BACKDATE };
+    let plan = |ttl: Duration| AuthorityPlan { keys: &LocalKeys, algorithm, ttl, backdate: DEFAULT_BACKDATE };
     let domain = "postern.test".parse().unwrap();
     let ca = Hierarchy::create(domain, &plan(lifetimes.root), &plan(lifetimes.issuing), now).unwrap();
     let profile = Profile {

@@ -13,8 +13,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
-use support::{Answer, Scene, Service, Talk, World, eventually, soon, write};
-use tokio::io::AsyncWriteExt as _;
+use support::{Act, Answer, Scene, Service, Talk, World, eventually, soon, write};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::Instant;
 
@@ -251,4 +252,83 @@ async fn raw_connections_reach_whom_they_may_and_end_with_their_certificate() {
         logs.iter().any(|log| log.contains("certificate-expired")).then_some(())
     })
     .await;
+}
+
+/// Two agents of which the near one lets whoever runs this test out, by HTTP to `/long` and by a raw connection.
+struct Neighbours {
+    near: World,
+    far: World,
+    _services: [Service; 2],
+}
+
+impl Neighbours {
+    async fn start() -> Self {
+        let long = |_: &support::Seen| {
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n".to_vec();
+            vec![
+                Act::ReadBody,
+                Act::Send(head),
+                Act::Pause(Duration::from_secs(30)),
+                Act::Send(b"late\n".to_vec()),
+            ]
+        };
+        let services = [Service::answering(long).await, Service::echoing("hello ").await];
+        let mut far = Scene::of("far.test");
+        far.config("[[trust]]\ndomain = \"near.test\"\nbundle = \"other.pem\"\n")
+            .listener("inbound", "")
+            .config("[[listener]]\nid = \"raw\"\naddress = \"{ip}:8444\"\nprotocol = \"tcp\"\nservice = \"echo\"\n")
+            .service("long", &services[0].address.to_string(), "")
+            .service("echo", &services[1].address.to_string(), "hosts = [\"echo.test\"]")
+            .registry(
+                "[[developer]]\nid = \"team\"\n\n[[product]]\nid = \"all\"\n[[product.operation]]\nservice = \"long\"\n\
+                 methods = [\"*\"]\npath = \"/**\"\n[[product.operation]]\nservice = \"echo\"\n",
+            )
+            .app("web", "[[app.certificate]]\nuri = \"spiffe://near.test/web\"\n[[app.grant]]\nproduct = \"all\"\n");
+        let mut near = Scene::of("near.test");
+        let uid = rustix::process::geteuid().as_raw();
+        near.config("[[trust]]\ndomain = \"far.test\"\nbundle = \"other.pem\"\n")
+            .config(&format!("[[workload]]\nid = \"web\"\nmatch = {{ uid = {uid} }}\n"));
+        for (id, port, protocol, listen) in [("long", 8443, "http", 15001), ("raw", 8444, "tcp", 15002)] {
+            near.config(&format!(
+                "[[remote]]\nid = \"{id}\"\naddress = \"{}:{port}\"\nprotocol = \"{protocol}\"\nlisten = \"{{ip}}:{listen}\"\n\
+                 spiffe_ids = [\"spiffe://far.test/agent\"]\n",
+                far.ip
+            ));
+        }
+        write(&near.path().join("other.pem"), &far.init_ca());
+        write(&far.path().join("other.pem"), &near.init_ca());
+        Self { far: far.start().await, near: near.start().await, _services: services }
+    }
+
+    /// Connections that are in the middle of something: an answer that has begun, and a raw one.
+    async fn under_way(&self) -> [Talk<TcpStream>; 2] {
+        let mut answer = Talk::new(TcpStream::connect((self.near.ip, 15001)).await.unwrap());
+        answer.send("GET /long HTTP/1.1\r\nhost: far.test\r\n\r\n").await;
+        let mut begun = [0; 15];
+        soon("the head of an answer", answer.io.read_exact(&mut begun)).await.unwrap();
+        assert_eq!(&begun, b"HTTP/1.1 200 OK");
+        let mut raw = Talk::new(TcpStream::connect((self.near.ip, 15002)).await.unwrap());
+        let mut greeting = [0; 6];
+        soon("a greeting", raw.io.read_exact(&mut greeting)).await.unwrap();
+        [answer, raw]
+    }
+}
+
+#[tokio::test]
+async fn a_connection_out_ends_when_either_certificate_under_it_is_revoked_here() {
+    for revoked in ["spiffe://far.test/agent", "spiffe://near.test/web"] {
+        let pair = Neighbours::start().await;
+        let talks = pair.under_way().await;
+        let mut revoke = support::world::postern(pair.near.path());
+        assert!(revoke.args(["cert", "revoke", revoked]).output().unwrap().status.success());
+        let begun = Instant::now();
+
+        for mut talk in talks {
+            talk.rest().await;
+        }
+
+        assert!(begun.elapsed() < Duration::from_secs(1), "{revoked}: cut after {:?}", begun.elapsed());
+        assert_eq!(pair.near.metric("postern_connections_cut_total{code=\"revoked\"}").await, Some(2.0));
+        drop(pair.far);
+    }
 }

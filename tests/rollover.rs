@@ -170,3 +170,33 @@ async fn a_reader_that_lags_keeps_the_old_root_active_and_is_named_until_it_is_l
     let caught_up = async || (world.metric("postern_bundle_laggards").await == Some(0.0)).then_some(());
     eventually("the reader has caught up", caught_up).await;
 }
+
+#[tokio::test]
+async fn who_still_shows_a_leaf_of_the_former_authority_is_named_until_it_has_drained() {
+    let mut scene = Scene::guarding("builtin:whoami");
+    scene.config("[authority]\nissuing_ttl = \"20s\"\n\n[leaf]\nttl = \"5s\"\n");
+    let world = scene.start().await;
+    let (early, late) = (world.identity("caller"), world.identity("stranger"));
+    let mut kept = world.talk(Some(&early)).await;
+    assert_eq!(kept.get("/a", "").await.status, 200);
+    let former = active(&world, "issuing").await;
+
+    does(&world, "ca rotate").await;
+    let named = async |spiffe_id: &str| {
+        eventually("the caller is named", async || {
+            let status = postern(&world, "ca status").await.out;
+            let line = format!("SHOWN     spiffe://postern.test/{spiffe_id} came in under {former}, last ");
+            status.contains(&line).then_some(())
+        })
+        .await;
+    };
+    named("caller").await;
+    assert!(!postern(&world, "ca status").await.out.contains("test/stranger came in"));
+    world.try_get(Some(&late), "").await.unwrap();
+    named("stranger").await;
+    assert_eq!(world.try_get(Some(&world.identity("nobody")), "").await.unwrap().status, 403);
+    assert!(!postern(&world, "ca status").await.out.contains("test/nobody came in"), "it has renewed");
+
+    let forgotten = async || (!postern(&world, "ca status").await.out.contains("SHOWN")).then_some(());
+    eventually("the former authority is gone", forgotten).await;
+}

@@ -20,6 +20,6 @@ pub use server::{bind, serve};
 pub use steward::{Steward, StewardError};
 pub use view::{
     AuthorityStatus, ConfigStatus, DeliveryStatus, Failure, IssuedCertificate, LaggardStatus, ListenerStatus,
-    Moved, Order, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus, RollOverStatus,
-    ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
+    Moved, Order, PresentedStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus,
+    RollOverStatus, ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
 };

@@ -97,6 +97,7 @@ impl From<IssuanceError> for StewardError {
             | IssuanceError::OtherDomain { .. }
             | IssuanceError::Preflight(_)
             | IssuanceError::Revocations(_)
+            | IssuanceError::SecondOpinion(_)
             | IssuanceError::Store(_) => Self::Failed(text),
         }
     }

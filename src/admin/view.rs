@@ -154,12 +154,26 @@ pub struct RollOverStatus {
     pub laggards: Vec<LaggardStatus>,
     /// Which workloads' readers have not taken their present certificate, and so may show one of a retired authority.
     pub showing_former: Vec<WorkloadId>,
+    /// Who still came in with a leaf of a retired authority.
+    #[serde(default)]
+    pub presented: Vec<PresentedStatus>,
+}
+
+/// Somebody who came in with a leaf of a retired authority.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PresentedStatus {
+    /// The authority that signed the leaf.
+    pub authority: AuthorityId,
+    /// Who showed it.
+    pub spiffe_id: String,
+    /// When, the last time.
+    pub last_seen: Timestamp,
 }
 
 /// Somebody who has not loaded the bundle in force.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct LaggardStatus {
-    /// `the data plane`, or `the files of <workload>`.
+    /// `the listener <id>`, `the remote <id>` or `the files of <workload>`.
     pub consumer: String,
     /// The bundle that was loaded instead, if any.
     pub sequence: Option<u64>,
@@ -170,7 +184,12 @@ pub struct LaggardStatus {
 impl RollOverStatus {
     /// How things stand in `hierarchy` while `laggards` lag.
     #[must_use]
-    pub fn of(hierarchy: &HierarchyView, laggards: &[Laggard], showing_former: Vec<WorkloadId>) -> Self {
+    pub fn of(
+        hierarchy: &HierarchyView,
+        laggards: &[Laggard],
+        showing_former: Vec<WorkloadId>,
+        presented: Vec<PresentedStatus>,
+    ) -> Self {
         let laggard = |laggard: &Laggard| LaggardStatus {
             consumer: laggard.consumer.to_string(),
             sequence: laggard.sequence,
@@ -182,6 +201,7 @@ impl RollOverStatus {
             held: hierarchy.held.iter().map(|level| level.as_str().to_owned()).collect(),
             laggards: laggards.iter().map(laggard).collect(),
             showing_former,
+            presented,
         }
     }
 }

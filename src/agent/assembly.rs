@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::trust::Crls;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::Peppers;
-use crate::id::{ListenerId, RemoteId, WorkloadId};
+use crate::id::{AuthorityId, ListenerId, RemoteId, WorkloadId};
 use crate::issuance::Issued;
-use crate::pki::{BundleSet, InvalidRoot, Revocations, Verifier};
+use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Usage, Verifier};
 use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, TlsError, client_config,
     server_config,
@@ -65,7 +65,8 @@ pub(super) struct Assembly {
 #[derive(Clone, Debug)]
 struct Made {
     generation: u64,
-    at: Timestamp,
+    /// By the time since boot, for a session grows old also while the clock is set back.
+    at: Duration,
     listener: Arc<Listener>,
 }
 
@@ -81,8 +82,8 @@ impl Assembly {
 
     /// Whether some listener's sessions grow too old unless everything is assembled again.
     pub(super) fn is_stale(&self) -> bool {
-        let now = self.clock.now();
-        self.listeners.values().any(|made| now.since(made.at) >= OLDEST_SESSIONS)
+        let now = self.clock.since_boot();
+        self.listeners.values().any(|made| now.saturating_sub(made.at) >= OLDEST_SESSIONS)
     }
 
     /// The data plane's view of `materials`.
@@ -91,7 +92,7 @@ impl Assembly {
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
         let Materials { config, issued, bundles, revocations, crls, registry, peppers } = materials;
-        let now = self.clock.now();
+        let now = self.clock.since_boot();
         let same = |verifier: &&Arc<Verifier>| {
             Arc::ptr_eq(verifier.bundles(), bundles)
                 && Arc::ptr_eq(verifier.revocations(), revocations)
@@ -116,7 +117,7 @@ impl Assembly {
                 !trust_is_new
                     && made.generation == svid.generation
                     && made.listener.settings == *settings
-                    && now.since(made.at) < OLDEST_SESSIONS
+                    && now.saturating_sub(made.at) < OLDEST_SESSIONS
             });
             let made = match kept {
                 Some(made) => made.clone(),
@@ -130,12 +131,14 @@ impl Assembly {
                         server_config(svid, Arc::clone(&verifier), clock, settings.oldest_tls, protocols)
                             .map_err(|source| AssemblyError::Tls { door: settings.id.to_string(), source })?;
                     let own_id = svid.spiffe_id.clone();
-                    let listener = Arc::new(Listener { settings: settings.clone(), own_id, tls });
+                    let life = svid.life();
+                    let listener = Arc::new(Listener { settings: settings.clone(), own_id, life, tls });
                     Made { generation: svid.generation, at: now, listener }
                 }
             };
             listeners.insert(settings.id.clone(), made);
         }
+        let mut own = BTreeMap::new();
         let mut remotes = BTreeMap::new();
         for settings in &config.remotes {
             let before =
@@ -154,10 +157,14 @@ impl Assembly {
                         let clock = Arc::clone(&self.clock);
                         let tls = client_config(svid, Arc::clone(&verifier), clock, expected, protocols)
                             .map_err(|source| AssemblyError::Tls { door: settings.id.to_string(), source })?;
+                        let own = own.entry(workload).or_insert_with(|| {
+                            verifier.verify(&svid.chain, Usage::Client, self.clock.now()).ok().map(Arc::new)
+                        });
                         Client {
+                            own: own.clone(),
                             own_id: svid.spiffe_id.clone(),
                             generation: svid.generation,
-                            not_after: svid.not_after,
+                            life: svid.life(),
                             tls,
                         }
                     }
@@ -178,6 +185,13 @@ impl Assembly {
             remotes,
             limits: Arc::new(config.limits.clone()),
             api_key_header: Arc::clone(&config.api_key_header),
+            retired: Arc::new(retired(issued)),
         })
     }
+}
+
+/// The issuing authorities that sign no more, by their names as leaves write them.
+fn retired(issued: &Issued) -> BTreeMap<String, AuthorityId> {
+    let retired = issued.hierarchy.issuing.iter().filter(|one| one.slot == Slot::Retired);
+    retired.map(|one| (one.name.clone(), one.id.clone())).collect()
 }

@@ -10,23 +10,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::rand::SystemRandom;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
+use super::clock_watch::{self, Shift};
+use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
+use crate::credential::Peppers;
 use crate::id::WorkloadId;
-use crate::identity::TrustDomain;
 use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
 use crate::pki::{BundleSet, Revoked, Usage, VerifyError};
 use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
 use crate::store::registry_dir::{self, RegistryReadError};
 use crate::store::revocation_file::{self, RevocationError};
+use crate::store::{disk, pepper_file};
 use crate::telemetry::Metrics;
 use crate::toml_text::Problem;
 use crate::workload::{Delivery, Statuses};
@@ -99,6 +103,12 @@ const LOOK_AROUND: Duration = Duration::from_secs(60);
 /// Whether a revocation list has become too old is looked at this often.
 const LOOK_AT_CRLS: Duration = Duration::from_millis(500);
 
+/// Whether the state directory can be written is looked at this often.
+const LOOK_AT_DISK: Duration = Duration::from_secs(2);
+
+/// After the clock was set, live connections wait no longer than this for the CA before they are looked at.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Everything that the director works with.
 pub(super) struct Director {
     pub(super) clock: Arc<dyn Clock>,
@@ -112,6 +122,7 @@ pub(super) struct Director {
     pub(super) commands: mpsc::Sender<issuance::Command>,
     pub(super) feed: Feed,
     pub(super) deliveries: Deliveries,
+    pub(super) troubles: Arc<Troubles>,
 }
 
 impl Director {
@@ -128,10 +139,14 @@ impl Director {
         // A clock of its own: other events must not put this off.
         let mut looking = tokio::time::interval(LOOK_AROUND);
         let mut ageing = tokio::time::interval(LOOK_AT_CRLS);
+        let mut watching_disk = tokio::time::interval(LOOK_AT_DISK);
+        let (shifted, mut shifts) = mpsc::channel(1);
+        tokio::spawn(clock_watch::watch(Arc::clone(&self.clock), shifted));
         loop {
             tokio::select! {
                 biased;
                 () = &mut shutdown => return self.plane,
+                Some(shift) = shifts.recv() => self.follow_clock(shift).await,
                 order = orders.recv() => if let Some(Order::Reload(reply)) = order {
                     let outcome = self.reload_all().await;
                     drop(watching.replace(Watching::start(&self.materials.config, changed.clone())));
@@ -148,6 +163,7 @@ impl Director {
                 }
                 _ = looking.tick() => self.end_old_sessions(),
                 _ = ageing.tick() => self.follow_crls(),
+                _ = watching_disk.tick() => self.look_at_disk(),
             }
         }
     }
@@ -195,6 +211,66 @@ impl Director {
             Err(error) => {
                 tracing::error!(error = %Causes(&error), "new certificates cannot be put into force")
             }
+        }
+    }
+
+    /// Looks at everything that depends on the time of day again: first the certificates, then whoever rests on them.
+    async fn follow_clock(&mut self, shift: Shift) {
+        if let Some(set) = shift.set {
+            self.metrics.count_clock_step(set.direction());
+            tracing::warn!(by = %set, now = %self.clock.now(), "the clock was set; every deadline is looked at again");
+        }
+        if let Some(slept) = shift.slept {
+            self.metrics.count_clock_step("suspend");
+            tracing::warn!(?slept, now = %self.clock.now(), "the machine has slept; every deadline is looked at again");
+        }
+        let (reply, done) = oneshot::channel();
+        if self.commands.send(issuance::Command::LookAround { reply }).await.is_ok() {
+            // Whatever keeps the CA busy must not let a connection outlive its certificate.
+            drop(tokio::time::timeout(PATIENCE, done).await);
+        }
+        if self.feed.has_changed().unwrap_or(false) {
+            self.follow_issued();
+        }
+        self.end_old_sessions();
+        self.plane.announce_change();
+    }
+
+    /// Tells whether the state directory can be written, and makes up for what could not be made at the start.
+    fn look_at_disk(&mut self) {
+        let state_dir = &self.materials.config.state_dir;
+        let obstacle = disk::obstacle(state_dir);
+        self.metrics.state_writable.set(i64::from(obstacle.is_none()));
+        if let Some(why) = obstacle {
+            let told = format!(
+                "{} cannot be written: {why}; certificates are issued, but no authority can be replaced and nothing revoked",
+                state_dir.display()
+            );
+            if self.troubles.note(Trouble::State, told) {
+                tracing::error!(path = %state_dir.display(), why, "the state directory cannot be written");
+            }
+            return;
+        }
+        if self.troubles.clear(Trouble::State) {
+            tracing::info!(path = %state_dir.display(), "the state directory can be written again");
+        }
+        if self.troubles.has(Trouble::Peppers) {
+            self.make_peppers();
+        }
+    }
+
+    fn make_peppers(&mut self) {
+        let made = pepper_file::load_or_create(&self.materials.config.state_dir, &SystemRandom::new());
+        let made = made.map_err(|error| Causes(&error).to_string()).and_then(|secrets| {
+            let next = Materials { peppers: Arc::new(Peppers::new(secrets)), ..self.materials.clone() };
+            self.publish(next).map_err(|error| Causes(&error).to_string())
+        });
+        match made {
+            Ok(()) => {
+                tracing::info!("peppers made");
+                self.troubles.clear(Trouble::Peppers);
+            }
+            Err(error) => tracing::warn!(error, "peppers not made"),
         }
     }
 
@@ -437,7 +513,7 @@ impl Director {
         }
         self.current.store(Arc::new(snapshot));
         self.plane.announce_change();
-        self.deliveries.acknowledge_data_plane(&materials.config.issuance.domain, &materials.bundles);
+        self.deliveries.acknowledge_doors(&materials.config, &materials.bundles);
         self.materials = materials;
         Ok(())
     }
@@ -523,14 +599,14 @@ impl Deliveries {
         Self { clock, statuses, acknowledgements, running: JoinSet::new() }
     }
 
-    /// Tells that the data plane goes by `bundles`.
-    pub(super) fn acknowledge_data_plane(&self, own: &TrustDomain, bundles: &BundleSet) {
-        if let Some(bundle) = bundles.get(own) {
-            let now = self.clock.now();
-            let change =
-                |all: &mut Acknowledgements| all.acknowledge(&Consumer::DataPlane, bundle.sequence, now);
-            self.acknowledgements.send_modify(change);
-        }
+    /// Tells that every door of `config` goes by `bundles`.
+    pub(super) fn acknowledge_doors(&self, config: &Config, bundles: &BundleSet) {
+        let Some(bundle) = bundles.get(&config.issuance.domain) else { return };
+        let now = self.clock.now();
+        self.acknowledgements.send_modify(|all| {
+            all.expect(readers(config).chain(doors(config)), now);
+            doors(config).for_each(|door| all.acknowledge(&door, bundle.sequence, now));
+        });
     }
 
     /// How the deliveries stand.
@@ -544,9 +620,7 @@ impl Deliveries {
         self.running = JoinSet::new();
         self.statuses
             .send_modify(|statuses| statuses.retain(|workload, _| config.workloads.contains_key(workload)));
-        let readers = config.workloads.iter().filter(|(_, settings)| settings.files.is_some());
-        let readers = readers.map(|(workload, _)| Consumer::Files(workload.clone()));
-        let consumers = readers.chain([Consumer::DataPlane]);
+        let consumers = readers(config).chain(doors(config));
         self.acknowledgements.send_modify(|all| all.expect(consumers, self.clock.now()));
         for (workload, settings) in &config.workloads {
             if let Some(files) = &settings.files {
@@ -568,4 +642,16 @@ impl Deliveries {
         let all = statuses.wait_for(|statuses| statuses.len() >= count);
         drop(tokio::time::timeout(within, all).await);
     }
+}
+
+/// The workloads whose files somebody reads.
+fn readers(config: &Config) -> impl Iterator<Item = Consumer> {
+    let read = config.workloads.iter().filter(|(_, settings)| settings.files.is_some());
+    read.map(|(workload, _)| Consumer::Files(workload.clone()))
+}
+
+/// The agent's own doors.
+fn doors(config: &Config) -> impl Iterator<Item = Consumer> {
+    let listeners = config.listeners.iter().map(|listener| Consumer::Listener(listener.id.clone()));
+    listeners.chain(config.remotes.iter().map(|remote| Consumer::Remote(remote.id.clone())))
 }

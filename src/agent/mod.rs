@@ -3,10 +3,13 @@
 mod attestor;
 mod trust;
 mod assembly;
+mod troubles;
 mod director;
+mod clock_watch;
 mod quickstart;
 mod readiness;
 mod explain;
+mod sightings;
 mod steward;
 mod supervise;
 

@@ -14,10 +14,11 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::credential::{ApiKey, Peppers};
 use crate::pki::{
-    AuthorityPlan, DEFAULT_BACKDATE, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, Profile, issue,
+    AuthorityPlan, DEFAULT_BACKDATE, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, LocalKeys, Profile,
+    issue,
 };
 use crate::store::atomic_file::{self, AtomicError};
-use crate::store::pem;
+use crate::store::{disk, pem};
 
 /// Why there are no samples.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,19 @@ pub enum QuickstartError {
     /// A file cannot be written.
     #[error("a sample cannot be written")]
     Write(#[from] AtomicError),
+}
+
+impl QuickstartError {
+    /// Whether they could be made if only something could be written.
+    pub(super) fn is_for_want_of_a_disk(&self) -> bool {
+        match self {
+            Self::Folder { source, .. } => disk::refuses_writing(source),
+            Self::Write(error) => disk::refuses_writing(&error.source),
+            // Without a pepper there is no key, and that was told.
+            Self::Key => true,
+            Self::Authority(_) | Self::Issue(_) | Self::NotInRegistry(_) => false,
+        }
+    }
 }
 
 /// Where the samples lie.
@@ -174,6 +188,7 @@ fn outsider(config: &Config, now: Timestamp) -> Result<Vec<u8>, QuickstartError>
     const DAY: Duration = Duration::from_secs(86_400);
 
     let plan = |days| AuthorityPlan {
+        keys: &LocalKeys,
         algorithm: KeyAlgorithm::EcdsaP256,
         ttl: DAY * days,
         backdate: DEFAULT_BACKDATE,

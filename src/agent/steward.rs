@@ -9,10 +9,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::director::{InForce, Order as Directive};
 use super::explain;
 use super::readiness::obstacles;
+use super::sightings::Sightings;
+use super::troubles::Troubles;
 use crate::admin::{
     self, ConfigStatus, DeliveryStatus, Desk, Explanation, IssuedCertificate, ListenerStatus, Order,
-    Question, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus, Status,
-    Steward, StewardError, WorkloadStatus,
+    PresentedStatus, Question, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus,
+    ServiceStatus, Status, Steward, StewardError, WorkloadStatus,
 };
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
@@ -32,9 +34,11 @@ pub(super) struct AgentSteward {
     pub(super) in_force: Arc<ArcSwap<InForce>>,
     pub(super) deliveries: watch::Receiver<BTreeMap<WorkloadId, workload::DeliveryStatus>>,
     pub(super) acknowledged: watch::Receiver<Acknowledgements>,
+    pub(super) sightings: watch::Receiver<Sightings>,
     pub(super) desk: Desk,
     pub(super) directives: mpsc::Sender<Directive>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) troubles: Arc<Troubles>,
 }
 
 impl AgentSteward {
@@ -54,6 +58,10 @@ impl AgentSteward {
                 let first = error.lines().next().unwrap_or_default();
                 reasons.push(format!("the {what} on disk cannot be put into force: {first}"));
             }
+        }
+        reasons.extend(self.troubles.told());
+        if let Some(why) = &issued.hierarchy.untidy {
+            reasons.push(format!("the CA on disk is whole, but it could not be tidied up: {why}"));
         }
         for (workload, delivery) in self.deliveries.borrow().iter() {
             if let Some(error) = &delivery.last_error {
@@ -88,6 +96,15 @@ impl AgentSteward {
     /// Who has not loaded the bundle in force.
     fn laggards(&self, issued: &Issued) -> Vec<Laggard> {
         self.acknowledged.borrow().laggards(issued.bundle.sequence)
+    }
+
+    /// Who still comes in with a leaf of a retired authority.
+    fn presented(&self, issued: &Issued) -> Vec<PresentedStatus> {
+        let sightings = self.sightings.borrow();
+        let presented = sightings.under_retired(issued).map(|(authority, spiffe_id, last_seen)| {
+            PresentedStatus { authority: authority.clone(), spiffe_id: spiffe_id.to_string(), last_seen }
+        });
+        presented.collect()
     }
 
     fn workloads(&self, config: &Config, issued: &Issued) -> Vec<WorkloadStatus> {
@@ -143,6 +160,7 @@ impl Steward for AgentSteward {
                 &issued.hierarchy,
                 &self.laggards(&issued),
                 showing_former(&workloads),
+                self.presented(&issued),
             )),
             workloads,
             listeners: listeners(config),
@@ -156,7 +174,10 @@ impl Steward for AgentSteward {
     }
 
     fn metrics(&self) -> String {
-        let laggards = self.laggards(&self.issued()).len();
+        let issued = self.issued();
+        let degraded = self.degraded(&self.in_force.load(), &issued).len();
+        self.metrics.degraded.set(i64::try_from(degraded).unwrap_or(i64::MAX));
+        let laggards = self.laggards(&issued).len();
         self.metrics.bundle_laggards.set(i64::try_from(laggards).unwrap_or(i64::MAX));
         self.metrics.render()
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand::SystemRandom;
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -16,19 +16,23 @@ use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::director::{Deliveries, Director, InForce, Order, ReloadError, read_registry};
 use super::quickstart::{self, Quickstart, QuickstartError};
+use super::sightings::{self, Sightings};
 use super::steward::AgentSteward;
+use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
 use crate::admin;
+use crate::causes::Causes;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
-use crate::proxy::{Current, Plane, PlaneContext, PlaneError};
+use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError};
 use crate::registry::CredentialKind;
+use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
 use crate::store::socket_file::SocketError;
-use crate::store::{AuthorityDir, StoreError};
+use crate::store::{AuthorityDir, StoreError, disk};
 use crate::telemetry::{AccessSink, LogWriter, Metrics, SubscribeError, subscribe};
 
 /// Why the agent does not start.
@@ -141,18 +145,20 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let started_at = clock.now();
     let config = Arc::new(config);
     make_folder(&config.state_dir)?;
-    make_folder(&config.runtime_dir)?;
+    if let Err(error) = make_folder(&config.runtime_dir) {
+        // The operators' socket will say so too, and be tried again.
+        tracing::error!(error = %Causes(&error), "the runtime directory cannot be made");
+    }
+    let troubles = Arc::new(Troubles::default());
     if !pepper_file::exists(&config.state_dir)? {
         check_first_start(&config)?;
     }
-    let directory = AuthorityDir::open(&config.state_dir)?;
+    let directory = AuthorityDir::open_keeping(&config.state_dir, &config.keys)?;
     let (rotator, mut feed) = Rotator::start(config.issuance.clone(), directory, Arc::clone(&clock))?;
     let (acknowledgements, acknowledged) = watch::channel(Acknowledgements::default());
     let rotator = rotator.heeding(acknowledged.clone());
-    let secrets = pepper_file::load_or_create(&config.state_dir, &SystemRandom::new())?;
-    let peppers = Arc::new(Peppers::new(secrets));
-    let quickstart: Option<Quickstart> =
-        config.quickstart.then(|| quickstart::prepare(&config, &peppers, started_at)).transpose()?;
+    let peppers = Arc::new(Peppers::new(peppers(&config, &troubles)?));
+    let quickstart = samples(&config, &peppers, started_at, &troubles)?;
 
     let registry = Arc::new(read_registry(&config.registry_dirs).map_err(AgentError::Registry)?);
     let issued = Arc::clone(&feed.borrow_and_update());
@@ -176,12 +182,16 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     metrics.registry_current.set(1);
     metrics.registry_apps.set(i64::try_from(registry.apps().len()).unwrap_or(i64::MAX));
     let (access, _writer) = access_log(&config, &metrics)?;
+    let (lookout, sighted) = Lookout::new();
+    let (sightings, known_sightings) = watch::channel(Sightings::default());
+    tokio::spawn(sightings::collect(sighted, sightings));
     let context = PlaneContext {
         current: Arc::clone(&current),
         clock: Arc::clone(&clock),
         attestor: Arc::<KernelAttestor>::clone(&attestor),
         metrics: Arc::clone(&metrics),
         access,
+        lookout,
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plane = Plane::start(config.threads.unwrap_or(cores), &context)?;
@@ -200,7 +210,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let (orders, received_orders) = mpsc::channel(16);
     let mut deliveries = Deliveries::new(Arc::clone(&clock), acknowledgements);
     deliveries.follow(&config, &feed);
-    deliveries.acknowledge_data_plane(&config.issuance.domain, &materials.bundles);
+    deliveries.acknowledge_doors(&config, &materials.bundles);
     let steward = Arc::new(AgentSteward {
         clock: Arc::clone(&clock),
         started_at,
@@ -208,9 +218,11 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         in_force: Arc::clone(&in_force),
         deliveries: deliveries.statuses(),
         acknowledged,
+        sightings: known_sightings,
         desk: admin::Desk::new(commands.clone(), feed.clone()),
         directives: orders.clone(),
         metrics: Arc::clone(&metrics),
+        troubles: Arc::clone(&troubles),
     });
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
@@ -226,6 +238,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         commands,
         feed,
         deliveries,
+        troubles: Arc::clone(&troubles),
     };
     director.open_doors()?;
 
@@ -237,8 +250,17 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
             drop(stopping.wait_for(|stop| *stop).await);
         }
     };
-    let admin_listener = admin::bind(&config.admin_socket)?;
-    let admin = tokio::spawn(admin::serve(admin_listener, Arc::clone(&steward), stopped()));
+    let admin_listener = match admin::bind(&config.admin_socket) {
+        Err(SocketError::Io { source, .. }) if disk::refuses_writing(&source) => None,
+        outcome => Some(outcome?),
+    };
+    let admin = tokio::spawn(answer_operators(
+        admin_listener,
+        config.admin_socket.clone(),
+        Arc::clone(&steward),
+        troubles,
+        stopped(),
+    ));
     if let Some(address) = config.metrics {
         let listener = TcpListener::bind(address)
             .await
@@ -265,6 +287,73 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     admin.abort();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Answers at the operators' socket, which may have to be tried again and again where nothing can be written.
+async fn answer_operators(
+    bound: Option<UnixListener>,
+    path: PathBuf,
+    steward: Arc<AgentSteward>,
+    troubles: Arc<Troubles>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let listener = match bound {
+        Some(listener) => listener,
+        None => {
+            let told = format!("nobody can be answered at {}: nothing can be written there", path.display());
+            tracing::error!(path = %path.display(), "the operators' socket cannot be opened; it is tried again");
+            troubles.note(Trouble::Admin, told);
+            loop {
+                tokio::time::sleep(TRY_AGAIN).await;
+                drop(path.parent().map(make_folder));
+                if let Ok(listener) = admin::bind(&path) {
+                    break listener;
+                }
+            }
+        }
+    };
+    troubles.clear(Trouble::Admin);
+    admin::serve(listener, steward, shutdown).await;
+}
+
+/// What could not be done at the start for want of a disk is tried again this often.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// The peppers; none where the first one cannot be written, for no key can be on file then.
+fn peppers(config: &Config, troubles: &Troubles) -> Result<Vec<(String, Secret)>, AgentError> {
+    match pepper_file::load_or_create(&config.state_dir, &SystemRandom::new()) {
+        Err(error) if error.is_for_want_of_a_disk() => {
+            let error = Causes(&error).to_string();
+            tracing::error!(
+                error,
+                "the peppers of API keys cannot be made; certificates are issued all the same"
+            );
+            troubles.note(Trouble::Peppers, format!("the peppers of API keys cannot be made: {error}"));
+            Ok(Vec::new())
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+/// The quickstart's samples, if they are wanted and can be written.
+fn samples(
+    config: &Config,
+    peppers: &Peppers,
+    now: Timestamp,
+    troubles: &Troubles,
+) -> Result<Option<Quickstart>, AgentError> {
+    if !config.quickstart {
+        return Ok(None);
+    }
+    match quickstart::prepare(config, peppers, now) {
+        Err(error) if error.is_for_want_of_a_disk() => {
+            let error = Causes(&error).to_string();
+            tracing::warn!(error, "the quickstart's samples cannot be made");
+            troubles.note(Trouble::Quickstart, format!("the quickstart's samples cannot be made: {error}"));
+            Ok(None)
+        }
+        outcome => Ok(Some(outcome?)),
+    }
 }
 
 /// Nothing is made for a registry that cannot be used, and no pepper in place of one that was lost.

@@ -176,6 +176,13 @@ pub(super) enum CaVerb {
     Bundle,
     /// Print the revocation lists of all authorities, for others to heed
     Crl,
+    /// Write the authorities' key files anew as the configuration says, encrypted or plain; the agent must be stopped. Run it
+    /// again to finish what was interrupted
+    Rekey {
+        /// A file with the passphrase that they are encrypted under so far; not needed if they are plain
+        #[arg(long, value_name = "PATH")]
+        former_passphrase_file: Option<PathBuf>,
+    },
 }
 
 /// On what terms an authority is moved.

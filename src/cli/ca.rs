@@ -1,9 +1,9 @@
 //! `postern ca`: the local CA, with or without a running agent.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use super::args::{CaVerb, Force, Format, Terms};
@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::id::AuthorityId;
 use crate::issuance::{self, AuthorityRevocation, Change, Insistence, Run, Verb};
 use crate::pki::Level;
-use crate::store::{AuthorityDir, revocation_file};
+use crate::store::{AuthorityDir, Rekeyed, SecretSource, revocation_file};
 
 pub(super) async fn run(config: &Path, verb: CaVerb) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
@@ -54,6 +54,7 @@ pub(super) async fn run(config: &Path, verb: CaVerb) -> anyhow::Result<Verdict> 
         }
         CaVerb::Bundle => return bundle(&config).await,
         CaVerb::Crl => return crl(&config).await,
+        CaVerb::Rekey { former_passphrase_file } => rekey(&config, former_passphrase_file).await?,
     }
     Ok(Verdict::Yes)
 }
@@ -436,6 +437,21 @@ async fn bundle(config: &Config) -> anyhow::Result<Verdict> {
     };
     output::print(&text)?;
     Ok(Verdict::Yes)
+}
+
+async fn rekey(config: &Config, former: Option<PathBuf>) -> anyhow::Result<()> {
+    let LocalCa::Idle(directory) = LocalCa::reach(config).await? else {
+        bail!("an agent is running on these keys: stop it first");
+    };
+    let former = former.map(|path| SecretSource::File(path).read()).transpose();
+    let former = former.context("cannot read the former passphrase")?;
+    let Rekeyed { written, kept, on_token } = directory.rekey(former.as_ref())?;
+    let form = if config.keys.passphrase.is_some() { "under the configured passphrase" } else { "plain" };
+    output::tell(&format!("{} written anew, {form}; {kept} were so already.", count(written, "key file")));
+    if on_token > 0 {
+        output::tell(&format!("{} on the token; nothing to do about that.", count(on_token, "key")));
+    }
+    Ok(())
 }
 
 fn print_authorities(found: &[AuthorityStatus]) -> anyhow::Result<()> {

@@ -27,7 +27,9 @@ impl LocalCa {
         let client = Client::new(&config.admin_socket);
         match client.status().await {
             Ok(status) => Ok(Self::Running(client, Box::new(status))),
-            Err(ClientError::NotRunning(_)) => Ok(Self::Idle(AuthorityDir::open(&config.state_dir)?)),
+            Err(ClientError::NotRunning(_)) => {
+                Ok(Self::Idle(AuthorityDir::open_keeping(&config.state_dir, &config.keys)?))
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -8,7 +8,7 @@ use super::locate;
 use super::moment::{count, moment, relative, span};
 use super::output::{self, Verdict};
 use super::table::Table;
-use crate::admin::{AuthorityStatus, RenewalStatus, RollOverStatus, Status, WorkloadStatus};
+use crate::admin::{AuthorityStatus, PresentedStatus, RenewalStatus, RollOverStatus, Status, WorkloadStatus};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 
 pub(super) async fn run(config: &Path, format: Format) -> anyhow::Result<Verdict> {
@@ -200,6 +200,10 @@ pub(super) fn roll_over(
         lines.push_str(&format!(
             "LAGS      {workload} may still show a former certificate: its files are not taken\n"
         ));
+    }
+    for PresentedStatus { authority, spiffe_id, last_seen } in &roll_over.presented {
+        let seen = relative(*last_seen, now);
+        lines.push_str(&format!("SHOWN     {spiffe_id} came in under {authority}, last {seen}\n"));
     }
     lines
 }

@@ -85,7 +85,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         root.optional("threads", |value| value.integer(0..=1024_usize)).filter(|&threads| threads > 0);
     let quickstart = root.optional("quickstart", Value::boolean).unwrap_or(false);
     let log = section::log(root.table("log"));
-    let authority = section::authority(root.table("authority"));
+    let authority = section::authority(root.table("authority"), base);
     let leaf = section::leaf(root.table("leaf"));
     let own_workload: WorkloadId = "agent".parse().ok()?;
     let own_profile = section::agent(root.table("agent"), domain.as_ref(), leaf);
@@ -151,6 +151,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         algorithm: authority.algorithm,
         backdate: authority.backdate,
         crl_ttl: authority.crl_ttl,
+        second_opinion: authority.second_opinion,
         workloads: profiles,
     };
     if let Err(error) = issuance.check() {
@@ -164,6 +165,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         threads,
         quickstart,
         log,
+        keys: authority.keys,
         issuance,
         own_workload,
         workloads: configs,

@@ -47,6 +47,9 @@ pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>
     let fixed = [
         ("trust_domain", old.issuance.domain == new.issuance.domain),
         ("state_dir", old.state_dir == new.state_dir),
+        ("authority.keys", old.keys.custody == new.keys.custody),
+        ("authority.passphrase", old.keys.passphrase == new.keys.passphrase),
+        ("authority.pkcs11", old.keys.token == new.keys.token),
         ("runtime_dir", old.runtime_dir == new.runtime_dir),
         ("threads", old.threads == new.threads),
         ("log", old.log == new.log),

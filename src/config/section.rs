@@ -12,9 +12,10 @@ use crate::proxy::{
     ServiceSettings,
 };
 use crate::registry::accepts;
+use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
 use crate::telemetry::{LogFormat, Settings as LogSettings};
 use crate::toml_text::{Place, TableReader, Value};
-use crate::workload::{FileMode, Reload, Selectors, Settings as Delivery};
+use crate::workload::{FileMode, Reader, Reload, Selectors, Settings as Delivery};
 
 use super::settings::{CrlFile, ForeignBundle, WorkloadConfig};
 
@@ -86,6 +87,8 @@ pub(super) struct AuthoritySection {
     pub(super) algorithm: KeyAlgorithm,
     pub(super) backdate: Duration,
     pub(super) crl_ttl: Duration,
+    pub(super) second_opinion: Option<PathBuf>,
+    pub(super) keys: KeySettings,
 }
 
 /// How long a revocation list speaks unless something else is said.
@@ -94,7 +97,10 @@ const CRL_TTL: Duration = Duration::from_secs(24 * 3600);
 /// A list is drawn up anew at half of its span, and no more than once a second.
 const SHORTEST_CRL_TTL: Duration = Duration::from_secs(2);
 
-pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
+/// Where Debian and its like have OpenSSL.
+const OPENSSL: &str = "/usr/bin/openssl";
+
+pub(super) fn authority(table: Option<TableReader<'_>>, base: &Path) -> AuthoritySection {
     let lifetimes = Lifetimes::default();
     let mut section = AuthoritySection {
         root_ttl: lifetimes.root,
@@ -103,6 +109,8 @@ pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
         algorithm: KeyAlgorithm::EcdsaP256,
         backdate: DEFAULT_BACKDATE,
         crl_ttl: CRL_TTL,
+        second_opinion: Some(OPENSSL.into()),
+        keys: KeySettings::default(),
     };
     let Some(mut table) = table else { return section };
     // The one mode there is; it is written down so that a file says what it means.
@@ -130,8 +138,76 @@ pub(super) fn authority(table: Option<TableReader<'_>>) -> AuthoritySection {
     if let Some(backdate) = table.optional("backdate", Value::duration) {
         section.backdate = backdate;
     }
+    if let Some(program) = table.optional("second_opinion", program) {
+        section.second_opinion = program;
+    }
+    section.keys = keys(&mut table, base);
     table.finish();
     section
+}
+
+/// The whole path of a program, or `never`.
+fn program(value: &Value<'_>) -> Option<Option<PathBuf>> {
+    value.convert(|text| match text {
+        "never" => Ok(None),
+        path if path.starts_with('/') => Ok(Some(path.into())),
+        _ => Err("expected the whole path of an openssl, or \"never\""),
+    })
+}
+
+/// Where the authorities' keys are: `keys`, a passphrase, and `[authority.pkcs11]`.
+fn keys(table: &mut TableReader<'_>, base: &Path) -> KeySettings {
+    let place = table.place();
+    let custody = table
+        .optional("keys", |value| value.word(&[("files", Custody::Files), ("pkcs11", Custody::Token)]))
+        .unwrap_or_default();
+    let passphrase = secret(table, base, ("passphrase_file", "passphrase_credential"));
+    let has_token = table.has("pkcs11");
+    let token = table.table("pkcs11").and_then(|table| token(table, base));
+    if custody == Custody::Token && !has_token {
+        place.problem("keys on a token need [authority.pkcs11], which says which token");
+    }
+    KeySettings { custody, passphrase, token }
+}
+
+fn token(mut table: TableReader<'_>, base: &Path) -> Option<TokenSettings> {
+    let place = table.place();
+    let module = table.required("module", |value| path(base, value));
+    let label = table.required("token", Value::text).map(str::to_owned);
+    let has_pin = table.has("pin_file") || table.has("pin_credential");
+    let pin = secret(&mut table, base, ("pin_file", "pin_credential"));
+    if !has_pin {
+        place.problem(
+            "expected `pin_file` or `pin_credential`: the token gives nothing without its user's PIN",
+        );
+    }
+    table.finish();
+    Some(TokenSettings { module: module?, label: label?, pin: pin? })
+}
+
+/// A secret that is in a file or is handed over by systemd, but not both.
+fn secret(
+    table: &mut TableReader<'_>,
+    base: &Path,
+    (file, credential): (&'static str, &'static str),
+) -> Option<SecretSource> {
+    let place = table.place();
+    let both = table.has(file) && table.has(credential);
+    let from_file = table.optional(file, |value| path(base, value)).map(SecretSource::File);
+    let from_systemd = table.optional(credential, |value| {
+        value.convert(|name| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+            if !name.is_empty() && name.bytes().all(plain) && !name.starts_with('.') {
+                Ok(SecretSource::Credential(name.to_owned()))
+            } else {
+                Err("expected the name of a systemd credential: letters, digits, '-', '_' and '.'")
+            }
+        })
+    });
+    if both {
+        place.problem(format!("`{file}` and `{credential}` exclude each other"));
+    }
+    from_file.or(from_systemd)
 }
 
 /// The `[leaf]` section: what every certificate is, unless its workload says otherwise.
@@ -298,6 +374,15 @@ fn group_id(name: &str) -> Result<u32, String> {
     }
 }
 
+/// `user:<name or number>` or `group:<name or number>`.
+fn reader(value: &Value<'_>) -> Option<Reader> {
+    value.convert(|text| match text.split_once(':') {
+        Some(("user", name)) => name.parse().or_else(|_| user_id(name)).map(Reader::User),
+        Some(("group", name)) => name.parse().or_else(|_| group_id(name)).map(Reader::Group),
+        Some(_) | None => Err("expected `user:` or `group:` with a name or number behind it".to_owned()),
+    })
+}
+
 fn delivery(mut table: TableReader<'_>, base: &Path) -> Option<Delivery> {
     let directory = table.required("directory", |value| path(base, value));
     let owner =
@@ -312,6 +397,7 @@ fn delivery(mut table: TableReader<'_>, base: &Path) -> Option<Delivery> {
         };
         value.convert(octal)
     });
+    let readers = table.optional("readers", |value| value.list(reader));
     let command = table.optional("reload", |value| {
         let mut words = value.list(|word| word.text().map(str::to_owned))?.into_iter();
         let Some(program) = words.next() else {
@@ -330,6 +416,7 @@ fn delivery(mut table: TableReader<'_>, base: &Path) -> Option<Delivery> {
         owner,
         group,
         mode: mode.unwrap_or(FileMode::OWNER),
+        readers: readers.unwrap_or_default(),
         reload: command.or(unit),
     })
 }

@@ -9,6 +9,7 @@ use crate::id::WorkloadId;
 use crate::identity::TrustDomain;
 use crate::pki::StaleCrls;
 use crate::proxy::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
+use crate::store::KeySettings;
 use crate::{issuance, telemetry, workload};
 
 /// One agent's configuration.
@@ -28,6 +29,8 @@ pub struct Config {
     pub quickstart: bool,
     /// The operator log and the access log.
     pub log: telemetry::Settings,
+    /// Where the local CA's keys are.
+    pub keys: KeySettings,
     /// The local CA and whom it gives an identity.
     pub issuance: issuance::Settings,
     /// The identity that the agent itself has.

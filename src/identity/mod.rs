@@ -13,5 +13,5 @@ pub use mapping::{AmbiguousRules, Clash, Mapping, Match};
 pub use name::{Attribute, InvalidName};
 pub use rule::{CertificateRule, InvalidRule};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
-pub use subject::{InvalidSubject, Subject};
+pub use subject::{InvalidSubject, Subject, distinguished_name};
 pub use trust_domain::{InvalidTrustDomain, TrustDomain};

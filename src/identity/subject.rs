@@ -127,6 +127,12 @@ impl Subject {
     }
 }
 
+/// The distinguished name of whatever certificate `der` is, as RFC 4514 writes it; none if it is no certificate.
+#[must_use]
+pub fn distinguished_name(der: &[u8]) -> Option<String> {
+    certificate::read(der).ok().map(|certificate| name::to_text(certificate.subject()))
+}
+
 /// What X509-SVID §4 and §5.2 ask of a leaf: no CA, may sign for itself, may not sign certificates or revocation lists.
 fn check_usage(certificate: &X509Certificate<'_>) -> Result<(), InvalidSubject> {
     if certificate.basic_constraints().map_err(structure)?.is_some_and(|constraints| constraints.value.ca) {

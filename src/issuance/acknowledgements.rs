@@ -7,22 +7,25 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::clock::Timestamp;
-use crate::id::WorkloadId;
+use crate::id::{ListenerId, RemoteId, WorkloadId};
 
 /// Somebody who has to know a root before a certificate below it is shown to anyone.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Consumer {
-    /// The agent's own doors.
-    DataPlane,
     /// The reader of a workload's files.
     Files(WorkloadId),
+    /// A door from outside, which verifies callers.
+    Listener(ListenerId),
+    /// A door to outside, which verifies who is dialled.
+    Remote(RemoteId),
 }
 
 impl fmt::Display for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DataPlane => f.write_str("the data plane"),
             Self::Files(workload) => write!(f, "the files of {workload}"),
+            Self::Listener(listener) => write!(f, "the listener {listener}"),
+            Self::Remote(remote) => write!(f, "the remote {remote}"),
         }
     }
 }
@@ -109,14 +112,18 @@ mod tests {
         Consumer::Files(workload.parse().unwrap())
     }
 
+    fn listener() -> Consumer {
+        Consumer::Listener("inbound".parse().unwrap())
+    }
+
     #[test]
     fn whoever_counts_lags_until_it_has_loaded_the_bundle_or_a_later_one() {
         let mut all = Acknowledgements::default();
         let now = Timestamp::FLOOR;
-        all.expect([Consumer::DataPlane, files("web")], now);
+        all.expect([listener(), files("web")], now);
         assert_eq!(all.laggards(1).len(), 2);
 
-        all.acknowledge(&Consumer::DataPlane, 2, now);
+        all.acknowledge(&listener(), 2, now);
         all.acknowledge(&files("web"), 1, now + Duration::from_secs(1));
 
         let expected =

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::clock::Timestamp;
 use crate::id::{AuthorityId, WorkloadId};
+use crate::identity::distinguished_name;
 use crate::pki::{Hierarchy, KeyAlgorithm, Level, Renewal, Revocations, Slot, TrustBundle, X509Svid};
 
 /// Follows what is issued. It is never empty: everything was issued once before the first reader existed.
@@ -47,6 +48,8 @@ pub struct HierarchyView {
     pub distributed_at: Option<Timestamp>,
     /// Which levels were rolled back, so that nothing is replaced there of its own accord until that has drained.
     pub held: Vec<Level>,
+    /// What the disk has still to be told of it, and why it could not be.
+    pub untidy: Option<String>,
 }
 
 /// One authority, without its key.
@@ -54,6 +57,8 @@ pub struct HierarchyView {
 pub struct AuthorityView {
     /// Its name.
     pub id: AuthorityId,
+    /// Its distinguished name as RFC 4514 writes it.
+    pub name: String,
     /// Where it stands in the hierarchy.
     pub level: Level,
     /// Where it stands in its life.
@@ -113,6 +118,7 @@ impl HierarchyView {
             roll_over,
             distributed_at: prepared.map(|root| root.life().issued_at + distribute),
             held: levels.filter(|level| hierarchy.slots(*level).is_rolled_back()).collect(),
+            untidy: None,
         }
     }
 }
@@ -135,6 +141,7 @@ fn authorities(hierarchy: &Hierarchy, revocations: &Revocations, level: Level) -
         let retired = slots.retired.iter().find(|retired| retired.authority.id() == authority.id());
         AuthorityView {
             id: authority.id().clone(),
+            name: distinguished_name(authority.certificate()).unwrap_or_default(),
             level,
             slot,
             algorithm: authority.key().algorithm(),

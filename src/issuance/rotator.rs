@@ -12,10 +12,12 @@ mod lists;
 mod revoking;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
@@ -24,10 +26,11 @@ use crate::identity::{SpiffeId, TrustDomain};
 use crate::issuance::acknowledgements::Acknowledgements;
 use crate::issuance::change::{AuthorityRevocation, Change, Changed};
 use crate::issuance::feed::{Feed, HierarchyView, Issued, RenewalView};
+use crate::issuance::second_opinion::{self, SecondOpinionError};
 use crate::pki::{
-    Authority, AuthorityPlan, Hierarchy, HierarchyError, IssueError, IssuedLeaf, KeyAlgorithm, Level,
-    Lifetimes, LifetimesError, PreflightError, Profile, Renewal, Revocations, Revoked, Rng, Slot, Step,
-    SystemRng, X509Svid, issue, preflight,
+    Authority, AuthorityPlan, Hierarchy, HierarchyError, IssueError, IssuedLeaf, KeyAlgorithm, KeySource,
+    Level, Lifetimes, LifetimesError, PreflightError, Profile, Renewal, Revocations, Revoked, Rng, Slot,
+    Step, SystemRng, X509Svid, issue, preflight,
 };
 use crate::store::issue_journal::IssueJournal;
 use crate::store::revocation_file::{self, RevocationError};
@@ -52,6 +55,8 @@ pub struct Settings {
     pub backdate: Duration,
     /// For how long a revocation list speaks. The next one is there at half of that.
     pub crl_ttl: Duration,
+    /// The OpenSSL that judges a new authority, too, if one is to be asked.
+    pub second_opinion: Option<PathBuf>,
     /// What each workload's identity is to say; the agent itself is one of them.
     pub workloads: BTreeMap<WorkloadId, Profile>,
 }
@@ -79,12 +84,12 @@ impl Settings {
             .map_err(|source| IssuanceError::Lifetimes { workload: None, source })
     }
 
-    fn root_plan(&self) -> AuthorityPlan {
-        AuthorityPlan { algorithm: self.algorithm, ttl: self.root_ttl, backdate: self.backdate }
+    fn root_plan<'k>(&self, keys: &'k dyn KeySource) -> AuthorityPlan<'k> {
+        AuthorityPlan { keys, algorithm: self.algorithm, ttl: self.root_ttl, backdate: self.backdate }
     }
 
-    fn issuing_plan(&self) -> AuthorityPlan {
-        AuthorityPlan { algorithm: self.algorithm, ttl: self.issuing_ttl, backdate: self.backdate }
+    fn issuing_plan<'k>(&self, keys: &'k dyn KeySource) -> AuthorityPlan<'k> {
+        AuthorityPlan { keys, algorithm: self.algorithm, ttl: self.issuing_ttl, backdate: self.backdate }
     }
 
     fn longest_leaf(&self) -> Duration {
@@ -163,7 +168,7 @@ pub enum IssuanceError {
     )]
     OtherDomain {
         /// The state directory.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Whose CA is there.
         stored: TrustDomain,
         /// Whose it should be.
@@ -172,6 +177,9 @@ pub enum IssuanceError {
     /// A new authority is of no use.
     #[error("the new authority was tried out and is of no use; nothing was changed")]
     Preflight(#[from] PreflightError),
+    /// Somebody else does not believe what a new authority signs.
+    #[error("the new authority was tried out and is of no use to others; nothing was changed")]
+    SecondOpinion(#[from] SecondOpinionError),
     /// The CA cannot be read or written.
     #[error("cannot use the stored CA")]
     Store(#[from] StoreError),
@@ -231,6 +239,11 @@ pub enum Command {
         /// The new identity.
         reply: Reply<Arc<X509Svid>>,
     },
+    /// Look at the clock at once, for it was set or stood still, and do what is due by it.
+    LookAround {
+        /// Told when that was done and published.
+        reply: oneshot::Sender<()>,
+    },
     /// Issue a certificate that is handed out once: nobody's identity changes and nothing is renewed.
     IssueOnce {
         /// What it is to say.
@@ -272,6 +285,7 @@ pub struct Rotator {
     replacing_failed: Option<Timestamp>,
     journal: IssueJournal,
     lists: Lists,
+    untidy: Option<Untidy>,
     feed: watch::Sender<Arc<Issued>>,
     means: Means,
 }
@@ -292,7 +306,29 @@ impl std::fmt::Debug for Means {
 #[derive(Clone, Debug)]
 struct Tracked {
     renewal: Renewal,
+    /// When the certificate was made, if it was by this process; no clock step moves that.
+    made: Option<Instant>,
+    /// Whether it was told that a replacement is asked for too soon.
+    told: bool,
     failure: Option<(Timestamp, String)>,
+}
+
+/// What the disk does not say yet, though the CA is whole on it.
+#[derive(Clone, Debug)]
+struct Untidy {
+    /// When it was found out or tried last.
+    since: Timestamp,
+    why: String,
+}
+
+impl Untidy {
+    /// Of the first of `errors`, logging all.
+    fn of(errors: &[StoreError], now: Timestamp) -> Option<Self> {
+        for error in errors {
+            tracing::warn!(error = %Causes(error), "state directory left untidy");
+        }
+        errors.first().map(|error| Self { since: now, why: Causes(error).to_string() })
+    }
 }
 
 /// One workload's identity and its renewal.
@@ -321,12 +357,12 @@ impl Rotator {
     ) -> Result<(Self, Feed), IssuanceError> {
         settings.check()?;
         let now = clock.now();
-        let hierarchy = load_or_create(&settings, &directory, now)?;
+        let (hierarchy, untidy) = load_or_create(&settings, &directory, now)?;
         let revocations = Arc::new(revocation_file::load(directory.path())?);
         let journal = IssueJournal::open(directory.path(), settings.crl_ttl, now);
         let lists = Lists::after(directory.path());
-        let rotation = Tracked::of_authority(&hierarchy.issuing().active);
-        let roll_over = Tracked::of_authority(&hierarchy.roots().active);
+        let rotation = Tracked::of_loaded(&hierarchy.issuing().active);
+        let roll_over = Tracked::of_loaded(&hierarchy.roots().active);
         let last_leaf = last_leaf(&hierarchy, &journal, now);
         let known_with = hierarchy.sequence();
         let generation = milliseconds(now);
@@ -362,6 +398,7 @@ impl Rotator {
             replacing_failed: None,
             journal,
             lists,
+            untidy,
             feed: sender,
             means: Means { clock, rng },
         };
@@ -400,10 +437,11 @@ impl Rotator {
         self.replace_revoked(now);
         self.roll_root_over(now);
         let held = self.hierarchy.issuing().is_rolled_back();
-        if !held && self.rotation.renewal.handle_timeout(now) == Step::Renew {
+        if !held && self.rotation.step(now) == Step::Renew {
             self.rotate_or_retry(now);
         }
         self.forget_drained(now);
+        self.tidy_up(now);
         self.renew_due(now);
         self.publish(now);
     }
@@ -411,9 +449,9 @@ impl Rotator {
     /// Until the next deadline, but never so long that a stepped clock goes unnoticed.
     fn nap(&self) -> Duration {
         let now = self.means.clock.now();
-        let leaves = self.holders.values().map(|holder| holder.tracked.renewal.poll_timeout());
+        let leaves = self.holders.values().map(|holder| holder.tracked.next(now));
         // What is past is held, or waits for somebody; then looking again at times is enough.
-        let authorities = [&self.rotation, &self.roll_over].map(|tracked| tracked.renewal.poll_timeout());
+        let authorities = [&self.rotation, &self.roll_over].map(|tracked| tracked.next(now));
         let lists = self.lists.due(self.settings.crl_ttl);
         let next = leaves.chain(authorities.into_iter().filter(|at| *at > now)).chain(lists).min();
         let next = next.unwrap_or(now + LONGEST_NAP);
@@ -430,6 +468,12 @@ impl Rotator {
             }
             Command::Configure { settings, reply } => answer(reply, self.configure(*settings, now)),
             Command::IssueNow { workload, reply } => answer(reply, self.issue_now(&workload, now)),
+            Command::LookAround { reply } => {
+                self.tick();
+                if reply.send(()).is_err() {
+                    tracing::debug!("nobody waits any more for a look at the clock");
+                }
+            }
             Command::IssueOnce { profile, reply } => {
                 let outcome = self.issue_once(&profile, now);
                 self.publish(now);
@@ -544,9 +588,10 @@ impl Rotator {
     fn renew_due(&mut self, now: Timestamp) {
         let due: Vec<WorkloadId> = self
             .holders
-            .iter()
-            .filter(|(_, holder)| holder.tracked.renewal.handle_timeout(now) == Step::Renew)
-            .map(|(workload, _)| workload.clone())
+            .iter_mut()
+            .filter_map(|(workload, holder)| {
+                (holder.tracked.step(now) == Step::Renew).then(|| workload.clone())
+            })
             .collect();
         if due.is_empty() {
             return;
@@ -646,8 +691,38 @@ impl Rotator {
 }
 
 impl Tracked {
+    /// An authority that somebody made before this process began.
+    fn of_loaded(authority: &Authority) -> Self {
+        Self { renewal: Renewal::of_authority(authority.life()), made: None, told: false, failure: None }
+    }
+
+    /// An authority that signs from now on.
     fn of_authority(authority: &Authority) -> Self {
-        Self { renewal: Renewal::of_authority(authority.life()), failure: None }
+        Self { made: Some(Instant::now()), ..Self::of_loaded(authority) }
+    }
+
+    /// What to do at `now`; never to replace what was made a moment ago, however the clock leaps about.
+    fn step(&mut self, now: Timestamp) -> Step {
+        let (step, rest) = (self.renewal.handle_timeout(now), self.rest(now));
+        if step == Step::Wait || rest.is_zero() {
+            return step;
+        }
+        if !std::mem::replace(&mut self.told, true) {
+            let issued_at = self.renewal.life().issued_at;
+            tracing::warn!(%issued_at, ?rest, "a certificate is due again already, so its renewal waits: does the clock leap?");
+        }
+        Step::Wait
+    }
+
+    /// When to look again.
+    fn next(&self, now: Timestamp) -> Timestamp {
+        self.renewal.poll_timeout().max(now + self.rest(now))
+    }
+
+    /// How long it must be kept yet.
+    fn rest(&self, now: Timestamp) -> Duration {
+        let interval = self.renewal.minimum_interval(now);
+        self.made.map(|made| interval.saturating_sub(made.elapsed())).unwrap_or_default()
     }
 
     fn fail(&mut self, error: &IssuanceError, now: Timestamp, rng: &mut dyn Rng) {
@@ -663,7 +738,8 @@ impl Tracked {
 impl Holder {
     fn of(svid: X509Svid, rng: &mut dyn Rng) -> Self {
         let renewal = Renewal::of_leaf(svid.life(), rng);
-        Self { svid: Arc::new(svid), tracked: Tracked { renewal, failure: None } }
+        let tracked = Tracked { renewal, made: Some(Instant::now()), told: false, failure: None };
+        Self { svid: Arc::new(svid), tracked }
     }
 }
 
@@ -671,21 +747,38 @@ fn load_or_create(
     settings: &Settings,
     directory: &AuthorityDir,
     now: Timestamp,
-) -> Result<Hierarchy, IssuanceError> {
+) -> Result<(Hierarchy, Option<Untidy>), IssuanceError> {
     if let Some(stored) = directory.load()? {
         for orphan in &stored.orphans {
             tracing::warn!(%orphan, "authorities/ holds something that no slot names; the next rotation removes it");
         }
-        return Ok(stored.hierarchy);
+        return Ok((stored.hierarchy, Untidy::of(&stored.untidy, now)));
     }
-    let hierarchy =
-        Hierarchy::create(settings.domain.clone(), &settings.root_plan(), &settings.issuing_plan(), now)?;
-    preflight(None, &hierarchy, now)?;
-    for error in directory.commit(&hierarchy)?.untidy {
-        tracing::warn!(error = %Causes(&error), "state directory left untidy");
-    }
+    let keys = directory.keys();
+    let hierarchy = Hierarchy::create(
+        settings.domain.clone(),
+        &settings.root_plan(keys),
+        &settings.issuing_plan(keys),
+        now,
+    )?;
+    try_out(settings, None, &hierarchy, now)?;
+    let untidy = Untidy::of(&directory.commit(&hierarchy)?.untidy, now);
     tracing::info!(domain = %settings.domain, path = %directory.path().display(), "new CA made");
-    Ok(hierarchy)
+    Ok((hierarchy, untidy))
+}
+
+/// Tries out what is new in `next`, and has others judge it, too.
+fn try_out(
+    settings: &Settings,
+    before: Option<&Hierarchy>,
+    next: &Hierarchy,
+    now: Timestamp,
+) -> Result<(), IssuanceError> {
+    let trials = preflight(before, next, now)?;
+    if let Some(program) = &settings.second_opinion {
+        second_opinion::ask(program, &trials, &next.bundle(), now)?;
+    }
+    Ok(())
 }
 
 /// When the last leaf that the active issuing authority signed before this start expires. Where the journal does not know, a
@@ -714,6 +807,9 @@ const SHORTEST_NAP: Duration = Duration::from_millis(10);
 
 /// How long after a drained authority could not be dropped it is tried again.
 const DROP_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long after the disk could not be tidied up it is tried again.
+const TIDY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Stands for the leaves when only the authorities' lifetimes are looked at.
 const SHORTEST_LEAF: Duration = Duration::from_secs(1);

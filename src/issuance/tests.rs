@@ -16,7 +16,9 @@ mod revoking;
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::id::{AuthorityId, WorkloadId};
-use crate::pki::{BundleSet, KeyAlgorithm, Level, Profile, SeededRng, Slot, Usage, Verifier, X509Svid};
+use crate::pki::{
+    BundleSet, KeyAlgorithm, Level, Profile, Rng as _, SeededRng, Slot, Usage, Verifier, X509Svid,
+};
 use crate::store::AuthorityDir;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,6 +50,10 @@ impl Clock for PausedClock {
     fn now(&self) -> Timestamp {
         self.wall.now() + self.origin.elapsed()
     }
+
+    fn since_boot(&self) -> Duration {
+        self.origin.elapsed()
+    }
 }
 
 fn workload(name: &str) -> WorkloadId {
@@ -73,6 +79,7 @@ fn settings(names: &[&str], leaf: Duration, issuing: Duration) -> Settings {
         crl_ttl: DAY,
         algorithm: KeyAlgorithm::EcdsaP256,
         backdate: MINUTE * 5,
+        second_opinion: None,
         workloads: names.iter().map(|name| (workload(name), profile(name, leaf))).collect(),
     }
 }
@@ -376,6 +383,54 @@ async fn a_clock_that_leaps_is_noticed_within_seconds() {
     let svid = world.svid("agent");
     assert!(world.now().since(svid.issued_at) <= SECOND * 3, "the authority had expired as well");
     assert!(svid.not_after > world.now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_two_renewals_happen_within_the_minimum_interval_however_the_clock_leaps() {
+    let world = World::start(settings(&["agent"], HOUR, DAY * 7));
+    let mut feed = world.feed.clone();
+    let mut renewals = vec![(Instant::now(), world.svid("agent").serial.clone())];
+    let (mut rng, mut wrong) = (SeededRng(11), Duration::ZERO);
+
+    for _ in 0..1000 {
+        let next = HOUR.mul_f64(rng.unit() * 3.0);
+        if next < wrong {
+            world.clock.step_back(wrong - next)
+        } else {
+            world.clock.wall.advance(next - wrong)
+        }
+        wrong = next;
+        let until = Instant::now() + Duration::from_millis(700);
+        while tokio::time::timeout_at(until, feed.changed()).await.is_ok() {
+            let serial = feed.borrow_and_update().svids[&workload("agent")].serial.clone();
+            if renewals.last().is_some_and(|(_, last)| *last != serial) {
+                renewals.push((Instant::now(), serial));
+            }
+        }
+    }
+
+    assert!(renewals.len() > 100, "it was tried {} times only", renewals.len());
+    let shortest = renewals.windows(2).map(|pair| pair[1].0.duration_since(pair[0].0)).min().unwrap();
+    assert!(shortest >= SECOND, "{shortest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_valid_is_kept_for_half_a_minute_of_an_hour() {
+    let world = World::start(settings(&["agent"], HOUR, DAY * 7));
+    let first = world.svid("agent").serial.clone();
+
+    world.clock.wall.advance(MINUTE * 40);
+    pass(SECOND * 29).await;
+    assert_eq!(world.svid("agent").serial, first);
+    pass(SECOND * 2).await;
+    let second = world.svid("agent").serial.clone();
+    assert_ne!(second, first);
+
+    world.clock.wall.advance(MINUTE * 40);
+    pass(SECOND * 29).await;
+    assert_eq!(world.svid("agent").serial, second);
+    pass(SECOND * 2).await;
+    assert_ne!(world.svid("agent").serial, second);
 }
 
 #[tokio::test(start_paused = true)]
@@ -776,6 +831,26 @@ async fn settings_that_do_not_hold_together_make_no_ca() {
         "{text}"
     );
     assert!(!state.path().join("authorities").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_others_would_not_believe_is_never_stored() {
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let settings = settings(&["agent"], HOUR, DAY * 7);
+    let doubtful = Settings { second_opinion: Some("/bin/false".into()), ..settings.clone() };
+    let start = |settings| World::start_in(Arc::clone(&state), settings, PausedClock::start());
+
+    let error = start(doubtful.clone()).map(drop).unwrap_err();
+    assert!(matches!(error, IssuanceError::SecondOpinion(_)), "{error}");
+    assert!(!state.path().join("authorities.toml").exists());
+
+    let world = start(settings).unwrap();
+    let active = world.active();
+    world.ask(|reply| Command::Configure { settings: Box::new(doubtful), reply }).await.unwrap();
+    let error = world.change(Verb::Rotate).await.unwrap_err();
+    assert!(matches!(error, IssuanceError::SecondOpinion(_)), "{error}");
+    assert_eq!(world.active(), active);
+    assert_eq!(world.issued().hierarchy.issuing.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

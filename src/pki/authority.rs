@@ -21,7 +21,7 @@ use x509_parser::prelude::FromDer as _;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
-use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair};
+use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair, KeySource, RemoteFailure};
 use crate::pki::marks::Marks;
 use crate::pki::rotation::Life;
 use crate::secret::Secret;
@@ -57,7 +57,9 @@ impl fmt::Display for Level {
 
 /// What a new authority is to be.
 #[derive(Clone, Copy, Debug)]
-pub struct AuthorityPlan {
+pub struct AuthorityPlan<'k> {
+    /// Where its key comes from.
+    pub keys: &'k dyn KeySource,
     /// The kind of its key.
     pub algorithm: KeyAlgorithm,
     /// How long it is valid, counted from now.
@@ -102,6 +104,15 @@ pub enum AuthorityError {
     /// The certificate could not be signed.
     #[error("cannot sign the certificate")]
     Sign(#[source] rcgen::Error),
+    /// The keeper of the key did not sign.
+    #[error("the key did not sign the certificate")]
+    Unsigned(#[source] RemoteFailure),
+}
+
+impl AuthorityError {
+    fn of_signing(key: &KeyPair, error: rcgen::Error) -> Self {
+        key.take_failure().map_or(Self::Sign(error), Self::Unsigned)
+    }
 }
 
 /// Why a certificate cannot live as long as it is to.
@@ -136,13 +147,14 @@ impl Authority {
     /// A new root, signed by itself.
     pub fn make_root(
         domain: &TrustDomain,
-        plan: &AuthorityPlan,
+        plan: &AuthorityPlan<'_>,
         now: Timestamp,
     ) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate(plan.algorithm)?;
+        let key = plan.keys.generate(plan.algorithm)?;
         let life = life_from(plan.ttl, plan.backdate, now)?;
         let params = parameters(Level::Root, domain, life)?;
-        let certificate = params.self_signed(&key).map_err(AuthorityError::Sign)?;
+        let certificate =
+            params.self_signed(&key).map_err(|error| AuthorityError::of_signing(&key, error))?;
         Self::assemble(certificate.into(), key, now)
     }
 
@@ -150,13 +162,15 @@ impl Authority {
     pub fn make_issuing(
         root: &Self,
         domain: &TrustDomain,
-        plan: &AuthorityPlan,
+        plan: &AuthorityPlan<'_>,
         now: Timestamp,
     ) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate(plan.algorithm)?;
+        let key = plan.keys.generate(plan.algorithm)?;
         let life = root.bound(life_from(plan.ttl, plan.backdate, now)?)?;
         let params = parameters(Level::Issuing, domain, life)?;
-        let certificate = params.signed_by(&key, &root.issuer).map_err(AuthorityError::Sign)?;
+        let certificate = params
+            .signed_by(&key, &root.issuer)
+            .map_err(|error| AuthorityError::of_signing(root.key(), error))?;
         Self::assemble(certificate.into(), key, now)
     }
 
@@ -167,7 +181,16 @@ impl Authority {
         key: &Secret,
         created: Timestamp,
     ) -> Result<Self, AuthorityError> {
-        Self::assemble(certificate, KeyPair::from_pkcs8(key)?, created)
+        Self::with_key(certificate, KeyPair::from_pkcs8(key)?, created)
+    }
+
+    /// [`Self::load`] with a key that may be kept elsewhere.
+    pub fn with_key(
+        certificate: CertificateDer<'static>,
+        key: KeyPair,
+        created: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        Self::assemble(certificate, key, created)
     }
 
     /// Its name: the first 16 hexadecimal digits of the certificate's SHA-256 fingerprint.
@@ -341,7 +364,9 @@ fn issuer_name_written_by(issuer: &Issuer<'_, KeyPair>) -> Result<Vec<u8>, Autho
     let mut params = CertificateParams::default();
     params.serial_number = Some(SerialNumber::from(1_u64));
     params.use_authority_key_identifier_extension = true;
-    let trial = params.signed_by(issuer.key(), issuer).map_err(AuthorityError::Sign)?;
+    let trial = params
+        .signed_by(issuer.key(), issuer)
+        .map_err(|error| AuthorityError::of_signing(issuer.key(), error))?;
     let (_, parsed) = X509Certificate::from_der(trial.der())
         .map_err(|error| AuthorityError::Malformed(error.to_string()))?;
     Ok(parsed.issuer().as_raw().to_vec())

@@ -228,8 +228,8 @@ impl Hierarchy {
     /// A new CA: a root and an issuing authority under it.
     pub fn create(
         domain: TrustDomain,
-        root: &AuthorityPlan,
-        issuing: &AuthorityPlan,
+        root: &AuthorityPlan<'_>,
+        issuing: &AuthorityPlan<'_>,
         now: Timestamp,
     ) -> Result<Self, HierarchyError> {
         let root = Authority::make_root(&domain, root, now)?;
@@ -304,12 +304,12 @@ impl Hierarchy {
     }
 
     /// Makes a root and prepares it, so that it is in the bundle.
-    pub fn prepare_root(&self, plan: &AuthorityPlan, now: Timestamp) -> Result<Self, HierarchyError> {
+    pub fn prepare_root(&self, plan: &AuthorityPlan<'_>, now: Timestamp) -> Result<Self, HierarchyError> {
         self.prepare(Authority::make_root(&self.domain, plan, now)?)
     }
 
     /// Makes an issuing authority under the active root and prepares it.
-    pub fn prepare_issuing(&self, plan: &AuthorityPlan, now: Timestamp) -> Result<Self, HierarchyError> {
+    pub fn prepare_issuing(&self, plan: &AuthorityPlan<'_>, now: Timestamp) -> Result<Self, HierarchyError> {
         self.prepare(Authority::make_issuing(&self.roots.active, &self.domain, plan, now)?)
     }
 
@@ -333,7 +333,7 @@ impl Hierarchy {
     pub fn activate_root(
         &self,
         id: &AuthorityId,
-        issuing: &AuthorityPlan,
+        issuing: &AuthorityPlan<'_>,
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Self, HierarchyError> {
@@ -361,7 +361,7 @@ impl Hierarchy {
     pub fn roll_back_root(
         &self,
         id: &AuthorityId,
-        issuing: &AuthorityPlan,
+        issuing: &AuthorityPlan<'_>,
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Self, HierarchyError> {
@@ -373,7 +373,7 @@ impl Hierarchy {
     fn under(
         &self,
         roots: Slots,
-        plan: &AuthorityPlan,
+        plan: &AuthorityPlan<'_>,
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Self, HierarchyError> {

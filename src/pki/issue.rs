@@ -16,7 +16,7 @@ use rcgen::{
 
 use crate::clock::Timestamp;
 use crate::pki::authority::{Authority, Level, LifeError, life_from, random_serial};
-use crate::pki::key::{KeyError, KeyPair};
+use crate::pki::key::{KeyError, KeyPair, RemoteFailure};
 use crate::pki::profile::Profile;
 use crate::pki::rotation::Life;
 use crate::pki::svid::X509Svid;
@@ -36,6 +36,9 @@ pub enum IssueError {
     /// The leaf could not be signed.
     #[error("cannot sign the certificate")]
     Sign(#[source] rcgen::Error),
+    /// The keeper of the authority's key did not sign.
+    #[error("the authority's key did not sign the certificate")]
+    Unsigned(#[source] RemoteFailure),
     /// Only an issuing authority signs leaves.
     #[error("a {0} does not sign leaves")]
     WrongLevel(Level),
@@ -49,12 +52,15 @@ pub fn issue(authority: &Authority, profile: &Profile, now: Timestamp) -> Result
     let life = authority.bound(life_from(profile.ttl, profile.backdate, now)?)?;
     let serial = random_serial()?;
     let key = KeyPair::generate(profile.algorithm)?;
+    let pkcs8 = key.to_pkcs8_der().ok_or(KeyError::Generate)?;
     let certificate =
-        parameters(profile, life, &serial)?.signed_by(&key, authority.issuer()).map_err(IssueError::Sign)?;
+        parameters(profile, life, &serial)?.signed_by(&key, authority.issuer()).map_err(|error| {
+            authority.key().take_failure().map_or(IssueError::Sign(error), IssueError::Unsigned)
+        })?;
     Ok(X509Svid {
         spiffe_id: profile.spiffe_id.clone(),
         chain: vec![certificate.into(), authority.certificate().clone()],
-        key: Arc::new(key.to_pkcs8_der()),
+        key: Arc::new(pkcs8),
         not_before: life.not_before,
         issued_at: life.issued_at,
         not_after: life.not_after,

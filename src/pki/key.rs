@@ -1,7 +1,8 @@
-//! Key pairs: made here, kept as PKCS#8, able to sign certificates.
+//! Key pairs that sign certificates: made here and kept as PKCS#8, or kept elsewhere and only asked to sign.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
@@ -63,8 +64,11 @@ impl FromStr for KeyAlgorithm {
 }
 
 /// Why there is no key.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum KeyError {
+    /// The place that keeps the keys did not make one.
+    #[error("no key was made where keys are kept")]
+    Elsewhere(#[source] RemoteFailure),
     /// The cryptographic library could not make one.
     #[error("cannot make a key")]
     Generate,
@@ -73,16 +77,54 @@ pub enum KeyError {
     Unreadable,
 }
 
+/// Where the keys of new authorities come from.
+pub trait KeySource: fmt::Debug + Send + Sync {
+    /// A fresh key of that kind.
+    fn generate(&self, algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError>;
+}
+
+/// Keys that are made here and can be written down.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalKeys;
+
+impl KeySource for LocalKeys {
+    fn generate(&self, algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
+        KeyPair::generate(algorithm)
+    }
+}
+
+/// A private key that never comes here: whoever keeps it is asked to sign.
+pub trait RemoteSigner: fmt::Debug + Send + Sync {
+    /// The name under which its keeper finds it again.
+    fn name(&self) -> &str;
+
+    /// The signature of `message` as certificates carry it: for ECDSA, DER over the digest that belongs to the curve.
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, RemoteFailure>;
+}
+
+/// Why the keeper of a key did not do what it was asked, in its own words.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct RemoteFailure(pub String);
+
 /// A private key and its public half.
 pub struct KeyPair {
     algorithm: KeyAlgorithm,
     signer: Signer,
-    pkcs8: Secret,
 }
 
 enum Signer {
-    Ecdsa(EcdsaKeyPair),
-    Ed25519(Ed25519KeyPair),
+    Ecdsa(EcdsaKeyPair, Secret),
+    Ed25519(Ed25519KeyPair, Secret),
+    Remote(Remote),
+}
+
+struct Remote {
+    signer: Arc<dyn RemoteSigner>,
+    /// The point, as it stands in a `SubjectPublicKeyInfo`.
+    public_key: Vec<u8>,
+    /// Why it did not sign. The certificate library has no room for a reason in its error.
+    failure: Mutex<Option<RemoteFailure>>,
 }
 
 impl KeyPair {
@@ -90,19 +132,25 @@ impl KeyPair {
     pub fn generate(algorithm: KeyAlgorithm) -> Result<Self, KeyError> {
         let failed = |_| KeyError::Generate;
         // PKCS#8 v1 throughout: OpenSSL 3.0 does not read the v2 form of an Ed25519 key.
-        let (signer, pkcs8) = match algorithm {
+        let signer = match algorithm {
             KeyAlgorithm::EcdsaP256 | KeyAlgorithm::EcdsaP384 => {
                 let signer = EcdsaKeyPair::generate(ecdsa(algorithm)).map_err(failed)?;
                 let pkcs8 = signer.to_pkcs8v1().map_err(failed)?;
-                (Signer::Ecdsa(signer), pkcs8)
+                Signer::Ecdsa(signer, Secret::new(pkcs8.as_ref().to_vec()))
             }
             KeyAlgorithm::Ed25519 => {
                 let signer = Ed25519KeyPair::generate().map_err(failed)?;
                 let pkcs8 = signer.to_pkcs8v1().map_err(failed)?;
-                (Signer::Ed25519(signer), pkcs8)
+                Signer::Ed25519(signer, Secret::new(pkcs8.as_ref().to_vec()))
             }
         };
-        Ok(Self { algorithm, signer, pkcs8: Secret::new(pkcs8.as_ref().to_vec()) })
+        Ok(Self { algorithm, signer })
+    }
+
+    /// A key that `signer` keeps, with its public half as it stands in a `SubjectPublicKeyInfo`.
+    #[must_use]
+    pub fn remote(algorithm: KeyAlgorithm, public_key: Vec<u8>, signer: Arc<dyn RemoteSigner>) -> Self {
+        Self { algorithm, signer: Signer::Remote(Remote { signer, public_key, failure: Mutex::default() }) }
     }
 
     /// The key that a PKCS#8 document holds.
@@ -110,11 +158,11 @@ impl KeyPair {
         let bytes = pkcs8.expose_secret();
         for algorithm in [KeyAlgorithm::EcdsaP256, KeyAlgorithm::EcdsaP384] {
             if let Ok(key) = EcdsaKeyPair::from_pkcs8(ecdsa(algorithm), bytes) {
-                return Ok(Self { algorithm, signer: Signer::Ecdsa(key), pkcs8: pkcs8.clone() });
+                return Ok(Self { algorithm, signer: Signer::Ecdsa(key, pkcs8.clone()) });
             }
         }
         let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(bytes).map_err(|_| KeyError::Unreadable)?;
-        Ok(Self { algorithm: KeyAlgorithm::Ed25519, signer: Signer::Ed25519(key), pkcs8: pkcs8.clone() })
+        Ok(Self { algorithm: KeyAlgorithm::Ed25519, signer: Signer::Ed25519(key, pkcs8.clone()) })
     }
 
     /// The kind of key.
@@ -123,10 +171,30 @@ impl KeyPair {
         self.algorithm
     }
 
-    /// The private key as an unencrypted PKCS#8 document.
+    /// The private key as an unencrypted PKCS#8 document; `None` if it is kept elsewhere and cannot be written down.
     #[must_use]
-    pub fn to_pkcs8_der(&self) -> Secret {
-        self.pkcs8.clone()
+    pub fn to_pkcs8_der(&self) -> Option<Secret> {
+        match &self.signer {
+            Signer::Ecdsa(_, pkcs8) | Signer::Ed25519(_, pkcs8) => Some(pkcs8.clone()),
+            Signer::Remote(_) => None,
+        }
+    }
+
+    /// The name under which its keeper finds it again; `None` if it is kept here.
+    #[must_use]
+    pub fn remote_name(&self) -> Option<&str> {
+        match &self.signer {
+            Signer::Ecdsa(..) | Signer::Ed25519(..) => None,
+            Signer::Remote(remote) => Some(remote.signer.name()),
+        }
+    }
+
+    /// Why the keeper of this key did not sign when it was asked last, told once.
+    pub(super) fn take_failure(&self) -> Option<RemoteFailure> {
+        match &self.signer {
+            Signer::Ecdsa(..) | Signer::Ed25519(..) => None,
+            Signer::Remote(remote) => remote.failure.lock().unwrap_or_else(PoisonError::into_inner).take(),
+        }
     }
 
     /// The public key as a DER `SubjectPublicKeyInfo`.
@@ -146,8 +214,9 @@ const fn ecdsa(algorithm: KeyAlgorithm) -> &'static signature::EcdsaSigningAlgor
 impl rcgen::PublicKeyData for KeyPair {
     fn der_bytes(&self) -> &[u8] {
         match &self.signer {
-            Signer::Ecdsa(key) => key.public_key().as_ref(),
-            Signer::Ed25519(key) => key.public_key().as_ref(),
+            Signer::Ecdsa(key, _) => key.public_key().as_ref(),
+            Signer::Ed25519(key, _) => key.public_key().as_ref(),
+            Signer::Remote(remote) => &remote.public_key,
         }
     }
 
@@ -159,12 +228,22 @@ impl rcgen::PublicKeyData for KeyPair {
 impl rcgen::SigningKey for KeyPair {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         match &self.signer {
-            Signer::Ecdsa(key) => {
+            Signer::Ecdsa(key, _) => {
                 key.sign(&SystemRandom::new(), message).map(|signature| signature.as_ref().to_vec())
             }
-            Signer::Ed25519(key) => key.try_sign(message).map(|signature| signature.as_ref().to_vec()),
+            Signer::Ed25519(key, _) => key.try_sign(message).map(|signature| signature.as_ref().to_vec()),
+            Signer::Remote(remote) => return remote.sign(message),
         }
         .map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+impl Remote {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.signer.sign(message).map_err(|failure| {
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+            rcgen::Error::RemoteKeyError
+        })
     }
 }
 
@@ -185,7 +264,7 @@ mod tests {
         for algorithm in ALL {
             let key = KeyPair::generate(algorithm).unwrap();
 
-            let again = KeyPair::from_pkcs8(&key.to_pkcs8_der()).unwrap();
+            let again = KeyPair::from_pkcs8(&key.to_pkcs8_der().unwrap()).unwrap();
 
             assert_eq!(again.algorithm(), algorithm);
             assert_eq!(again.public_key_info(), key.public_key_info());

@@ -25,8 +25,10 @@ pub use crl::{CrlEdition, CrlEntries, CrlEntry, CrlError, IssuedLeaf, crl_entrie
 pub use foreign_crl::{CrlSet, ForeignCrl, InvalidCrl, StaleCrls, check_roots, succeed};
 pub use hierarchy::{Hierarchy, HierarchyError, Retired, Slot, Slots};
 pub use issue::{IssueError, is_dns_name, issue};
-pub use key::{KeyAlgorithm, KeyError, KeyPair, UnknownAlgorithm};
-pub use preflight::{PreflightError, preflight};
+pub use key::{
+    KeyAlgorithm, KeyError, KeyPair, KeySource, LocalKeys, RemoteFailure, RemoteSigner, UnknownAlgorithm,
+};
+pub use preflight::{PreflightError, Trial, preflight};
 pub use profile::{DEFAULT_BACKDATE, Lifetimes, LifetimesError, Profile};
 pub use random::{Rng, SystemRng};
 pub use revocation::{InvalidRevoked, Revocation, Revocations, Revoked};

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::InvalidSpiffeId;
@@ -10,6 +12,7 @@ use crate::pki::authority::{Authority, AuthorityError, AuthorityPlan, Level};
 use crate::pki::bundle::BundleSet;
 use crate::pki::hierarchy::{Hierarchy, Slot};
 use crate::pki::issue::{IssueError, issue};
+use crate::pki::key::LocalKeys;
 use crate::pki::profile::Profile;
 use crate::pki::roots::InvalidRoot;
 use crate::pki::verifier::{Usage, Verifier, VerifyError};
@@ -52,11 +55,25 @@ pub enum PreflightError {
     },
 }
 
-/// Whether everything that signs in `next` and did not in `before`, or is new there, signs leaves that will be believed.
+/// A throwaway leaf that our own verifier believes, for others to judge as well.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// Whose leaf it is; that of a root stands below a throwaway issuing authority.
+    pub authority: AuthorityId,
+    /// The leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// Whether everything that signs in `next` and did not in `before`, or is new there, signs leaves that will be believed. Each
+/// was tried out with one, which is given back.
 ///
 /// # Errors
 /// The first authority that does not, and why.
-pub fn preflight(before: Option<&Hierarchy>, next: &Hierarchy, now: Timestamp) -> Result<(), PreflightError> {
+pub fn preflight(
+    before: Option<&Hierarchy>,
+    next: &Hierarchy,
+    now: Timestamp,
+) -> Result<Vec<Trial>, PreflightError> {
     let verifier = Verifier::new(Arc::new(BundleSet::from_iter([next.bundle()])), Arc::default())?;
     let known = |slot: Slot, authority: &Authority| {
         before.is_some_and(|before| {
@@ -65,10 +82,8 @@ pub fn preflight(before: Option<&Hierarchy>, next: &Hierarchy, now: Timestamp) -
                 .any(|(was, found)| found.id() == authority.id() && (was == slot || slot != Slot::Active))
         })
     };
-    for (_, authority) in next.iter().filter(|(slot, authority)| !known(*slot, authority)) {
-        try_out(next, authority, &verifier, now)?;
-    }
-    Ok(())
+    let new = next.iter().filter(|(slot, authority)| !known(*slot, authority));
+    new.map(|(_, authority)| try_out(next, authority, &verifier, now)).collect()
 }
 
 fn try_out(
@@ -76,7 +91,7 @@ fn try_out(
     authority: &Authority,
     verifier: &Verifier,
     now: Timestamp,
-) -> Result<(), PreflightError> {
+) -> Result<Trial, PreflightError> {
     let id = || authority.id().clone();
     let algorithm = authority.key().algorithm();
     let profile = Profile {
@@ -90,7 +105,7 @@ fn try_out(
     let signer = match authority.level() {
         Level::Issuing => authority,
         Level::Root => {
-            let plan = AuthorityPlan { algorithm, ttl: SPAN, backdate: Duration::ZERO };
+            let plan = AuthorityPlan { keys: &LocalKeys, algorithm, ttl: SPAN, backdate: Duration::ZERO };
             below = Authority::make_issuing(authority, next.domain(), &plan, now)
                 .map_err(|source| PreflightError::Authority { id: id(), source })?;
             &below
@@ -102,7 +117,7 @@ fn try_out(
             .verify(&svid.chain, usage, now)
             .map_err(|source| PreflightError::Verify { id: id(), source })?;
     }
-    Ok(())
+    Ok(Trial { authority: id(), chain: svid.chain })
 }
 
 /// Long enough to be valid now in whole seconds.

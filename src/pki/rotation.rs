@@ -32,6 +32,15 @@ const ATTEMPTS_LEFT: u32 = 8;
 /// How long after its due moment a renewal counts as overdue, as a part of the certificate's life.
 const GRACE: f64 = 0.1;
 
+/// How long a certificate is kept at least, as a part of its life: half a minute of an hour.
+const KEPT_AT_LEAST: f64 = 1.0 / 120.0;
+
+/// However short a life is, and even if the certificate is of no use: one that is replaced more often is replaced in a loop.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// However long a life is: a clock that was wrong must not hold an authority for hours.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
+
 /// What to do now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
@@ -66,6 +75,12 @@ impl Life {
     #[must_use]
     pub fn at(&self, part: f64) -> Timestamp {
         self.issued_at + self.span(part)
+    }
+
+    /// Whether it is valid at `now`.
+    #[must_use]
+    pub fn covers(&self, now: Timestamp) -> bool {
+        self.not_before <= now && now < self.not_after
     }
 
     fn span(&self, part: f64) -> Duration {
@@ -113,6 +128,15 @@ impl Renewal {
     #[must_use]
     pub fn handle_timeout(&self, now: Timestamp) -> Step {
         if now >= self.next_attempt || self.clock_was_set_back(now) { Step::Renew } else { Step::Wait }
+    }
+
+    /// How long the certificate is kept before it may be replaced of its own accord, in time that no clock step shortens: the
+    /// breaker of every loop. One that is of no use at `now` only has to wait so long that it is no loop.
+    #[must_use]
+    pub fn minimum_interval(&self, now: Timestamp) -> Duration {
+        let is_valid = self.life.not_before <= now && now <= self.life.not_after;
+        let part = if is_valid { KEPT_AT_LEAST } else { 0.0 };
+        self.life.span(part).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL)
     }
 
     /// Notes that replacing it failed, and when to try again: at first after a second, then twice as long each time, but
@@ -193,6 +217,18 @@ mod tests {
 
         assert_eq!(renewal.handle_timeout(renewal.due()), Step::Renew);
         assert!(renewal.due() >= life(HOUR).at(0.5) && renewal.due() <= life(HOUR).at(0.6));
+    }
+
+    #[test]
+    fn a_certificate_is_kept_for_a_while_unless_it_is_of_no_use() {
+        let at = life(HOUR).issued_at;
+        let interval = |ttl: Duration, now: Timestamp| Renewal::of_authority(life(ttl)).minimum_interval(now);
+
+        assert_eq!(interval(HOUR, at), Duration::from_secs(30));
+        assert_eq!(interval(HOUR * 168, at), Duration::from_secs(60));
+        assert_eq!(interval(Duration::from_secs(10), at), Duration::from_secs(1));
+        assert_eq!(interval(HOUR, at + HOUR * 2), Duration::from_secs(1), "expired");
+        assert_eq!(interval(HOUR, at - HOUR), Duration::from_secs(1), "not valid yet");
     }
 
     #[test]

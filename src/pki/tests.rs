@@ -30,8 +30,8 @@ fn domain(name: &str) -> TrustDomain {
     name.parse().unwrap()
 }
 
-fn plan(ttl: Duration) -> AuthorityPlan {
-    AuthorityPlan { algorithm: KeyAlgorithm::EcdsaP256, ttl, backdate: DEFAULT_BACKDATE }
+fn plan(ttl: Duration) -> AuthorityPlan<'static> {
+    AuthorityPlan { keys: &LocalKeys, algorithm: KeyAlgorithm::EcdsaP256, ttl, backdate: DEFAULT_BACKDATE }
 }
 
 fn profile(spiffe_id: &str) -> Profile {
@@ -270,7 +270,7 @@ fn authorities_are_marked_as_such_and_know_their_depth() {
 fn an_authority_survives_its_stored_form() {
     let world = World::of("a.test");
     for (_, authority) in world.hierarchy.iter() {
-        let key = authority.key().to_pkcs8_der();
+        let key = authority.key().to_pkcs8_der().unwrap();
 
         let again =
             Authority::load(authority.certificate().clone(), &key, authority.life().issued_at).unwrap();
@@ -284,7 +284,7 @@ fn an_authority_survives_its_stored_form() {
 #[test]
 fn a_certificate_with_a_foreign_key_is_no_authority() {
     let world = World::of("a.test");
-    let foreign = KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap().to_pkcs8_der();
+    let foreign = KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap().to_pkcs8_der().unwrap();
 
     let error = Authority::load(world.active().certificate().clone(), &foreign, now()).unwrap_err();
 
@@ -309,7 +309,7 @@ fn an_authority_that_may_not_sign_certificates_is_none() {
     params.key_usages = vec![KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key).unwrap();
 
-    let error = Authority::load(certificate.into(), &key.to_pkcs8_der(), now()).unwrap_err();
+    let error = Authority::load(certificate.into(), &key.to_pkcs8_der().unwrap(), now()).unwrap_err();
 
     assert!(matches!(error, AuthorityError::NoAuthority(_)), "{error}");
 }
@@ -334,14 +334,14 @@ fn an_authority_whose_name_cannot_be_reproduced_is_refused() {
             bytes[at + 9] = 25;
         }
     }
-    let error = Authority::load(bytes.into(), &key.to_pkcs8_der(), now()).unwrap_err();
+    let error = Authority::load(bytes.into(), &key.to_pkcs8_der().unwrap(), now()).unwrap_err();
 
     assert!(matches!(error, AuthorityError::Name), "{error}");
 }
 
 #[test]
 fn garbage_is_no_authority() {
-    let key = KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap().to_pkcs8_der();
+    let key = KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap().to_pkcs8_der().unwrap();
 
     for bytes in [&b""[..], b"certificate", &[0x30; 500]] {
         let error = Authority::load(bytes.to_vec().into(), &key, now()).unwrap_err();

@@ -35,7 +35,7 @@ pub const MAX_CERTIFICATES: usize = 4;
 pub const MAX_BYTES: usize = 16 * 1024;
 
 /// Which end of a connection the certificate's holder is on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Usage {
     /// It called us.
     Client,

@@ -56,9 +56,12 @@ impl Visitor {
     }
 
     /// Whether its certificate is still believed.
-    pub(super) fn still_stands(&self, worker: &Worker) -> bool {
+    ///
+    /// # Errors
+    /// The code of the reason why not.
+    pub(super) fn still_stands(&self, worker: &Worker) -> Result<(), &'static str> {
         let door = self.listener.settings.id.as_str();
-        self.verified.as_ref().is_none_or(|verified| worker.still_believes(verified, door))
+        self.verified.as_ref().map_or(Ok(()), |verified| worker.still_believes(verified, door))
     }
 
     /// The SPIFFE ID of its certificate, or nothing.

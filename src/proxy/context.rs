@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::sightings::Lookout;
 use super::snapshot::Current;
 use crate::clock::Clock;
 use crate::id::WorkloadId;
@@ -22,6 +23,8 @@ pub struct PlaneContext {
     pub metrics: Arc<Metrics>,
     /// Where access-log lines go.
     pub access: AccessSink,
+    /// Where callers are reported that show a leaf of a retired authority.
+    pub lookout: Lookout,
 }
 
 /// Finds out which workload a local caller is. Implemented by the agent over kernel attestation; it may block for as long as

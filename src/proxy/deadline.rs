@@ -29,7 +29,7 @@ pub(super) enum Phase {
 pub(super) struct Deadline {
     phase: Cell<Phase>,
     at: Cell<Instant>,
-    validity: Option<Instant>,
+    validity: Cell<Option<Instant>>,
     /// Until when what is under way may go on behind the validity.
     farewell: Cell<Option<Instant>>,
     late: Cell<bool>,
@@ -45,7 +45,7 @@ impl Deadline {
         Self {
             phase: Cell::new(phase),
             at: Cell::new(at),
-            validity,
+            validity: Cell::new(validity),
             farewell: Cell::new(None),
             late: Cell::new(false),
             armed: Cell::new(armed),
@@ -66,6 +66,13 @@ impl Deadline {
         }
     }
 
+    /// The certificate ends at another moment than was thought, because the clock was set or stood still.
+    pub(super) fn move_validity(&self, validity: Option<Instant>) {
+        if self.validity.replace(validity) != validity {
+            self.arm(self.next());
+        }
+    }
+
     /// Tells the request that is under way that its time is up, and gives it `span` to say so. False if it was told before.
     pub(super) fn give_notice(&self, span: Duration) -> bool {
         self.set(Phase::Transfer, span);
@@ -79,12 +86,12 @@ impl Deadline {
 
     /// Whether the certificate has ended on which the connection rests, farewell or not.
     pub(super) fn is_past_validity(&self) -> bool {
-        self.validity.is_some_and(|validity| validity <= Instant::now())
+        self.validity.get().is_some_and(|validity| validity <= Instant::now())
     }
 
     /// Whether the certificate ends by `at`, on which the connection rests.
     pub(super) fn ends_by(&self, at: Instant) -> bool {
-        self.validity.is_some_and(|validity| validity <= at)
+        self.validity.get().is_some_and(|validity| validity <= at)
     }
 
     /// Gives what is under way a last `span` after the certificate has ended; false when it has had one.
@@ -123,7 +130,7 @@ impl Deadline {
 
     /// When the connection ends, whatever happens on it.
     fn end(&self) -> Option<Instant> {
-        self.farewell.get().or(self.validity)
+        self.farewell.get().or_else(|| self.validity.get())
     }
 
     fn arm(&self, at: Instant) {
@@ -170,5 +177,24 @@ mod tests {
 
         assert_eq!(deadline.expired().await, Phase::Validity);
         assert_eq!(start.elapsed().as_secs(), 90);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_moves_the_end_of_the_certificate_both_ways() {
+        let start = Instant::now();
+        let deadline =
+            Deadline::new(Phase::Idle, Duration::from_secs(600), Some(start + Duration::from_secs(60)));
+
+        deadline.move_validity(Some(start + Duration::from_secs(90)));
+        let later = tokio::time::timeout(Duration::from_secs(89), deadline.expired()).await;
+        assert!(later.is_err(), "the former end has no meaning any more");
+        assert!(!deadline.is_past_validity());
+
+        let (phase, ()) = tokio::join!(deadline.expired(), async {
+            // While somebody waits for it.
+            deadline.move_validity(Some(start));
+        });
+        assert_eq!(phase, Phase::Validity);
+        assert_eq!(start.elapsed().as_secs(), 89);
     }
 }

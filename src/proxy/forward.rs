@@ -1,5 +1,8 @@
 //! The only way upstream: with a permit to a service, or as an attested workload to a remote.
 
+use std::cell::RefCell;
+use std::sync::Arc;
+
 use super::admission::Admission;
 use super::framing::Framing;
 use super::pump::PumpError;
@@ -7,7 +10,7 @@ use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
 use super::settings::Limits;
 use super::snapshot::Client;
-use super::upstream::{DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
+use super::upstream::{Bond, DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
 use super::worker::Worker;
 use crate::causes::Causes;
 use crate::id::{RemoteId, WorkloadId};
@@ -19,6 +22,37 @@ pub(super) struct Resident {
     pub(super) remote: RemoteId,
     pub(super) workload: WorkloadId,
     pub(super) own_id: SpiffeId,
+    /// What the exchange rests on that is under way.
+    pub(super) bond: RefCell<Option<Arc<Bond>>>,
+}
+
+impl Resident {
+    /// Whether what is under way may go on under the snapshot that is in force now.
+    pub(super) fn still_stands(&self, worker: &Worker) -> bool {
+        let bond = self.bond.borrow().clone();
+        bond.is_none_or(|bond| may_go_on(worker, self, &bond).is_ok())
+    }
+}
+
+/// Whether a connection to a remote would be made again: the workload still has an identity, the remote is still one that is
+/// expected, and both certificates are still believed; if not, why.
+///
+/// # Errors
+/// The code of the reason.
+pub(super) fn may_go_on(worker: &Worker, resident: &Resident, bond: &Bond) -> Result<(), &'static str> {
+    let snapshot = worker.snapshot();
+    let remote = snapshot.remotes.get(&resident.remote);
+    let remote =
+        remote.filter(|remote| remote.clients.contains_key(&resident.workload)).ok_or("no-identity")?;
+    let spiffe_id = &bond.peer.subject.spiffe_id;
+    if !remote.settings.spiffe_ids.contains(spiffe_id) {
+        worker.cuts.count("not-expected");
+        tracing::warn!(target: "postern::proxy", %spiffe_id, remote = %resident.remote, "connection cut: the remote is not expected any more");
+        return Err("not-expected");
+    }
+    let door = resident.remote.as_str();
+    worker.still_believes(&bond.peer, door)?;
+    bond.own.as_ref().map_or(Ok(()), |own| worker.still_believes(own, door))
 }
 
 /// Where a request goes, and by what right.
@@ -53,8 +87,15 @@ pub(super) async fn forward(
     repeatable: Repeatable,
     mut exchange: impl AsyncFnMut(&mut Upstream) -> Result<Relayed, RelayError>,
 ) -> Result<Relayed, Failure> {
-    let way = way(worker, route).ok_or(Failure::Answer(NO_IDENTITY))?;
-    let mut upstream = match worker.pool.take(&way.key) {
+    let mut exchange = async |upstream: &mut Upstream| {
+        let Route::Remote(resident) = route else { return exchange(upstream).await };
+        resident.bond.replace(upstream.bond.clone());
+        let outcome = exchange(upstream).await;
+        resident.bond.take();
+        outcome
+    };
+    let way = valid_way(worker, route, limits).await.ok_or(Failure::Answer(NO_IDENTITY))?;
+    let mut upstream = match worker.pool.take(&way.key, worker.now()) {
         Some(upstream) => upstream,
         None => dial(worker, &way, limits).await?,
     };
@@ -95,7 +136,7 @@ pub(super) struct Way {
 }
 
 /// The way that `route` takes under the snapshot in force; none when the workload has lost its identity meanwhile.
-pub(super) fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
+fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
     match route {
         Route::Service(Admission { service, .. }) => {
             Some(Way { key: PoolKey::Local(service.endpoint.clone()), remote: None })
@@ -111,13 +152,33 @@ pub(super) fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
     }
 }
 
+/// The way that `route` takes, waiting a moment for a certificate that is valid now: after the clock was set or the machine has
+/// slept, the one at hand may not be, and the next one is on its way.
+pub(super) async fn valid_way(worker: &Worker, route: &Route<'_>, limits: &Limits) -> Option<Way> {
+    let valid = |way: &Way| way.remote.as_ref().is_none_or(|(_, client)| client.life.covers(worker.now()));
+    let found = way(worker, route)?;
+    if valid(&found) {
+        return Some(found);
+    }
+    let found = worker.hold(limits.connect, || way(worker, route).filter(valid)).await;
+    if found.is_none()
+        && let Route::Remote(Resident { remote, workload, .. }) = route
+    {
+        tracing::warn!(target: "postern::proxy", %remote, %workload, "the workload has no certificate that is valid now");
+    }
+    found
+}
+
 /// A fresh connection along `way`.
 ///
 /// # Errors
 /// Nobody answers there, or not who was expected.
 pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<Upstream, Failure> {
     let dialled = match (&way.key, &way.remote) {
-        (_, Some((address, client))) => dial_remote(address, client, limits.connect, worker.now()).await,
+        (_, Some((address, client))) => {
+            let verifier = Arc::clone(&worker.snapshot().verifier);
+            dial_remote(address, client, &verifier, limits.connect, worker.now()).await
+        }
         (PoolKey::Local(endpoint), None) => dial_local(endpoint, limits.connect).await,
         (PoolKey::Remote { .. }, None) => Err(DialError::Name),
     };

@@ -28,6 +28,7 @@ use super::settings::{Endpoint, Limits};
 use super::snapshot::Snapshot;
 use super::whoami;
 use super::worker::Worker;
+use crate::clock::Timestamp;
 use crate::telemetry::AccessEvent;
 
 /// Who speaks on the connection.
@@ -42,19 +43,20 @@ impl Peer {
     /// Whether the connection may go on under the snapshot that is in force now.
     fn still_stands(&self, worker: &Worker) -> bool {
         match self {
-            Self::Resident(_) => true,
-            Self::Visitor(visitor) => visitor.still_stands(worker),
+            Self::Resident(resident) => resident.still_stands(worker),
+            Self::Visitor(visitor) => visitor.still_stands(worker).is_ok(),
         }
     }
 }
 
-/// Serves requests on `io` until either side has had enough. `validity` is when the certificate ends that it rests on.
-pub(super) async fn serve<S>(worker: Rc<Worker>, peer: Peer, io: S, validity: Option<Instant>)
+/// Serves requests on `io` until either side has had enough. `until` is when the certificate ends that it rests on.
+pub(super) async fn serve<S>(worker: Rc<Worker>, peer: Peer, io: S, until: Option<Timestamp>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = Arc::clone(&worker.snapshot().limits);
-    let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
+    let validity = || until.map(|until| worker.moment(until));
+    let deadline = Deadline::new(Phase::Idle, limits.idle, validity());
     let mut signal = worker.signal.clone();
     let ending = Cell::new(signal.borrow_and_update().draining);
     if !peer.still_stands(&worker) {
@@ -70,7 +72,10 @@ where
                 () = &mut serving => break None,
                 phase = deadline.expired() => match phase {
                     // What was asked while the certificate was good is answered, and nothing after it.
-                    Phase::Validity if deadline.grant_farewell(FAREWELL) => ending.set(true),
+                    Phase::Validity if deadline.grant_farewell(FAREWELL) => {
+                        worker.note_expiry();
+                        ending.set(true);
+                    }
                     // The request that is under way says so itself, if the caller can still be told.
                     Phase::Transfer if deadline.give_notice(LINGER) => {}
                     Phase::Head | Phase::Idle | Phase::Transfer | Phase::Validity => break Some(phase),
@@ -80,6 +85,7 @@ where
                     if signal.borrow_and_update().draining {
                         ending.set(true);
                     }
+                    deadline.move_validity(validity());
                     if !peer.still_stands(&worker) {
                         return;
                     }
@@ -96,11 +102,7 @@ where
         Some(Phase::Transfer) if connection.stage.get() == Stage::Asked => {
             connection.give_up(&worker, &NO_ANSWER).await;
         }
-        Some(Phase::Validity) => {
-            worker.cuts.count("certificate-expired");
-            tracing::debug!(target: "postern::proxy", "connection ended with its certificate");
-        }
-        Some(Phase::Idle | Phase::Transfer) | None => {}
+        Some(Phase::Idle | Phase::Transfer | Phase::Validity) | None => {}
     }
     linger::close(&mut connection.io).await;
 }
@@ -289,7 +291,7 @@ struct Entry<'a> {
     peer: &'a Peer,
     request: &'a Request<'a>,
     done: Done,
-    now: crate::clock::Timestamp,
+    now: Timestamp,
     begun: Instant,
 }
 
@@ -342,7 +344,7 @@ fn judge<'a>(
     worker: &Worker,
     peer: &'a Peer,
     snapshot: &'a Snapshot,
-    now: crate::clock::Timestamp,
+    now: Timestamp,
     upstream_head: &mut Vec<u8>,
 ) -> Result<Request<'a>, BadHead> {
     let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -424,14 +426,7 @@ fn count_refusal(worker: &Worker, peer: &Peer, code: &'static str) {
     }
 }
 
-fn log(
-    worker: &Worker,
-    peer: &Peer,
-    request: &Request<'_>,
-    done: &Done,
-    now: crate::clock::Timestamp,
-    begun: Instant,
-) {
+fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Timestamp, begun: Instant) {
     let code = done.code.unwrap_or(request.verdict.code);
     count_refusal(worker, peer, code);
     let (direction, door, address, spiffe_id): (_, _, Option<SocketAddr>, _) = match peer {

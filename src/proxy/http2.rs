@@ -32,6 +32,7 @@ use super::settings::Endpoint;
 use super::upstream::Upstream;
 use super::whoami;
 use super::worker::Worker;
+use crate::clock::Timestamp;
 use crate::telemetry::AccessEvent;
 
 /// What a stream may have under way before it must be read; the connection gets four times as much.
@@ -50,8 +51,8 @@ const NOTICE: Duration = Duration::from_secs(1);
 /// How long streams may go on after the connection's certificate has ended.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Serves streams on `io` until either side has had enough. `validity` is when the certificate ends that it rests on.
-pub(super) async fn serve<S>(worker: Rc<Worker>, visitor: Box<Visitor>, io: S, validity: Option<Instant>)
+/// Serves streams on `io` until either side has had enough. `until` is when the certificate ends that it rests on.
+pub(super) async fn serve<S>(worker: Rc<Worker>, visitor: Box<Visitor>, io: S, until: Option<Timestamp>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -70,19 +71,20 @@ where
     let Ok(Ok(mut connection)) = timeout(limits.head, handshake).await else { return };
     let visitor: Rc<Visitor> = Rc::from(visitor);
     let under_way = Rc::new(Cell::new(0_usize));
-    let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
+    let validity = || until.map(|until| worker.moment(until));
+    let deadline = Deadline::new(Phase::Idle, limits.idle, validity());
     let mut signal = worker.signal.clone();
     let mut ending = signal.borrow_and_update().draining;
-    if !visitor.still_stands(&worker) {
+    if visitor.still_stands(&worker).is_err() {
         return;
     }
     let mut dismissed = false;
     if ending {
         connection.graceful_shutdown();
     }
-    let near_end = validity.map_or_else(Instant::now, |end| end.checked_sub(NOTICE).unwrap_or(end));
-    let mut near_end = std::pin::pin!(sleep_until(near_end));
-    let mut unannounced = validity.is_some();
+    let near_end = || validity().map_or_else(Instant::now, |end| end.checked_sub(NOTICE).unwrap_or(end));
+    let mut notice = std::pin::pin!(sleep_until(near_end()));
+    let mut unannounced = until.is_some();
     let mut listening = true;
     loop {
         tokio::select! {
@@ -102,7 +104,9 @@ where
             },
             phase = deadline.expired() => match phase {
                 Phase::Validity => {
-                    worker.cuts.count("certificate-expired");
+                    if unannounced {
+                        worker.note_expiry();
+                    }
                     connection.graceful_shutdown();
                     drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
                     return;
@@ -116,13 +120,17 @@ where
                 }
                 Phase::Head | Phase::Idle | Phase::Transfer => deadline.set(Phase::Idle, limits.idle),
             },
-            () = &mut near_end, if unannounced => {
+            () = &mut notice, if unannounced => {
                 unannounced = false;
+                // Whoever hangs up upon this does it because of the certificate, too.
+                worker.note_expiry();
                 connection.graceful_shutdown();
             }
             changed = signal.changed(), if listening => {
                 listening = changed.is_ok();
-                if !visitor.still_stands(&worker) {
+                deadline.move_validity(validity());
+                notice.as_mut().reset(near_end());
+                if visitor.still_stands(&worker).is_err() {
                     return;
                 }
                 if signal.borrow_and_update().draining && !ending {

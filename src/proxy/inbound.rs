@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -15,12 +15,12 @@ use super::admission::Visitor;
 use super::http1::Peer;
 use super::settings::ListenerProtocol;
 use super::snapshot::{Listener, Snapshot};
-use super::tls::{client_verdict, verify_error};
+use super::tls::{verdict, verify_error};
 use super::worker::{OpenConnection, Worker, back_off};
 use super::{http1, http2, linger, tcp};
 use crate::clock::Timestamp;
 use crate::id::ListenerId;
-use crate::pki::{Verified, VerifyError};
+use crate::pki::{Usage, Verified, VerifyError};
 
 /// Accepts callers at a listener for as long as the door is open.
 ///
@@ -58,9 +58,11 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    let until = Instant::now() + snapshot.limits.handshake;
+    let Some(listener) = presentable(&worker, listener, snapshot.limits.handshake).await else { return };
     let acceptor = TlsAcceptor::from(Arc::clone(&listener.tls));
     let accepting = acceptor.accept(stream).into_fallible();
-    let stream = match timeout(snapshot.limits.handshake, accepting).await {
+    let stream = match timeout_at(until, accepting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err((error, mut stream))) => {
             count_failure(&worker, &listener, peer, &error);
@@ -83,15 +85,34 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
         }
     };
     worker.handshakes.count("ok");
-    let validity = verified.as_ref().map(|verified| ends(verified, now));
+    let until = verified.as_ref().map(|verified| verified.not_after());
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, verified));
     drop(snapshot);
     match &listener.settings.protocol {
-        ListenerProtocol::Http if is_http2 => http2::serve(worker, visitor, stream, validity).await,
-        ListenerProtocol::Http => http1::serve(worker, Peer::Visitor(visitor), stream, validity).await,
-        ListenerProtocol::Tcp(service) => tcp::serve(&worker, &visitor, service, stream, validity).await,
+        ListenerProtocol::Http if is_http2 => http2::serve(worker, visitor, stream, until).await,
+        ListenerProtocol::Http => http1::serve(worker, Peer::Visitor(visitor), stream, until).await,
+        ListenerProtocol::Tcp(service) => tcp::serve(&worker, &visitor, service, stream, until).await,
     }
+}
+
+/// The listener with a certificate that is valid now. Nobody is answered with another one: after the clock was set or the
+/// machine has slept, the caller waits until a fresh one is in force.
+async fn presentable(worker: &Worker, listener: Arc<Listener>, within: Duration) -> Option<Arc<Listener>> {
+    if listener.life.covers(worker.now()) {
+        return Some(listener);
+    }
+    let id = &listener.settings.id;
+    let fresh = || {
+        let now = worker.now();
+        worker.snapshot().listeners.get(id).filter(|listener| listener.life.covers(now)).cloned()
+    };
+    let found = worker.hold(within, fresh).await;
+    if found.is_none() {
+        worker.handshakes.count("no-valid-certificate");
+        tracing::warn!(target: "postern::proxy", listener = %id, "caller not answered: the listener's own certificate is not valid now");
+    }
+    found
 }
 
 /// The caller's certificate, if it showed one, verified as of now.
@@ -104,13 +125,7 @@ fn verified(
     now: Timestamp,
 ) -> Result<Option<Arc<Verified>>, VerifyError> {
     let chain = stream.get_ref().1.peer_certificates();
-    chain.map(|chain| client_verdict(&snapshot.verifier, chain, now)).transpose()
-}
-
-/// When a connection that rests on this certificate ends.
-fn ends(verified: &Verified, now: Timestamp) -> Instant {
-    // A span beyond what an instant can express is cut to some thirty years: longer than any connection.
-    Instant::now() + verified.not_after().since(now).min(Duration::from_secs(1_000_000_000))
+    chain.map(|chain| verdict(&snapshot.verifier, chain, Usage::Client, now)).transpose()
 }
 
 fn count_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, error: &io::Error) {

@@ -2,6 +2,7 @@
 
 mod settings;
 mod snapshot;
+mod sightings;
 mod sessions;
 mod tls;
 mod deadline;
@@ -36,6 +37,7 @@ pub use settings::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
     ServiceSettings,
 };
+pub use sightings::{Lookout, Sighting};
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot};
 pub use tls::{TlsError, client_config, server_config};
 

@@ -1,5 +1,6 @@
 //! The doors to outside: a local workload connects in plaintext, the kernel says who it is, and its own certificate goes on.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,13 +11,12 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
 use super::context::NotAttested;
-use super::forward::{Resident, Route};
+use super::forward::{Resident, Route, may_go_on};
 use super::http1::{self, Peer};
 use super::settings::RemoteProtocol;
 use super::tcp;
 use super::worker::{OpenConnection, Worker, back_off};
 use crate::id::{RemoteId, WorkloadId};
-use crate::pki::Usage;
 use crate::telemetry::AccessEvent;
 
 /// Accepts local callers on loopback TCP for as long as the door is open.
@@ -137,7 +137,7 @@ where
         return;
     };
     let own_id = client.own_id.clone();
-    let resident = Resident { remote: remote.clone(), workload, own_id };
+    let resident = Resident { remote: remote.clone(), workload, own_id, bond: RefCell::default() };
     if settings.settings.protocol == RemoteProtocol::Http {
         drop(snapshot);
         return http1::serve(worker, Peer::Resident(Box::new(resident)), stream, None).await;
@@ -146,21 +146,9 @@ where
     let id = worker.ids.next(now);
     let (code, moved) = match tcp::connect(&worker, &Route::Remote(&resident), &snapshot.limits).await {
         Ok(mut upstream) => {
-            let chain = upstream.io.chain().unwrap_or_default();
-            // What was believed a moment ago in the handshake; kept, so that asking again costs no signature.
-            let theirs = worker.snapshot().verifier.verify(chain, Usage::Server, now);
-            let may_go_on = || {
-                let Ok(theirs) = &theirs else { return Err("not-trusted") };
-                if !worker.still_believes(theirs, remote.as_str()) {
-                    return Err("not-trusted");
-                }
-                match worker.snapshot().remotes.get(&remote) {
-                    Some(remote) if remote.clients.contains_key(&resident.workload) => Ok(()),
-                    Some(_) | None => Err("no-identity"),
-                }
-            };
-            let (io, until) = (&mut upstream.io, upstream.until);
-            let moved = tcp::pipe(&worker, &mut stream, io, until, &snapshot.limits, may_go_on).await;
+            let (io, until, bond) = (&mut upstream.io, upstream.until, upstream.bond.clone());
+            let allowed = || bond.as_ref().map_or(Ok(()), |bond| may_go_on(&worker, &resident, bond));
+            let moved = tcp::pipe(&worker, &mut stream, io, until, &snapshot.limits, allowed).await;
             (moved.ended.unwrap_or("allowed"), moved)
         }
         Err(code) => (code, tcp::Moved::default()),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::credential::Peppers;
-use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
+use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
-use crate::pki::Verifier;
+use crate::pki::{Life, Verified, Verifier};
 use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
 use crate::registry::Snapshot as Registry;
 
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub limits: Arc<Limits>,
     /// The header that carries API keys, in lower case.
     pub api_key_header: Arc<str>,
+    /// Our issuing authorities that sign no more, by their distinguished names.
+    pub retired: Arc<BTreeMap<String, AuthorityId>>,
 }
 
 /// Where every data-plane thread finds the snapshot in force.
@@ -43,6 +45,8 @@ pub struct Listener {
     pub settings: ListenerSettings,
     /// The identity that is shown.
     pub own_id: SpiffeId,
+    /// From when until when its certificate is valid; nobody is answered with it at another time.
+    pub life: Life,
     /// Certificate, verifier and session store of this generation.
     pub tls: Arc<rustls::ServerConfig>,
 }
@@ -63,8 +67,10 @@ pub struct Client {
     pub own_id: SpiffeId,
     /// Its certificate's generation.
     pub generation: u64,
-    /// When its certificate ends; no connection outlives it.
-    pub not_after: crate::clock::Timestamp,
+    /// From when until when its certificate is valid: no connection is made at another time, and none outlives it.
+    pub life: Life,
+    /// Its own certificate, if we believe it ourselves: what is revoked here is not shown to others for long.
+    pub own: Option<Arc<Verified>>,
     /// Its certificate and the verifier of the remote's identity; pooled connections are tied to it.
     pub tls: Arc<rustls::ClientConfig>,
 }

@@ -13,7 +13,7 @@ use super::admission::{Admission, Verdict, Visitor};
 use super::buffer::{Buffer, poll_read_with};
 use super::context::Signal;
 use super::deadline::{Deadline, Phase};
-use super::forward::{Route, dial, way};
+use super::forward::{Route, dial, valid_way};
 use super::settings::Limits;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
@@ -29,7 +29,7 @@ pub(super) async fn serve<S>(
     visitor: &Visitor,
     service: &ServiceId,
     mut stream: S,
-    validity: Option<Instant>,
+    until: Option<Timestamp>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -43,8 +43,7 @@ pub(super) async fn serve<S>(
                 Ok(mut upstream) => {
                     let allowed = || may_go_on(worker, visitor, service);
                     let moved =
-                        pipe(worker, &mut stream, &mut upstream.io, validity, &snapshot.limits, allowed)
-                            .await;
+                        pipe(worker, &mut stream, &mut upstream.io, until, &snapshot.limits, allowed).await;
                     (Verdict { code: moved.ended.unwrap_or(verdict.code), ..verdict }, moved)
                 }
                 Err(code) => (Verdict { code, ..verdict }, Moved::default()),
@@ -101,9 +100,7 @@ pub(super) fn judge<'s>(
 
 /// Whether a connection that was let in once would be let in again; if not, why.
 fn may_go_on(worker: &Worker, visitor: &Visitor, service: &ServiceId) -> Result<(), &'static str> {
-    if !visitor.still_stands(worker) {
-        return Err("revoked");
-    }
+    visitor.still_stands(worker)?;
     let snapshot = worker.snapshot();
     match judge(visitor, service, &snapshot, worker.now()) {
         (_, Some(_)) => Ok(()),
@@ -123,7 +120,7 @@ pub(super) async fn connect(
     route: &Route<'_>,
     limits: &Limits,
 ) -> Result<super::upstream::Upstream, &'static str> {
-    let way = way(worker, route).ok_or("no-identity")?;
+    let way = valid_way(worker, route, limits).await.ok_or("no-identity")?;
     dial(worker, &way, limits).await.map_err(|_| "upstream-unavailable")
 }
 
@@ -141,7 +138,7 @@ pub(super) async fn pipe<A, B>(
     worker: &Worker,
     near: &mut A,
     far: &mut B,
-    validity: Option<Instant>,
+    until: Option<Timestamp>,
     limits: &Limits,
     allowed: impl Fn() -> Result<(), &'static str>,
 ) -> Moved
@@ -149,7 +146,12 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let deadline = Deadline::new(Phase::Idle, limits.idle, validity);
+    let validity = || until.map(|until| worker.moment(until));
+    let deadline = Deadline::new(Phase::Idle, limits.idle, validity());
+    let allowed = || {
+        deadline.move_validity(validity());
+        allowed()
+    };
     let (mut up, mut down) = (OneWay::default(), OneWay::default());
     let mut signal = worker.signal.clone();
     let ended = {
@@ -171,7 +173,7 @@ where
             ended = &mut both => ended,
             phase = deadline.expired() => Some(match phase {
                 Phase::Validity => {
-                    worker.cuts.count("certificate-expired");
+                    worker.note_expiry();
                     "certificate-expired"
                 }
                 Phase::Head | Phase::Idle | Phase::Transfer => "idle-timeout",

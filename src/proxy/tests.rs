@@ -26,14 +26,14 @@ use super::http2;
 use super::settings::{Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings};
 use super::snapshot::{Listener, Routes, Snapshot};
 use super::tcp;
-use super::tls::client_verdict;
+use super::tls::verdict;
 use super::worker::Worker;
 use crate::clock::{ManualClock, Timestamp};
 use crate::credential::Peppers;
 use crate::id::WorkloadId;
 use crate::pki::{
-    AuthorityPlan, BundleSet, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Profile, TrustBundle, Usage,
-    Verified, Verifier, issue,
+    AuthorityPlan, BundleSet, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Life, LocalKeys, Profile,
+    TrustBundle, Usage, Verified, Verifier, issue,
 };
 use crate::registry::{Source, parse};
 use crate::telemetry::{AccessSink, LogFormat, LogWriter, Metrics};
@@ -104,7 +104,8 @@ fn caller() -> (Arc<Verifier>, Arc<Verified>) {
     const DAY: Duration = Duration::from_secs(86_400);
 
     let algorithm = KeyAlgorithm::EcdsaP256;
-    let plan = |days| AuthorityPlan { algorithm, ttl: DAY * days, backdate: DEFAULT_BACKDATE };
+    let plan =
+        |days| AuthorityPlan { keys: &LocalKeys, algorithm, ttl: DAY * days, backdate: DEFAULT_BACKDATE };
     let now = Timestamp::FLOOR;
     let hierarchy = Hierarchy::create("postern.test".parse().unwrap(), &plan(90), &plan(30), now).unwrap();
     let spiffe_id = "spiffe://postern.test/caller".parse().unwrap();
@@ -122,7 +123,8 @@ fn a_remembered_chain_is_proven_anew_when_it_no_longer_holds_the_old_way() {
     const DAY: Duration = Duration::from_secs(86_400);
 
     let algorithm = KeyAlgorithm::EcdsaP256;
-    let plan = |days| AuthorityPlan { algorithm, ttl: DAY * days, backdate: DEFAULT_BACKDATE };
+    let plan =
+        |days| AuthorityPlan { keys: &LocalKeys, algorithm, ttl: DAY * days, backdate: DEFAULT_BACKDATE };
     let now = Timestamp::FLOOR;
     let hierarchy = Hierarchy::create("postern.test".parse().unwrap(), &plan(90), &plan(30), now).unwrap();
     let spiffe_id = "spiffe://postern.test/caller".parse().unwrap();
@@ -136,12 +138,12 @@ fn a_remembered_chain_is_proven_anew_when_it_no_longer_holds_the_old_way() {
     let narrow = believing(vec![issuing.certificate().clone()]);
     let wide = believing(hierarchy.bundle().roots);
 
-    let before = client_verdict(&narrow, &chain, now).unwrap();
+    let before = verdict(&narrow, &chain, Usage::Client, now).unwrap();
     assert!(wide.confirm(&before, now).is_err(), "it rests on what is no root any more");
-    let after = client_verdict(&wide, &chain, now).unwrap();
+    let after = verdict(&wide, &chain, Usage::Client, now).unwrap();
 
     assert!(wide.confirm(&after, now).is_ok());
-    assert!(client_verdict(&believing(Vec::new()), &chain, now).is_err());
+    assert!(verdict(&believing(Vec::new()), &chain, Usage::Client, now).is_err());
 }
 
 impl World {
@@ -167,10 +169,13 @@ impl World {
             remotes: Default::default(),
             limits: Arc::new(Limits::default()),
             api_key_header: "x-api-key".into(),
+            retired: Arc::default(),
         };
         let log = Shared::default();
         let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();
+        let (lookout, _) = crate::proxy::Lookout::new();
         let context = PlaneContext {
+            lookout,
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             clock: Arc::new(ManualClock::at(Timestamp::FLOOR)),
             attestor: Arc::new(Nobody),
@@ -202,7 +207,7 @@ impl World {
             Rc::clone(&self.worker),
             Peer::Visitor(self.visitor()),
             far,
-            Some(Instant::now() + life),
+            Some(Timestamp::FLOOR + life),
         );
         tokio::task::spawn_local(serving);
         near
@@ -296,6 +301,11 @@ fn listener() -> Listener {
             oldest_tls: OldestTls::V13,
         },
         own_id: "spiffe://postern.test/agent".parse().unwrap(),
+        life: Life {
+            not_before: Timestamp::FLOOR,
+            issued_at: Timestamp::FLOOR,
+            not_after: Timestamp::FLOOR + Duration::from_secs(3600),
+        },
         tls: Arc::new(tls),
     }
 }

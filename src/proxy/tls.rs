@@ -98,7 +98,7 @@ pub fn server_config(
 
 /// Whether a session's certificate is believed at the moment of its resumption.
 fn believes(verifier: Arc<Verifier>, clock: Arc<dyn Clock>) -> Believes {
-    Arc::new(move |chain| client_verdict(&verifier, chain, clock.now()).is_ok())
+    Arc::new(move |chain| verdict(&verifier, chain, Usage::Client, clock.now()).is_ok())
 }
 
 /// What a workload shows to a remote, and whom it accepts there.
@@ -148,33 +148,37 @@ fn timestamp(now: UnixTime) -> Timestamp {
     Timestamp::from_unix(i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// Verdicts that a thread remembers; more clients than that are verified in full again.
+/// Verdicts that a thread remembers; more peers than that are verified in full again.
 const VERDICTS: usize = 4096;
 
+/// What was proven, by the end of the connection and the chain.
+type Verdicts = HashMap<(Usage, [u8; 32]), Arc<Verified>>;
+
 thread_local! {
-    static KNOWN: RefCell<HashMap<[u8; 32], Arc<Verified>>> = RefCell::default();
+    static KNOWN: RefCell<Verdicts> = RefCell::default();
 }
 
-/// Whether a client's chain is to be believed now, and what it says.
+/// Whether a peer's chain is to be believed now, and what it says.
 ///
 /// A chain that this thread has proven before is only confirmed: its validity, its root and the revocations are looked at
 /// anew, its signatures are not computed again unless it no longer holds that way.
 ///
 /// # Errors
 /// Why nobody should believe it.
-pub(super) fn client_verdict(
+pub(super) fn verdict(
     verifier: &Verifier,
     chain: &[CertificateDer<'_>],
+    usage: Usage,
     now: Timestamp,
 ) -> Result<Arc<Verified>, VerifyError> {
-    let digest = chain_digest(chain);
+    let digest = (usage, chain_digest(chain));
     if let Some(verified) = KNOWN.with_borrow(|known| known.get(&digest).cloned())
         && verifier.confirm(&verified, now).is_ok()
     {
         return Ok(verified);
     }
     // The chain may hold by another path than it did: over another root, or past an authority that was revoked since.
-    let verified = Arc::new(verifier.verify(chain, Usage::Client, now)?);
+    let verified = Arc::new(verifier.verify(chain, usage, now)?);
     KNOWN.with_borrow_mut(|known| {
         if known.len() >= VERDICTS {
             known.clear();
@@ -262,7 +266,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        client_verdict(&self.verifier, &chain(end_entity, intermediates), timestamp(now))
+        verdict(&self.verifier, &chain(end_entity, intermediates), Usage::Client, timestamp(now))
             .map(|_| ClientCertVerified::assertion())
             .map_err(tls_error)
     }
@@ -299,15 +303,14 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = self
-            .verifier
-            .verify(&chain(end_entity, intermediates), Usage::Server, timestamp(now))
-            .map_err(tls_error)?;
-        let subject = verified.subject;
-        if self.expected.contains(&subject.spiffe_id) {
+        let verified =
+            verdict(&self.verifier, &chain(end_entity, intermediates), Usage::Server, timestamp(now))
+                .map_err(tls_error)?;
+        let found = &verified.subject.spiffe_id;
+        if self.expected.contains(found) {
             return Ok(ServerCertVerified::assertion());
         }
-        let unexpected = UnexpectedIdentity { found: subject.spiffe_id };
+        let unexpected = UnexpectedIdentity { found: found.clone() };
         Err(CertificateError::Other(OtherError(Arc::new(unexpected))).into())
     }
 

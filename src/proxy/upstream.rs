@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
@@ -20,9 +20,10 @@ use tokio_rustls::client::TlsStream;
 use super::buffer::Buffer;
 use super::settings::Endpoint;
 use super::snapshot::Client;
+use super::tls::verdict;
 use crate::clock::Timestamp;
 use crate::id::{RemoteId, WorkloadId};
-use crate::identity::Subject;
+use crate::pki::{Usage, Verified, Verifier, VerifyError};
 
 /// How long an idle connection is kept. One that the other side has closed meanwhile is noticed before it is used.
 const KEEP: Duration = Duration::from_secs(30);
@@ -75,25 +76,36 @@ pub(super) struct Upstream {
     /// Whether it has served before, so that a failure may only mean that the other side hung up meanwhile.
     pub(super) reused: bool,
     /// When the first of the two certificates ends that it rests on, if it rests on any.
-    pub(super) until: Option<Instant>,
+    pub(super) until: Option<Timestamp>,
+    /// The two certificates themselves.
+    pub(super) bond: Option<Arc<Bond>>,
     since: Instant,
 }
 
 impl Upstream {
     fn new(io: UpstreamIo) -> Self {
-        Self { io, unread: Buffer::default(), reused: false, until: None, since: Instant::now() }
+        Self { io, unread: Buffer::default(), reused: false, until: None, bond: None, since: Instant::now() }
     }
 
     /// Whether the other side has hung up, or said something unasked.
-    fn is_stale(&mut self) -> bool {
+    fn is_stale(&mut self, now: Timestamp) -> bool {
         let mut byte = [0_u8; 1];
         let mut page = ReadBuf::new(&mut byte);
         let mut cx = Context::from_waker(Waker::noop());
         self.since.elapsed() >= KEEP
-            || self.until.is_some_and(|until| until <= Instant::now())
+            || self.until.is_some_and(|until| until <= now)
             || !self.unread.is_empty()
             || Pin::new(&mut self.io).poll_read(&mut cx, &mut page).is_ready()
     }
+}
+
+/// What a connection to a remote rests on.
+#[derive(Debug)]
+pub(super) struct Bond {
+    /// The remote's certificate.
+    pub(super) peer: Arc<Verified>,
+    /// The workload's, if we believe it ourselves.
+    pub(super) own: Option<Arc<Verified>>,
 }
 
 /// The streams that lead to something that answers.
@@ -145,6 +157,8 @@ pub(super) enum DialError {
     TimedOut,
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
+    #[error("the remote is not believed any more")]
+    Untrusted(#[from] VerifyError),
 }
 
 /// A thread's idle connections.
@@ -160,11 +174,11 @@ impl Pool {
     }
 
     /// The connection that was used last, if one is still fresh.
-    pub(super) fn take(&self, key: &PoolKey) -> Option<Upstream> {
+    pub(super) fn take(&self, key: &PoolKey, now: Timestamp) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(key)?;
         while let Some(mut upstream) = kept.pop() {
-            if !upstream.is_stale() {
+            if !upstream.is_stale(now) {
                 return Some(upstream);
             }
         }
@@ -222,6 +236,7 @@ pub(super) async fn dial_local(endpoint: &Endpoint, within: Duration) -> Result<
 pub(super) async fn dial_remote(
     address: &str,
     client: &Client,
+    verifier: &Verifier,
     within: Duration,
     now: Timestamp,
 ) -> Result<Upstream, DialError> {
@@ -235,31 +250,19 @@ pub(super) async fn dial_remote(
         connector.connect(name, stream).await.map_err(DialError::Tls)
     };
     let stream = timeout(within, connect).await.map_err(|_| DialError::TimedOut)??;
-    let not_after = not_after(&stream).map_or(client.not_after, |theirs| theirs.min(client.not_after));
-    // A span beyond what an instant can express is cut to some thirty years: longer than any connection.
-    let until = Instant::now() + not_after.since(now).min(Duration::from_secs(1_000_000_000));
-    Ok(Upstream { until: Some(until), ..Upstream::new(UpstreamIo::Tls(Box::new(stream))) })
-}
-
-impl UpstreamIo {
-    /// The chain that a remote has shown; none of a local service.
-    pub(super) fn chain(&self) -> Option<&[CertificateDer<'static>]> {
-        match self {
-            Self::Tls(stream) => stream.get_ref().1.peer_certificates(),
-            Self::Tcp(_) | Self::Unix(_) => None,
-        }
-    }
-}
-
-/// When the remote's certificate ends, which has just been verified.
-fn not_after(stream: &TlsStream<TcpStream>) -> Option<Timestamp> {
-    let leaf = stream.get_ref().1.peer_certificates()?.first()?;
-    Subject::from_der(leaf).ok().map(|subject| subject.not_after)
+    // It was verified in the handshake, so this costs no signature; trust may have changed meanwhile.
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = verdict(verifier, chain, Usage::Server, now)?;
+    let until = peer.not_after().min(client.life.not_after);
+    let bond = Some(Arc::new(Bond { peer, own: client.own.clone() }));
+    Ok(Upstream { until: Some(until), bond, ..Upstream::new(UpstreamIo::Tls(Box::new(stream))) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: Timestamp = Timestamp::FLOOR;
 
     async fn pair() -> (Upstream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -277,8 +280,8 @@ mod tests {
         drop(other_end);
         tokio::task::yield_now().await;
 
-        assert!(pool.take(&key).is_some_and(|upstream| upstream.reused));
-        assert!(pool.take(&key).is_none());
+        assert!(pool.take(&key, NOW).is_some_and(|upstream| upstream.reused));
+        assert!(pool.take(&key, NOW).is_none());
     }
 
     #[tokio::test]
@@ -292,22 +295,25 @@ mod tests {
             pool.give_back(&key, upstream, 2);
         }
 
-        assert!(pool.take(&key).is_some());
-        assert!(pool.take(&key).is_some());
-        assert!(pool.take(&key).is_none());
+        assert!(pool.take(&key, NOW).is_some());
+        assert!(pool.take(&key, NOW).is_some());
+        assert!(pool.take(&key, NOW).is_none());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_connection_is_not_used_again_when_a_certificate_under_it_has_ended() {
         let pool = Pool::new();
         let key = PoolKey::Local(Endpoint::Whoami);
-        let (upstream, _other_end) = pair().await;
-        let until = Some(Instant::now() + Duration::from_secs(5));
-        pool.give_back(&key, Upstream { until, ..upstream }, 8);
+        let until = NOW + Duration::from_secs(5);
+        let mut others = Vec::new();
+        for _ in 0..2 {
+            let (upstream, other_end) = pair().await;
+            others.push(other_end);
+            pool.give_back(&key, Upstream { until: Some(until), ..upstream }, 8);
+        }
 
-        tokio::time::advance(Duration::from_secs(5)).await;
-
-        assert!(pool.take(&key).is_none());
+        assert!(pool.take(&key, until - Duration::from_millis(1)).is_some());
+        assert!(pool.take(&key, until).is_none(), "however the clock came to stand there");
     }
 
     #[test]

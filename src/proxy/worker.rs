@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::context::{Attestor, PlaneContext, Signal};
 use super::request_id::RequestIds;
+use super::sightings::Lookout;
 use super::snapshot::{Current, Snapshot};
 use super::upstream::Pool;
 use crate::clock::{Clock, Timestamp};
@@ -21,6 +23,9 @@ const FLUSH_AFTER: Duration = Duration::from_millis(50);
 
 /// Idle upstream connections are looked at this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Whoever waits for a valid certificate looks at the clock this often, besides at each new snapshot.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One data-plane thread's belongings.
 #[derive(Debug)]
@@ -34,6 +39,7 @@ pub(super) struct Worker {
     pub(super) outbound: CodeCounter,
     pub(super) handshakes: CodeCounter,
     pub(super) metrics: Arc<Metrics>,
+    lookout: Lookout,
     access: AccessLog,
     access_pending: Notify,
     pub(super) signal: watch::Receiver<Signal>,
@@ -54,6 +60,7 @@ impl Worker {
             outbound: context.metrics.outbound(),
             handshakes: context.metrics.handshakes(),
             metrics: Arc::clone(&context.metrics),
+            lookout: context.lookout.clone(),
             access: AccessLog::new(context.access.clone()),
             access_pending: Notify::new(),
             signal,
@@ -72,28 +79,68 @@ impl Worker {
         self.clock.now()
     }
 
+    /// The runtime's moment at which the time of day will be `at`, as things stand: asked again whenever the clock was set.
+    pub(super) fn moment(&self, at: Timestamp) -> Instant {
+        // A span beyond what an instant can express is cut to some thirty years: longer than any connection.
+        Instant::now() + at.since(self.now()).min(Duration::from_secs(1_000_000_000))
+    }
+
+    /// Counts and logs that a connection ends because the certificate does that it rests on.
+    pub(super) fn note_expiry(&self) {
+        self.cuts.count("certificate-expired");
+        tracing::debug!(target: "postern::proxy", "connection ends with its certificate");
+    }
+
     /// Whether a connection that rests on `verified` may go on; if not, it is counted and logged why.
-    pub(super) fn still_believes(&self, verified: &Verified, door: &str) -> bool {
-        let now = self.now();
-        match self.current.load().verifier.confirm(verified, now) {
+    ///
+    /// # Errors
+    /// The code of the reason.
+    pub(super) fn still_believes(&self, verified: &Verified, door: &str) -> Result<(), &'static str> {
+        let (snapshot, now) = (self.current.load(), self.now());
+        match snapshot.verifier.confirm(verified, now) {
+            Ok(()) => {
+                self.lookout.look_at(&verified.subject, &snapshot, now);
+                Ok(())
+            }
             // The connection's own deadline sees to its end, and to what is under way then.
-            Ok(()) | Err(VerifyError::Expired { .. }) => true,
-            Err(VerifyError::RootExpired { .. }) if now > verified.not_after() => true,
+            Err(VerifyError::Expired { .. }) => Ok(()),
+            Err(VerifyError::RootExpired { .. }) if now > verified.not_after() => Ok(()),
             Err(error) => {
-                #[expect(clippy::wildcard_enum_match_arm, reason = "what else is wrong has one code")]
-                let code = match error {
-                    VerifyError::Revoked(_) => "revoked",
-                    VerifyError::ForgedCrl { .. }
-                    | VerifyError::NoCrl { .. }
-                    | VerifyError::StaleCrl { .. } => "no-current-crl",
-                    _ => "not-trusted",
+                let code = if let VerifyError::Revoked(_) = error {
+                    "revoked"
+                } else if let VerifyError::NotYetValid { .. } = error {
+                    "certificate-not-yet-valid"
+                } else if let VerifyError::ForgedCrl { .. }
+                | VerifyError::NoCrl { .. }
+                | VerifyError::StaleCrl { .. } = error
+                {
+                    "no-current-crl"
+                } else {
+                    "not-trusted"
                 };
                 self.cuts.count(code);
                 let spiffe_id = &verified.subject.spiffe_id;
                 tracing::warn!(target: "postern::proxy", %spiffe_id, door, reason = %error, "connection cut");
-                false
+                Err(code)
             }
         }
+    }
+
+    /// What `find` gives as soon as it gives something, looking again at each new snapshot and now and then; nothing when
+    /// `within` has passed first.
+    pub(super) async fn hold<T>(&self, within: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
+        let mut signal = self.signal.clone();
+        let found = async {
+            loop {
+                signal.mark_unchanged();
+                if let Some(found) = find() {
+                    return found;
+                }
+                // The time is up in any case; a plane that is gone announces nothing more.
+                drop(tokio::time::timeout(LOOK_AGAIN, signal.changed()).await);
+            }
+        };
+        tokio::time::timeout(within, found).await.ok()
     }
 
     /// Connections that are open on this thread.

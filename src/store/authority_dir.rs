@@ -4,7 +4,7 @@
 //! <state>/lock                                  held while an agent lives
 //! <state>/authorities.toml                      the commit point: slots, trust domain, bundle sequence
 //! <state>/authorities/<id>/certificate.pem      0644
-//! <state>/authorities/<id>/key.pem              0600
+//! <state>/authorities/<id>/key.pem              0600; or key.toml, which says where the key is, see `key_store.rs`
 //! <state>/authorities/.staged-<id>/…            on its way to becoming <id>
 //! <state>/bundle.pem                            the roots, for others to trust
 //! ```
@@ -12,6 +12,9 @@
 //! A commit writes the new authorities under their staged names, replaces `authorities.toml` in one step, and then gives the
 //! directories their final names. A kill before that one step leaves the old state (staged directories mean nothing by
 //! themselves), a kill after it leaves the new one, and the next start finishes the renames.
+//!
+//! A state directory that cannot be written (read-only, or full) does not keep the agent from serving what it holds: the lock
+//! is then taken on what is there, an interrupted commit is read where it lies, and what is left undone is told and done later.
 //!
 //! **Invariant:** no new CA beside an old one. Only a state directory without any trace of a CA counts as a first start; every
 //! other gap is an error that says what is there and what to do.
@@ -21,7 +24,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -29,16 +32,30 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
-use crate::pki::{Authority, AuthorityError, Hierarchy, HierarchyError, Level, Retired, Slots};
+use crate::pki::{
+    Authority, AuthorityError, Hierarchy, HierarchyError, KeyPair, KeySource, Level, Retired, Slots,
+};
 use crate::secret::Secret;
 use crate::store::atomic_file::{self, AtomicError, Gate};
+use crate::store::key_store::{KEY, KeyFile, KeySettings, KeyStore, KeyStoreError, REFERENCE};
 use crate::store::pem::{self, PemError};
+use crate::store::sealed_key::SealError;
+use crate::store::{disk, seal};
 
 /// The state directory, locked for this process for as long as the value lives.
 pub struct AuthorityDir {
     state: PathBuf,
-    _lock: File,
+    lock: Mutex<Lock>,
     gate: Box<Gate<'static>>,
+    keys: KeyStore,
+}
+
+/// What keeps other agents away.
+enum Lock {
+    /// The lock file. Whoever writes holds it.
+    Full(#[expect(dead_code, reason = "it is held, not used")] File),
+    /// Only the directory of the authorities, for the lock file could not be made. Enough to read.
+    Reading(#[expect(dead_code, reason = "it is held, not used")] File),
 }
 
 /// What [`AuthorityDir::load`] found.
@@ -48,6 +65,8 @@ pub struct StoredHierarchy {
     pub hierarchy: Hierarchy,
     /// Entries of `authorities/` that no slot names: left by a crash, removed at the next commit.
     pub orphans: Vec<String>,
+    /// What could not be tidied up. The CA is whole all the same; the next commit tries again.
+    pub untidy: Vec<StoreError>,
 }
 
 /// A commit that holds.
@@ -56,6 +75,17 @@ pub struct StoredHierarchy {
 pub struct Committed {
     /// What failed after the commit point. The new state holds all the same, and the next start or commit tidies up.
     pub untidy: Vec<StoreError>,
+}
+
+/// What [`AuthorityDir::rekey`] came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rekeyed {
+    /// How many key files were written anew.
+    pub written: usize,
+    /// How many were as they should be.
+    pub kept: usize,
+    /// How many keys are on a token and have no file.
+    pub on_token: usize,
 }
 
 /// Why the CA cannot be read or written.
@@ -90,6 +120,9 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// A key cannot be kept or had.
+    #[error(transparent)]
+    Keys(#[from] KeyStoreError),
     /// Another process holds the lock.
     #[error("{} is locked: another agent{holder} uses this state directory", path.display())]
     Locked {
@@ -124,6 +157,9 @@ pub enum StoreError {
         /// Its directory or file.
         path: PathBuf,
     },
+    /// There is no CA.
+    #[error("there is no CA in {}", .0.display())]
+    NoCa(PathBuf),
     /// A file holds no PEM of the right kind.
     #[error("{} is damaged: restore it from a backup", path.display())]
     Pem {
@@ -148,12 +184,37 @@ pub enum StoreError {
     /// A file could not be replaced.
     #[error(transparent)]
     Replace(#[from] AtomicError),
+    /// A key could not be put under the passphrase.
+    #[error("the key of {id} cannot be encrypted")]
+    Seal {
+        /// Whose key.
+        id: AuthorityId,
+        /// Why not.
+        #[source]
+        source: SealError,
+    },
 }
 
 impl AuthorityDir {
     /// Takes `state` for this process, making the directory if it is not there.
     pub fn open(state: &Path) -> Result<Self, StoreError> {
         Self::open_with(state, Box::new(|_| Ok(())))
+    }
+
+    /// [`Self::open`] with the keys kept as `settings` say.
+    ///
+    /// # Errors
+    /// As for [`Self::open`], or the passphrase or the token cannot be used.
+    pub fn open_keeping(state: &Path, settings: &KeySettings) -> Result<Self, StoreError> {
+        let directory = Self::open(state)?;
+        let keys = KeyStore::open(state, settings)?;
+        Ok(Self { keys, ..directory })
+    }
+
+    /// This directory with its keys in `keys`; for tests.
+    #[cfg(test)]
+    pub(super) fn keeping(self, keys: KeyStore) -> Self {
+        Self { keys, ..self }
     }
 
     /// [`Self::open`], asking `gate` before every step that changes the disk; for tests.
@@ -163,22 +224,8 @@ impl AuthorityDir {
             .mode(0o700)
             .create(state)
             .map_err(io_error("make the state directory", state))?;
-        let path = state.join(LOCK);
-        let mut options = File::options();
-        let lock = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io_error("open the lock", &path))?;
-        take(&lock).map_err(|error| match error {
-            TryLockError::WouldBlock => StoreError::Locked { holder: holder_of(&lock), path: path.clone() },
-            TryLockError::Error(source) => io_error("lock", &path)(source),
-        })?;
-        sign_lock(&lock).map_err(io_error("write the lock", &path))?;
-        Ok(Self { state: state.to_owned(), _lock: lock, gate })
+        let lock = Mutex::new(lock(state)?);
+        Ok(Self { state: state.to_owned(), lock, gate, keys: KeyStore::plain(state) })
     }
 
     /// The state directory.
@@ -187,36 +234,47 @@ impl AuthorityDir {
         &self.state
     }
 
+    /// Where the keys of new authorities come from.
+    #[must_use]
+    pub fn keys(&self) -> &dyn KeySource {
+        &self.keys
+    }
+
     /// The CA that was committed last; `None` at the very first start.
     ///
-    /// Finishes what a crash may have interrupted after its commit point.
+    /// Finishes what a crash may have interrupted after its commit point, if the directory can be written.
     pub fn load(&self) -> Result<Option<StoredHierarchy>, StoreError> {
         let path = self.manifest_path();
         if !is_there(&path)? {
             return self.expect_nothing(&path).map(|()| None);
         }
-        let manifest = Manifest::read(&path)?;
+        let (manifest, manifest_text) = Manifest::read(&path)?;
+        let mut untidy = Vec::new();
         let mut roots = Vec::with_capacity(manifest.root.len());
         for entry in &manifest.root {
-            roots.push(self.load_authority(entry, Level::Root)?);
+            roots.push(self.load_authority(entry, Level::Root, &mut untidy)?);
         }
         let mut issuing = Vec::with_capacity(manifest.issuing.len());
         for entry in &manifest.issuing {
-            issuing.push(self.load_authority(entry, Level::Issuing)?);
+            issuing.push(self.load_authority(entry, Level::Issuing, &mut untidy)?);
         }
         let roots = slots(&path, &manifest.root, &roots)?;
         let issuing = slots(&path, &manifest.issuing, &issuing)?;
         let hierarchy =
             Hierarchy::assemble(manifest.trust_domain(&path)?, roots, issuing, manifest.bundle_sequence)
-                .map_err(|source| StoreError::Hierarchy { path, source })?;
-        self.publish_bundle(&hierarchy)?;
+                .map_err(|source| StoreError::Hierarchy { path: path.clone(), source })?;
+        // Last, for whatever else is wrong says more.
+        seal::check(&manifest_text)
+            .map_err(|broken| StoreError::Manifest { path, reason: broken.to_string() })?;
+        untidy.extend(self.publish_bundle(&hierarchy).err());
         let orphans = self.orphans(&hierarchy)?;
-        Ok(Some(StoredHierarchy { hierarchy, orphans }))
+        Ok(Some(StoredHierarchy { hierarchy, orphans, untidy }))
     }
 
     /// Makes `hierarchy` the state of the disk: after an error the former one holds, or the new one if only forcing it to the
     /// disk failed; committing again is always right.
     pub fn commit(&self, hierarchy: &Hierarchy) -> Result<Committed, StoreError> {
+        self.lock_for_writing()?;
         self.make_directory(&self.authorities_path())?;
         atomic_file::sync_directory(&self.state, &*self.gate)
             .map_err(io_error("force to the disk", &self.state))?;
@@ -232,7 +290,90 @@ impl AuthorityDir {
         }
         committed.untidy.extend(self.publish_bundle(hierarchy).err());
         committed.untidy.extend(self.remove_orphans(hierarchy).err());
+        // Only after the directories: a reference that is still there keeps its key.
+        let used: Vec<&KeyPair> = hierarchy.iter().map(|(_, authority)| authority.key()).collect();
+        committed.untidy.extend(self.keys.tidy(&used).map_err(StoreError::from).err());
         Ok(committed)
+    }
+
+    /// Whoever could only lock for reading, because the directory could not be written, takes the lock itself now.
+    fn lock_for_writing(&self) -> Result<(), StoreError> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Lock::Reading(_) = &*held {
+            *held = Lock::Full(lock_file(&self.state)?);
+        }
+        Ok(())
+    }
+
+    /// Where the files of an authority are that was committed: under its final name, or under the staged one if that cannot
+    /// be changed now.
+    fn find(&self, id: &AuthorityId, untidy: &mut Vec<StoreError>) -> Result<PathBuf, StoreError> {
+        let error = match self.settle(id) {
+            Ok(settled) => return Ok(settled),
+            Err(error) => error,
+        };
+        untidy.push(error);
+        let settled = self.authorities_path().join(id.as_str());
+        Ok(if is_there(&settled)? { settled } else { self.staged_path(id) })
+    }
+
+    /// Writes every key file anew that is not as the settings say: under the configured passphrase, or plain if there is none.
+    /// Files that are encrypted otherwise open with `former`.
+    ///
+    /// Before the first file is written, every one has been read. Each is replaced whole; a kill in between leaves some as they
+    /// were, which this call, made again, finishes.
+    ///
+    /// # Errors
+    /// A key cannot be read, and nothing was changed; or the system refused something.
+    pub fn rekey(&self, former: Option<&Secret>) -> Result<Rekeyed, StoreError> {
+        self.lock_for_writing()?;
+        let path = self.manifest_path();
+        if !is_there(&path)? {
+            self.expect_nothing(&path)?;
+            return Err(StoreError::NoCa(self.state.clone()));
+        }
+        let (manifest, _) = Manifest::read(&path)?;
+        let mut rekeyed = Rekeyed { written: 0, kept: 0, on_token: 0 };
+        let mut listed = BTreeSet::new();
+        let mut anew = Vec::new();
+        for entry in manifest.root.iter().chain(&manifest.issuing) {
+            let id: AuthorityId = entry.parse("id", &entry.id, &path)?;
+            let created = entry.parse("created", &entry.created, &path)?;
+            let directory = self.settle(&id)?;
+            listed.insert(entry.id.as_str());
+            if !is_there(&directory)? {
+                return Err(StoreError::Missing { path: directory });
+            }
+            if is_there(&directory.join(REFERENCE))? {
+                rekeyed.on_token += 1;
+                continue;
+            }
+            let key_path = directory.join(KEY);
+            let bytes = read_private(&key_path)?;
+            let (key, text) = self
+                .keys
+                .rewritten(&key_path, &bytes, former)?
+                .map_err(|source| StoreError::Pem { path: key_path.clone(), source })?;
+            read_with_key(&directory, key, created)?;
+            match text {
+                Some(text) => anew.push((key_path, text)),
+                None => rekeyed.kept += 1,
+            }
+        }
+        rekeyed.written = anew.len();
+        for (path, text) in &anew {
+            atomic_file::replace_in_steps(path, text.expose_secret(), 0o600, &*self.gate)?;
+        }
+        // What lies about may hold a key in its former form.
+        for name in self.entries()? {
+            let directory = self.authorities_path().join(&name);
+            if listed.contains(name.as_str()) {
+                self.remove_temporaries(&directory, &[KEY])?;
+            } else {
+                self.remove(&directory)?;
+            }
+        }
+        Ok(rekeyed)
     }
 
     /// Writes an authority under its staged name, unless it is there already.
@@ -240,17 +381,22 @@ impl AuthorityDir {
         let settled = self.authorities_path().join(authority.id().as_str());
         let staged = self.staged_path(authority.id());
         let certificate = pem::certificate_to_pem(authority.certificate());
-        let key = pem::key_to_pem(&authority.key().to_pkcs8_der());
+        let key = self.key_file(authority.id(), authority.key())?;
         let holds = |directory: &Path| {
             fs::read(directory.join(CERTIFICATE)).is_ok_and(|found| found == certificate.as_bytes())
-                && fs::read(directory.join(KEY)).is_ok_and(|found| Secret::new(found) == key)
+                && fs::read(directory.join(key.name)).is_ok_and(|found| Secret::new(found) == key.content)
         };
         if holds(&settled) {
             return Ok(());
         }
         self.remove(&staged)?;
         self.make_directory(&staged)?;
-        atomic_file::create_in_steps(&staged.join(KEY), key.expose_secret(), 0o600, &*self.gate)?;
+        atomic_file::create_in_steps(
+            &staged.join(key.name),
+            key.content.expose_secret(),
+            0o600,
+            &*self.gate,
+        )?;
         atomic_file::create_in_steps(&staged.join(CERTIFICATE), certificate.as_bytes(), 0o644, &*self.gate)?;
         for directory in [&staged, &self.authorities_path()] {
             atomic_file::sync_directory(directory, &*self.gate)
@@ -275,15 +421,20 @@ impl AuthorityDir {
         Ok(settled)
     }
 
-    fn load_authority(&self, entry: &Entry, wanted: Level) -> Result<Arc<Authority>, StoreError> {
+    fn load_authority(
+        &self,
+        entry: &Entry,
+        wanted: Level,
+        untidy: &mut Vec<StoreError>,
+    ) -> Result<Arc<Authority>, StoreError> {
         let manifest = self.manifest_path();
         let id: AuthorityId = entry.parse("id", &entry.id, &manifest)?;
         let created = entry.parse("created", &entry.created, &manifest)?;
-        let directory = self.settle(&id)?;
+        let directory = self.find(&id, untidy)?;
         if !is_there(&directory)? {
             return Err(StoreError::Missing { path: directory });
         }
-        let authority = read_authority(&directory, created)?;
+        let authority = read_with_key(&directory, self.read_key(&directory)?, created)?;
         if *authority.id() != id {
             let reason = format!("{} holds the authority {}", directory.display(), authority.id());
             return Err(StoreError::Manifest { path: manifest, reason });
@@ -293,6 +444,22 @@ impl AuthorityDir {
             return Err(StoreError::Manifest { path: manifest, reason });
         }
         Ok(Arc::new(authority))
+    }
+
+    /// What is to stand in a directory for `key`.
+    fn key_file(&self, id: &AuthorityId, key: &KeyPair) -> Result<KeyFile, StoreError> {
+        self.keys.file_of(key).map_err(|source| StoreError::Seal { id: id.clone(), source })
+    }
+
+    /// The key that stands in `directory`, wherever it is kept.
+    fn read_key(&self, directory: &Path) -> Result<KeyPair, StoreError> {
+        let reference = directory.join(REFERENCE);
+        if is_there(&reference)? {
+            return Ok(self.keys.read_reference(&reference, &read_file(&reference)?)?);
+        }
+        let path = directory.join(KEY);
+        let key = self.keys.read_file(&path, &read_private(&path)?)?;
+        key.map_err(|source| StoreError::Pem { path, source })
     }
 
     /// Without a manifest there must be no trace of a CA. Staged directories alone are none: nothing was ever committed.
@@ -330,12 +497,14 @@ impl AuthorityDir {
         for name in self.orphans(hierarchy)? {
             self.remove(&self.authorities_path().join(name))?;
         }
-        for name in names_in(&self.state)? {
-            if [MANIFEST, BUNDLE, "crl.pem", "issued.journal"]
-                .iter()
-                .any(|file| name.starts_with(&format!(".{file}.")))
-            {
-                let path = self.state.join(name);
+        self.remove_temporaries(&self.state, &[MANIFEST, BUNDLE, "crl.pem", "issued.journal"])
+    }
+
+    /// Removes what was on its way to becoming one of `files` in `directory` when the process was killed.
+    fn remove_temporaries(&self, directory: &Path, files: &[&str]) -> Result<(), StoreError> {
+        for name in names_in(directory)? {
+            if files.iter().any(|file| name.starts_with(&format!(".{file}."))) {
+                let path = directory.join(name);
                 (self.gate)("remove temporary")
                     .and_then(|()| fs::remove_file(&path))
                     .map_err(io_error("remove", &path))?;
@@ -393,7 +562,6 @@ impl std::fmt::Debug for AuthorityDir {
 const AUTHORITIES: &str = "authorities";
 const BUNDLE: &str = "bundle.pem";
 const CERTIFICATE: &str = "certificate.pem";
-const KEY: &str = "key.pem";
 const LOCK: &str = "lock";
 const LOCK_ATTEMPTS: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
@@ -446,7 +614,8 @@ impl Manifest {
         }
     }
 
-    fn read(path: &Path) -> Result<Self, StoreError> {
+    /// The manifest, and its text.
+    fn read(path: &Path) -> Result<(Self, String), StoreError> {
         let damaged = |reason: String| StoreError::Manifest { path: path.to_owned(), reason };
         let bytes = fs::read(path).map_err(io_error("read", path))?;
         let text = String::from_utf8(bytes).map_err(|_| damaged("it is not UTF-8".to_owned()))?;
@@ -454,7 +623,7 @@ impl Manifest {
         if manifest.version != VERSION {
             return Err(damaged(format!("it has version {}, this agent knows {VERSION}", manifest.version)));
         }
-        Ok(manifest)
+        Ok((manifest, text))
     }
 
     fn to_text(&self, path: &Path) -> Result<String, StoreError> {
@@ -462,7 +631,7 @@ impl Manifest {
             path: path.to_owned(),
             reason: error.to_string(),
         };
-        Ok(format!("{HEADER}{}", toml::to_string(self).map_err(failed)?))
+        Ok(seal::sealed(&format!("{HEADER}{}", toml::to_string(self).map_err(failed)?)))
     }
 
     fn trust_domain(&self, path: &Path) -> Result<TrustDomain, StoreError> {
@@ -523,7 +692,8 @@ fn slots(path: &Path, entries: &[Entry], authorities: &[Arc<Authority>]) -> Resu
     Ok(Slots { prepared, active, retired })
 }
 
-fn read_authority(directory: &Path, created: Timestamp) -> Result<Authority, StoreError> {
+/// The authority in `directory`, whose key is `key`.
+fn read_with_key(directory: &Path, key: KeyPair, created: Timestamp) -> Result<Authority, StoreError> {
     let certificate_path = directory.join(CERTIFICATE);
     let certificates = pem::certificates(&read_file(&certificate_path)?)
         .map_err(|source| StoreError::Pem { path: certificate_path.clone(), source })?;
@@ -532,16 +702,18 @@ fn read_authority(directory: &Path, created: Timestamp) -> Result<Authority, Sto
             PemError::Malformed(format!("it has {} certificates instead of one", certificates.len()));
         return Err(StoreError::Pem { path: certificate_path, source });
     };
-    let key_path = directory.join(KEY);
-    let key_bytes = Secret::new(read_file(&key_path)?);
-    let mode = fs::metadata(&key_path).map_err(io_error("read", &key_path))?.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(StoreError::Permissive { path: key_path, mode });
-    }
-    let key = pem::private_key(key_bytes.expose_secret())
-        .map_err(|source| StoreError::Pem { path: key_path, source })?;
-    Authority::load(certificate.clone(), &key, created)
+    Authority::with_key(certificate.clone(), key, created)
         .map_err(|source| StoreError::Authority { path: directory.to_owned(), source })
+}
+
+/// The content of a file that nobody else may read.
+fn read_private(path: &Path) -> Result<Secret, StoreError> {
+    let bytes = Secret::new(read_file(path)?);
+    let mode = fs::metadata(path).map_err(io_error("read", path))?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(StoreError::Permissive { path: path.to_owned(), mode });
+    }
+    Ok(bytes)
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, StoreError> {
@@ -576,6 +748,55 @@ fn is_temporary(name: &str) -> bool {
 fn io_error(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { step, path, source }
+}
+
+/// Keeps other agents away from `state`: by the lock file, or where it can neither be written nor made, by what is there.
+fn lock(state: &Path) -> Result<Lock, StoreError> {
+    let refused = match lock_file(state) {
+        Err(StoreError::Io { step, path, source }) if disk::refuses_writing(&source) => {
+            StoreError::Io { step, path, source }
+        }
+        outcome => return outcome.map(Lock::Full),
+    };
+    // A lock needs no right to write.
+    let path = state.join(LOCK);
+    if let Ok(lock) = File::open(&path) {
+        return held(lock, &path).map(Lock::Full);
+    }
+    let path = state.join(AUTHORITIES);
+    // Without it there is nothing to serve, and what was refused is what has to be told.
+    let Ok(authorities) = File::open(&path) else { return Err(refused) };
+    held(authorities, &path).map(Lock::Reading)
+}
+
+/// Makes the lock file, takes it and writes down whose it is.
+fn lock_file(state: &Path) -> Result<File, StoreError> {
+    let path = state.join(LOCK);
+    let mut options = File::options();
+    let lock = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io_error("open the lock", &path))?;
+    let lock = held(lock, &path)?;
+    match sign_lock(&lock) {
+        // Whose it is only helps whoever comes second.
+        Err(error) if disk::refuses_writing(&error) => Ok(lock),
+        outcome => outcome.map(|()| lock).map_err(io_error("write the lock", &path)),
+    }
+}
+
+fn held(lock: File, path: &Path) -> Result<File, StoreError> {
+    match take(&lock) {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            Err(StoreError::Locked { holder: holder_of(&lock), path: path.to_owned() })
+        }
+        Err(TryLockError::Error(source)) => Err(io_error("lock", path)(source)),
+    }
 }
 
 /// Locks, waiting a moment for a holder that is just going away: an agent that is being restarted, or its child between

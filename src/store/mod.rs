@@ -2,15 +2,25 @@
 
 pub mod atomic_file;
 pub mod pem;
+pub mod seal;
+pub mod disk;
 pub mod registry_dir;
 pub mod registry_edit;
 pub mod pepper_file;
 pub mod revocation_file;
 pub mod issue_journal;
 pub mod socket_file;
+mod secret_source;
+mod sealed_key;
+mod token;
+mod key_store;
 mod authority_dir;
 
-pub use authority_dir::{AuthorityDir, Committed, StoreError, StoredHierarchy};
+pub use authority_dir::{AuthorityDir, Committed, Rekeyed, StoreError, StoredHierarchy};
+pub use key_store::{Custody, KeySettings, KeyStore, KeyStoreError};
+pub use sealed_key::SealError;
+pub use secret_source::{SecretError, SecretSource};
+pub use token::{TokenError, TokenSettings};
 
 #[cfg(test)]
 mod tests;

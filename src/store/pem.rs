@@ -24,7 +24,7 @@ pub enum PemError {
     Malformed(String),
     /// A key under a passphrase.
     #[error(
-        "encrypted private keys are not supported; remove the passphrase with `openssl pkcs8 -topk8 -nocrypt`"
+        "the key is encrypted in a form that is not read here; write it anew with `openssl pkcs8 -topk8`"
     )]
     PassphraseProtected,
     /// Text outside of a block.
@@ -83,7 +83,7 @@ pub fn private_key(bytes: &[u8]) -> Result<Secret, PemError> {
     for label in &labels {
         match label.as_str() {
             PRIVATE_KEY => (),
-            "ENCRYPTED PRIVATE KEY" => return Err(PemError::PassphraseProtected),
+            ENCRYPTED_PRIVATE_KEY => return Err(PemError::PassphraseProtected),
             "EC PRIVATE KEY" | "RSA PRIVATE KEY" => return Err(PemError::UnsupportedKey(label.clone())),
             _ => return Err(PemError::Unwanted { wanted: PRIVATE_KEY, found: label.clone() }),
         }
@@ -97,6 +97,27 @@ pub fn private_key(bytes: &[u8]) -> Result<Secret, PemError> {
         }
     }
     Err(PemError::Missing(PRIVATE_KEY))
+}
+
+/// The `EncryptedPrivateKeyInfo` of a file that holds exactly that; `None` if the file holds anything else.
+pub fn encrypted_private_key(bytes: &[u8]) -> Result<Option<Vec<u8>>, PemError> {
+    let labels = labels(bytes)?;
+    if !matches!(labels.as_slice(), [label] if label == ENCRYPTED_PRIVATE_KEY) {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| PemError::Stray(1))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with("-----"));
+    let encoded: String = lines.collect();
+    match BASE64.decode(encoded.as_bytes()) {
+        Ok(der) => Ok(Some(der)),
+        Err(_) => Err(PemError::Malformed("it is not base64".to_owned())),
+    }
+}
+
+/// One `EncryptedPrivateKeyInfo` as a PEM block.
+#[must_use]
+pub fn encrypted_key_to_pem(der: &[u8]) -> String {
+    block(ENCRYPTED_PRIVATE_KEY, der)
 }
 
 /// One certificate as a PEM block.
@@ -120,6 +141,7 @@ pub fn key_to_pem(pkcs8: &Secret) -> Secret {
 
 const CERTIFICATE: &str = "CERTIFICATE";
 const CRL: &str = "X509 CRL";
+const ENCRYPTED_PRIVATE_KEY: &str = "ENCRYPTED PRIVATE KEY";
 const PRIVATE_KEY: &str = "PRIVATE KEY";
 
 /// RFC 7468: lines of exactly 64 characters, but for the last.

@@ -19,6 +19,8 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 use crate::store::atomic_file::{self, AtomicError};
+use crate::store::disk;
+use crate::store::seal::{self, BrokenSeal};
 use crate::toml_text::{Document, Problem, Value};
 
 /// Why the peppers cannot be read or made.
@@ -38,6 +40,15 @@ pub enum PepperError {
     /// The file is not what it should be.
     #[error("{}", Lines(.0))]
     Malformed(Vec<Problem>),
+    /// It was changed since it was written.
+    #[error("{} is damaged", path.display())]
+    Seal {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: BrokenSeal,
+    },
     /// Others may have read it.
     #[error(
         "{} has mode {mode:04o}, so others may have read it: `chmod 600` it if you are sure that nobody did, else replace it \
@@ -58,6 +69,19 @@ pub enum PepperError {
     Replace(#[from] AtomicError),
 }
 
+impl PepperError {
+    /// Whether they could be made if only something could be written.
+    #[must_use]
+    pub fn is_for_want_of_a_disk(&self) -> bool {
+        match self {
+            // What is there and cannot be read is no want of a disk.
+            Self::Io { step, source, .. } => *step != READ && disk::refuses_writing(source),
+            Self::Replace(error) => disk::refuses_writing(&error.source),
+            Self::Malformed(_) | Self::Permissive { .. } | Self::Random | Self::Seal { .. } => false,
+        }
+    }
+}
+
 struct Lines<'a>(&'a [Problem]);
 
 impl fmt::Display for Lines<'_> {
@@ -75,7 +99,7 @@ impl fmt::Display for Lines<'_> {
 /// They cannot be read, are malformed, or others may have read them.
 pub fn load(state: &Path) -> Result<Vec<(String, Secret)>, PepperError> {
     let path = state.join(NAME);
-    let read = |source| PepperError::Io { step: "read", path: path.clone(), source };
+    let read = |source| PepperError::Io { step: READ, path: path.clone(), source };
     let file = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         file => file.map_err(read)?,
@@ -85,7 +109,9 @@ pub fn load(state: &Path) -> Result<Vec<(String, Secret)>, PepperError> {
         return Err(PepperError::Permissive { path, mode });
     }
     let text = io::read_to_string(file).map(Zeroizing::new).map_err(read)?;
-    parse(&path, &text).map_err(PepperError::Malformed)
+    let peppers = parse(&path, &text).map_err(PepperError::Malformed)?;
+    seal::check(&text).map_err(|source| PepperError::Seal { path, source })?;
+    Ok(peppers)
 }
 
 /// The peppers in `state`; the first one is made if there is none.
@@ -116,7 +142,7 @@ pub fn load_or_create(state: &Path, random: &dyn SecureRandom) -> Result<Vec<(St
     let mut pepper = Zeroizing::new([0_u8; LENGTH]);
     random.fill(&mut *pepper).map_err(|_| PepperError::Random)?;
     let digits = Zeroizing::new(HEXLOWER.encode(&*pepper));
-    let text = Zeroizing::new(format!("{HEADER}{FIRST} = \"{}\"\n", *digits));
+    let text = Zeroizing::new(seal::sealed(&Zeroizing::new(format!("{HEADER}{FIRST} = \"{}\"\n", *digits))));
     atomic_file::replace(&state.join(NAME), text.as_bytes(), 0o600)?;
     Ok(vec![(FIRST.to_owned(), Secret::new(pepper.to_vec()))])
 }
@@ -167,6 +193,7 @@ fn is_version(text: &str) -> bool {
 }
 
 const NAME: &str = "peppers.toml";
+const READ: &str = "read";
 const FIRST: &str = "p1";
 const LENGTH: usize = 32;
 

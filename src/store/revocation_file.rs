@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::pki::{Revocation, Revocations, Revoked};
 use crate::store::atomic_file::{self, AtomicError};
+use crate::store::seal::{self, BrokenSeal};
 use crate::toml_text::{Document, Problem, Value};
 
 /// Why the revocations cannot be read or written.
@@ -33,6 +34,15 @@ pub enum RevocationError {
     /// The file is not what it should be. Nothing is believed revoked or not revoked on its word.
     #[error("{}", Lines(.0))]
     Malformed(Vec<Problem>),
+    /// It was changed since it was written.
+    #[error("{} is damaged", path.display())]
+    Seal {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: BrokenSeal,
+    },
     /// It could not be written.
     #[error(transparent)]
     Replace(#[from] AtomicError),
@@ -63,7 +73,9 @@ pub fn load(state: &Path) -> Result<Revocations, RevocationError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Revocations::default()),
         text => text.map_err(|source| RevocationError::Io { step: "read", path: path.clone(), source })?,
     };
-    parse(&path, &text).map_err(RevocationError::Malformed)
+    let revocations = parse(&path, &text).map_err(RevocationError::Malformed)?;
+    seal::check(&text).map_err(|source| RevocationError::Seal { path, source })?;
+    Ok(revocations)
 }
 
 /// Writes the revocations of `state` as `change` makes them of the present ones. Two writers wait for each other.
@@ -81,7 +93,7 @@ pub fn update(
     let folder = File::open(state).map_err(fail("open"))?;
     folder.lock().map_err(fail("lock"))?;
     let revocations = change(load(state)?);
-    atomic_file::replace(&path(state), render(&revocations).as_bytes(), 0o644)?;
+    atomic_file::replace(&path(state), seal::sealed(&render(&revocations)).as_bytes(), 0o644)?;
     Ok(revocations)
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::pki::{AuthorityPlan, Hierarchy, KeyAlgorithm, Level, Profile, issue};
+use crate::pki::{AuthorityPlan, Hierarchy, KeyAlgorithm, Level, LocalKeys, Profile, issue};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -19,8 +19,13 @@ fn now() -> Timestamp {
     "2026-11-22T05:21:00Z".parse().unwrap()
 }
 
-fn plan(ttl: Duration) -> AuthorityPlan {
-    AuthorityPlan { algorithm: KeyAlgorithm::EcdsaP256, ttl, backdate: Duration::from_secs(300) }
+fn plan(ttl: Duration) -> AuthorityPlan<'static> {
+    AuthorityPlan {
+        keys: &LocalKeys,
+        algorithm: KeyAlgorithm::EcdsaP256,
+        ttl,
+        backdate: Duration::from_secs(300),
+    }
 }
 
 fn new_ca() -> Hierarchy {
@@ -385,7 +390,7 @@ fn a_manifest_is_read_strictly() {
 fn a_key_that_does_not_belong_to_its_certificate_is_refused() {
     let text = says_after(|state, active| {
         let other = crate::pki::KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap();
-        let key = pem::key_to_pem(&other.to_pkcs8_der());
+        let key = pem::key_to_pem(&other.to_pkcs8_der().unwrap());
         assert!(state.is_dir());
         overwrite(&active.join("key.pem"), key.expose_secret());
     });
@@ -540,5 +545,222 @@ fn openssl_believes_what_is_issued_and_reads_the_keys() {
         let root = format!("authorities/{}/certificate.pem", hierarchy.roots().active.id());
         openssl(&["verify", "-x509_strict", "-attime", &at, "-CAfile", "bundle.pem", &root], state.path())
             .unwrap();
+    }
+}
+
+// Keys under a passphrase.
+
+fn sealed(state: &Path, passphrase: &str) -> AuthorityDir {
+    AuthorityDir::open(state).unwrap().keeping(KeyStore::sealed_quickly(state, passphrase))
+}
+
+fn sealed_and_killed(state: &Path, passphrase: &str, last: usize) -> (AuthorityDir, Arc<AtomicUsize>) {
+    let (gate, steps) = killed_before(last);
+    let keys = KeyStore::sealed_quickly(state, passphrase);
+    (AuthorityDir::open_with(state, gate).unwrap().keeping(keys), steps)
+}
+
+fn secret(text: &str) -> crate::secret::Secret {
+    crate::secret::Secret::new(text.as_bytes().to_vec())
+}
+
+/// A state directory with a committed CA whose keys are under "old words".
+fn with_sealed_ca() -> (tempfile::TempDir, Hierarchy) {
+    let state = tempfile::tempdir().unwrap();
+    let hierarchy = new_ca();
+    assert!(sealed(state.path(), "old words").commit(&hierarchy).unwrap().untidy.is_empty());
+    (state, hierarchy)
+}
+
+fn key_texts(state: &Path, hierarchy: &Hierarchy) -> Vec<String> {
+    let path = |id: &str| state.join("authorities").join(id).join("key.pem");
+    listed(hierarchy).iter().map(|id| fs::read_to_string(path(id)).unwrap()).collect()
+}
+
+fn loads(directory: &AuthorityDir) -> Result<String, String> {
+    match directory.load() {
+        Ok(stored) => Ok(summary(&stored.unwrap().hierarchy)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn keys_under_a_passphrase_are_encrypted_and_read_again() {
+    let (state, hierarchy) = with_sealed_ca();
+
+    for text in key_texts(state.path(), &hierarchy) {
+        assert!(text.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----\n"), "{text}");
+    }
+    assert_eq!(loads(&sealed(state.path(), "old words")), Ok(summary(&hierarchy)));
+}
+
+#[test]
+fn a_commit_leaves_an_encrypted_key_that_is_stored_as_it_is() {
+    let (state, hierarchy) = with_sealed_ca();
+    let before = key_texts(state.path(), &hierarchy);
+
+    let directory = sealed(state.path(), "old words");
+    directory.load().unwrap();
+    assert!(directory.commit(&hierarchy).unwrap().untidy.is_empty());
+
+    assert_eq!(key_texts(state.path(), &hierarchy), before);
+}
+
+#[test]
+fn every_mismatch_of_key_and_passphrase_says_which_file_and_what_to_do() {
+    let (encrypted, _) = with_sealed_ca();
+    let (plain, _) = with_ca();
+    assert!(loads(&sealed(encrypted.path(), "old words")).is_ok());
+
+    let wrong = loads(&sealed(encrypted.path(), "new words")).unwrap_err();
+    assert!(
+        wrong.contains("the configured passphrase does not open") && wrong.contains("/key.pem"),
+        "{wrong}"
+    );
+    assert!(wrong.contains("rekey --former-passphrase-file"), "{wrong}");
+    let missing = loads(&AuthorityDir::open(encrypted.path()).unwrap()).unwrap_err();
+    assert!(missing.contains("/key.pem is encrypted and no passphrase is configured"), "{missing}");
+    let bare = loads(&sealed(plain.path(), "old words")).unwrap_err();
+    assert!(bare.contains("/key.pem is not encrypted, although a passphrase is configured"), "{bare}");
+}
+
+#[test]
+fn an_encrypted_ca_survives_a_kill_at_every_step_of_a_rotation() {
+    let before = new_ca();
+    let after = rotated(&before);
+    let (old, new) = (summary(&before), summary(&after));
+    for last in 0.. {
+        let state = tempfile::tempdir().unwrap();
+        drop(sealed(state.path(), "old words").commit(&before).unwrap());
+        let (directory, steps) = sealed_and_killed(state.path(), "old words", last);
+        directory.load().unwrap();
+        let start = steps.load(Ordering::Relaxed);
+        let outcome = directory.commit(&after);
+        drop(directory);
+
+        let found = loads(&sealed(state.path(), "old words")).unwrap();
+        assert!(found == old || found == new, "killed before step {last}: {found}");
+        assert!(outcome.is_err() || found == new);
+        if steps.load(Ordering::Relaxed) <= last {
+            assert!(last > start + 10);
+            return;
+        }
+    }
+}
+
+/// Kills a change of all keys at every step, and finishes it each time.
+fn rekey_at_every_step(from: Option<&str>, to: Option<&str>) -> usize {
+    let hierarchy = rotated(&new_ca());
+    let opened = |state: &Path, passphrase: Option<&str>| match passphrase {
+        Some(passphrase) => sealed(state, passphrase),
+        None => AuthorityDir::open(state).unwrap(),
+    };
+    let former = from.map(secret);
+    for last in 0.. {
+        let state = tempfile::tempdir().unwrap();
+        drop(opened(state.path(), from).commit(&hierarchy).unwrap());
+        let (gate, steps) = killed_before(last);
+        let directory = AuthorityDir::open_with(state.path(), gate).unwrap();
+        let directory = match to {
+            Some(passphrase) => directory.keeping(KeyStore::sealed_quickly(state.path(), passphrase)),
+            None => directory,
+        };
+        let outcome = directory.rekey(former.as_ref());
+        drop(directory);
+
+        let again = opened(state.path(), to).rekey(former.as_ref()).unwrap();
+        assert_eq!(again.written + again.kept, 3);
+        assert!(outcome.is_err() || again.written == 0, "killed before step {last}: {again:?}");
+        assert_eq!(loads(&opened(state.path(), to)), Ok(summary(&hierarchy)), "killed before step {last}");
+        assert_eq!(names(&state.path().join("authorities")), listed(&hierarchy));
+        for id in listed(&hierarchy) {
+            let directory = state.path().join("authorities").join(id);
+            assert_eq!(names(&directory), ["certificate.pem", "key.pem"], "killed before step {last}");
+            assert_eq!(mode(&directory.join("key.pem")), 0o600);
+        }
+        for text in key_texts(state.path(), &hierarchy) {
+            assert_eq!(text.contains("ENCRYPTED"), to.is_some());
+        }
+        if steps.load(Ordering::Relaxed) <= last {
+            return last;
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn every_change_of_the_passphrase_survives_a_kill_at_every_step() {
+    for (from, to) in
+        [(None, Some("new words")), (Some("old words"), Some("new words")), (Some("old words"), None)]
+    {
+        assert!(rekey_at_every_step(from, to) > 20, "{from:?} to {to:?}");
+    }
+}
+
+#[test]
+fn nothing_is_rewritten_unless_every_key_can_be_read() {
+    let (state, hierarchy) = with_sealed_ca();
+    let before = key_texts(state.path(), &hierarchy);
+
+    let wrong = sealed(state.path(), "new words").rekey(Some(&secret("other words"))).unwrap_err();
+    assert!(wrong.to_string().contains("does not open"), "{wrong}");
+    assert!(sealed(state.path(), "new words").rekey(None).is_err());
+    let damaged = state.path().join("authorities").join(&listed(&hierarchy)[1]).join("key.pem");
+    overwrite(&damaged, b"-----BEGIN");
+    assert!(sealed(state.path(), "new words").rekey(Some(&secret("old words"))).is_err());
+    overwrite(&damaged, before[1].as_bytes());
+
+    assert_eq!(key_texts(state.path(), &hierarchy), before);
+    let done = sealed(state.path(), "new words").rekey(Some(&secret("old words"))).unwrap();
+    assert_eq!((done.written, done.kept), (2, 0));
+}
+
+#[test]
+fn a_change_of_the_passphrase_leaves_no_key_in_its_former_form() {
+    let (state, hierarchy) = with_ca();
+    let authorities = state.path().join("authorities");
+    let active = authorities.join(hierarchy.issuing().active.id().as_str());
+    fs::create_dir(authorities.join(".staged-0123456789abcdef")).unwrap();
+    fs::copy(active.join("key.pem"), authorities.join(".staged-0123456789abcdef/key.pem")).unwrap();
+    fs::copy(active.join("key.pem"), active.join(".key.pem.abcdef")).unwrap();
+
+    sealed(state.path(), "new words").rekey(None).unwrap();
+
+    assert_eq!(names(&authorities), listed(&hierarchy));
+    assert_eq!(names(&active), ["certificate.pem", "key.pem"]);
+}
+
+#[test]
+fn there_is_nothing_to_rekey_without_a_ca() {
+    let state = tempfile::tempdir().unwrap();
+
+    assert!(matches!(AuthorityDir::open(state.path()).unwrap().rekey(None), Err(StoreError::NoCa(_))));
+}
+
+#[test]
+fn openssl_opens_our_keys_and_we_open_its() {
+    let (state, hierarchy) = with_sealed_ca();
+    // Of one file OpenSSL takes the first line for the one and the second for the other.
+    for name in ["words", "words-out"] {
+        overwrite(&state.path().join(name), b"old words");
+    }
+    for id in listed(&hierarchy) {
+        let path = format!("authorities/{id}/key.pem");
+        let certificate = format!("authorities/{id}/certificate.pem");
+        let Some(key) = openssl(&["pkey", "-in", &path, "-passin", "file:words", "-pubout"], state.path())
+        else {
+            return;
+        };
+        assert_eq!(key, openssl(&["x509", "-in", &certificate, "-noout", "-pubkey"], state.path()).unwrap());
+        // By its defaults, by another hash, and by scrypt.
+        for options in [&[][..], &["-v2prf", "hmacWithSHA512"], &["-v2", "aes-128-cbc"], &["-scrypt"]] {
+            let mut arguments =
+                vec!["pkcs8", "-topk8", "-in", &path, "-passin", "file:words", "-out", "theirs.pem"];
+            arguments.extend(["-passout", "file:words-out"]);
+            arguments.extend(options);
+            openssl(&arguments, state.path()).unwrap();
+            fs::copy(state.path().join("theirs.pem"), state.path().join(&path)).unwrap();
+            assert_eq!(loads(&sealed(state.path(), "old words")), Ok(summary(&hierarchy)), "{options:?}");
+        }
     }
 }

@@ -23,6 +23,11 @@ struct ResultLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct WorkloadLabel {
     workload: String,
 }
@@ -53,6 +58,7 @@ pub struct Metrics {
     handshakes: Family<CodeLabel, Counter>,
     cuts: Family<CodeLabel, Counter>,
     reloads: Family<ResultLabel, Counter>,
+    clock_steps: Family<DirectionLabel, Counter>,
     /// Connections that are open now.
     pub connections: Gauge,
     /// Access-log lines that found no room.
@@ -74,6 +80,10 @@ pub struct Metrics {
     pub bundle_laggards: Gauge,
     crl_next_update: Family<DomainLabel, Gauge>,
     crl_stale: Family<DomainLabel, Gauge>,
+    /// Reasons for which the agent calls itself degraded.
+    pub degraded: Gauge,
+    /// 1 while the state directory can be written.
+    pub state_writable: Gauge,
 }
 
 impl Metrics {
@@ -88,6 +98,11 @@ impl Metrics {
             handshakes: family(&mut registry, "handshakes", "TLS handshakes by outcome"),
             cuts: family(&mut registry, "connections_cut", "Live connections that were ended, by reason"),
             reloads: family(&mut registry, "reloads", "Reloads of configuration and registry by result"),
+            clock_steps: family(
+                &mut registry,
+                "clock_steps",
+                "Times that the clock was found set, or to have stood still, by direction",
+            ),
             connections: family(&mut registry, "connections", "Connections open now"),
             access_log_dropped: family(
                 &mut registry,
@@ -135,6 +150,12 @@ impl Metrics {
                 &mut registry,
                 "authority_overdue",
                 "1 while the replacement of a level's authority is overdue",
+            ),
+            degraded: family(&mut registry, "degraded", "Reasons for which the agent calls itself degraded"),
+            state_writable: family(
+                &mut registry,
+                "state_writable",
+                "1 while the state directory can be written",
             ),
             bundle_laggards: family(
                 &mut registry,
@@ -193,6 +214,11 @@ impl Metrics {
     pub fn count_reload(&self, succeeded: bool) {
         let result = if succeeded { "applied" } else { "rejected" };
         self.reloads.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Counts that the clock was set, `forward` or `back`, or stood still (`suspend`).
+    pub fn count_clock_step(&self, direction: &'static str) {
+        self.clock_steps.get_or_create(&DirectionLabel { direction }).inc();
     }
 
     /// Remembers the times of a workload's certificate, in Unix seconds.

@@ -341,6 +341,7 @@ mod tests {
             crl_ttl: hour,
             algorithm: KeyAlgorithm::EcdsaP256,
             backdate: Duration::ZERO,
+            second_opinion: None,
             workloads: BTreeMap::from([(ledger.clone(), profile)]),
         };
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp::FLOOR));

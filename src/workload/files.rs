@@ -9,7 +9,7 @@
 //! ```
 //!
 //! **Invariants:** a delivery never changes after `current` has pointed to it, so whoever resolves `current` once has a
-//! key, a chain and a bundle that belong together; owner, group and mode are right before anybody can open a file; the
+//! key, a chain and a bundle that belong together; owner, group, mode and further readers are right before anybody can open a file; the
 //! delivery before the current one stays, for readers that are in the middle of it.
 //!
 //! The directory often belongs to the workload, and the agent is often root. So below it every step goes through open
@@ -31,6 +31,7 @@ use crate::id::WorkloadId;
 use crate::issuance::Issued;
 use crate::secret::Secret;
 use crate::store::pem;
+use crate::workload::acl::{self, Reader};
 use crate::workload::reload::Reload;
 
 /// Where one workload's identity goes, and who may read it.
@@ -44,6 +45,8 @@ pub struct Settings {
     pub group: Option<u32>,
     /// The permissions of each file; directories get the matching ones.
     pub mode: FileMode,
+    /// Who may read besides.
+    pub readers: Vec<Reader>,
     /// How the reader is told, if it must be.
     pub reload: Option<Reload>,
 }
@@ -269,7 +272,9 @@ impl<'a> Target<'a> {
         let owner = self.settings.owner.map(Uid::from_raw);
         let group = self.settings.group.map(Gid::from_raw);
         rustix::fs::fchown(file, owner, group).map_err(&fail)?;
-        rustix::fs::fchmod(file, mode).map_err(&fail)
+        rustix::fs::fchmod(file, mode).map_err(&fail)?;
+        let fail = failure(&self.settings.directory, "let further readers in (access control lists)");
+        acl::admit(file, mode, &self.settings.readers).map_err(fail)
     }
 
     fn make_current(&self, name: &str) -> Result<(), DeliverError> {

@@ -5,9 +5,11 @@ mod process;
 mod attest;
 mod selectors;
 mod reload;
+mod acl;
 mod files;
 mod delivery;
 
+pub use acl::Reader;
 pub use attest::{AttestError, Caller, Depth, attest_loopback, attest_unix};
 pub use delivery::{Delivery, DeliveryStatus, Statuses};
 pub use files::{DeliverError, FileMode, InvalidMode, Material, Settings, deliver};

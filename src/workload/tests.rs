@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::secret::Secret;
 use crate::store::pem;
+use crate::workload::acl::Reader;
 use crate::workload::files::{DeliverError, FileMode, InvalidMode, Material, Settings, deliver};
 
 /// A fresh identity, as it is issued anew for each generation.
@@ -30,6 +31,7 @@ pub(super) fn settings(directory: &Path) -> Settings {
         owner: None,
         group: None,
         mode: FileMode::OWNER,
+        readers: Vec::new(),
         reload: None,
     }
 }
@@ -96,6 +98,45 @@ fn owner_group_and_mode_are_as_stated_on_everything_delivered() {
     expect(&current, 0o750);
     for name in names(&current) {
         expect(&current.join(name), 0o640);
+    }
+}
+
+/// Whether a process of that user can read the file.
+fn can_read(uid: u32, path: &Path) -> bool {
+    use std::os::unix::process::CommandExt as _;
+
+    let mut command = std::process::Command::new("cat");
+    command
+        .arg(path)
+        .uid(uid)
+        .gid(uid)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
+    command.status().unwrap().success()
+}
+
+#[test]
+fn further_readers_are_let_in_and_nobody_else() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let readers = vec![Reader::User(60_011), Reader::Group(60_012)];
+    let settings = Settings { owner: Some(60_010), readers, ..settings(&root.path().join("ledger")) };
+
+    for generation in [1, 2] {
+        deliver(&settings, &identity(generation)).unwrap();
+
+        let current = settings.directory.join("current");
+        for name in names(&current) {
+            for uid in [60_010, 60_011, 60_012] {
+                assert!(can_read(uid, &current.join(&name)), "{uid} reads {name}");
+            }
+            assert!(!can_read(60_013, &current.join(&name)), "{name}");
+            let mode = fs::metadata(current.join(&name)).unwrap().permissions().mode() & 0o7777;
+            assert_eq!(mode, 0o640, "the group's bits are the mask of the list");
+        }
     }
 }
 

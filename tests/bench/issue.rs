@@ -10,7 +10,9 @@ use std::time::Duration;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use postern::clock::{Clock as _, SystemClock};
-use postern::pki::{AuthorityPlan, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Lifetimes, Profile, issue};
+use postern::pki::{
+    AuthorityPlan, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Lifetimes, LocalKeys, Profile, issue,
+};
 use tokio::time::Instant;
 
 /// Rounds, and how often each thing is done in one.
@@ -22,7 +24,7 @@ const BUDGET: f64 = 2.0;
 
 fn main() {
     let (now, lifetimes, algorithm) = (SystemClock.now(), Lifetimes::default(), KeyAlgorithm::EcdsaP256);
-    let plan = |ttl: Duration| AuthorityPlan { algorithm, ttl, backdate: DEFAULT_BACKDATE };
+    let plan = |ttl: Duration| AuthorityPlan { keys: &LocalKeys, algorithm, ttl, backdate: DEFAULT_BACKDATE };
     let domain = "postern.test".parse().unwrap();
     let ca = Hierarchy::create(domain, &plan(lifetimes.root), &plan(lifetimes.issuing), now).unwrap();
     let authority = &ca.issuing().active;

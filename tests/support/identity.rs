@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern::clock::{Clock as _, SystemClock};
 use postern::identity::Subject;
-use postern::pki::{Authority, AuthorityPlan, Hierarchy, KeyAlgorithm, Profile, X509Svid, issue};
+use postern::pki::{Authority, AuthorityPlan, Hierarchy, KeyAlgorithm, LocalKeys, Profile, X509Svid, issue};
 use postern::store::pem;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -34,7 +34,12 @@ impl Identity {
     /// A certificate that claims `spiffe_id` under a CA of its own.
     pub(crate) fn of_another_ca(spiffe_id: &str) -> Self {
         let day = Duration::from_secs(86_400);
-        let plan = |ttl| AuthorityPlan { algorithm: KeyAlgorithm::EcdsaP256, ttl, backdate: BACKDATE };
+        let plan = |ttl| AuthorityPlan {
+            keys: &LocalKeys,
+            algorithm: KeyAlgorithm::EcdsaP256,
+            ttl,
+            backdate: BACKDATE,
+        };
         let id: postern::identity::SpiffeId = spiffe_id.parse().unwrap();
         let ca = Hierarchy::create(id.trust_domain(), &plan(day * 90), &plan(day * 9), SystemClock.now());
         let svid = issue(&ca.unwrap().issuing().active, &profile(spiffe_id, day), SystemClock.now());

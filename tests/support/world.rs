@@ -25,7 +25,11 @@ pub(crate) struct Scene {
     config: String,
     registry: String,
     peppers: Option<Peppers>,
+    environment: Environment,
 }
+
+/// Variables that the agent finds in its environment, besides those of the test.
+pub(crate) type Environment = Vec<(String, String)>;
 
 /// A key for callers, and how the registry knows it.
 #[derive(Clone)]
@@ -71,7 +75,14 @@ impl Scene {
             config,
             registry: String::new(),
             peppers: None,
+            environment: Environment::new(),
         }
+    }
+
+    /// Puts a variable into the agent's environment.
+    pub(crate) fn variable(&mut self, name: &str, value: &str) -> &mut Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// An agent with one listener that guards `endpoint` as the service `orders`; the workload and app `caller` may use it by
@@ -166,6 +177,7 @@ impl Scene {
     pub(crate) fn init_ca(&self) -> String {
         self.write();
         let mut init = postern(self.path());
+        init.envs(self.environment.iter().cloned());
         assert!(init.args(["ca", "init"]).output().unwrap().status.success());
         std::fs::read_to_string(self.path().join("state/bundle.pem")).unwrap()
     }
@@ -173,9 +185,9 @@ impl Scene {
     /// Starts the agent and waits until it is ready.
     pub(crate) async fn start(self) -> World {
         self.write();
-        let Self { folder, ip, registry, .. } = self;
-        let child = run(folder.path());
-        let mut world = World { folder, ip, registry, child };
+        let Self { folder, ip, registry, environment, .. } = self;
+        let child = run(folder.path(), &environment);
+        let mut world = World { folder, ip, registry, environment, child };
         world.until_ready().await;
         world
     }
@@ -188,14 +200,18 @@ pub(crate) const GRANT: &str = "[[app.grant]]\nproduct = \"orders\"\n\n";
 pub(crate) fn postern(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
     command.arg("--config").arg(folder.join("postern.toml"));
+    // Only read where a scenario has a token or hands credentials over.
+    command.env("SOFTHSM2_CONF", folder.join("softhsm2.conf"));
+    command.env("CREDENTIALS_DIRECTORY", folder.join("credentials"));
     command
 }
 
 /// Runs the agent in `folder`, with its log in the file `log`.
-pub(crate) fn run(folder: &Path) -> Child {
+pub(crate) fn run(folder: &Path, environment: &Environment) -> Child {
     let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
     postern(folder)
         .arg("run")
+        .envs(environment.iter().cloned())
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
@@ -208,6 +224,7 @@ pub(crate) struct World {
     folder: TempDir,
     pub(crate) ip: Ipv4Addr,
     registry: String,
+    environment: Environment,
     child: Child,
 }
 
@@ -340,7 +357,7 @@ impl World {
     pub(crate) async fn restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = run(self.folder.path());
+        self.child = run(self.folder.path(), &self.environment);
         self.until_ready().await;
     }
 }

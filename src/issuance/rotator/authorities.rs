@@ -12,13 +12,13 @@
 //! **Invariant:** one exception to waiting. When the active root is too old to sign another issuing authority, the next one
 //! takes over whoever lags, for otherwise everybody would be left without.
 
-use super::{DROP_PAUSE, IssuanceError, Rotator, Tracked};
+use super::{DROP_PAUSE, IssuanceError, Rotator, TIDY_PAUSE, Tracked, Untidy, try_out};
 use crate::causes::Causes;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::issuance::change::{Change, Changed, Insistence, Run, Verb};
 use crate::issuance::feed::HierarchyView;
-use crate::pki::{Hierarchy, HierarchyError, Level, Renewal, Slot, Step, preflight};
+use crate::pki::{Hierarchy, HierarchyError, KeySource, Level, LocalKeys, Renewal, Slot, Step};
 
 /// What a change comes to.
 pub(super) struct Plan {
@@ -33,16 +33,21 @@ impl Rotator {
             return Ok(Changed { id, left_behind: Vec::new() });
         }
         let Change { level, insistence, run, .. } = *change;
+        // What is only tried out must leave nothing behind, wherever keys are kept.
+        let keys: &dyn KeySource = match run {
+            Run::Real => self.directory.keys(),
+            Run::Rehearsal => &LocalKeys,
+        };
         let plan = match (&change.verb, run) {
             (Verb::Rotate, Run::Real) => {
                 let id = self.prepared_for_use(level, now)?;
-                self.plan_activation(level, id, insistence, now)?
+                self.plan_activation(level, id, insistence, self.directory.keys(), now)?
             }
             (Verb::Rotate, Run::Rehearsal) => self.plan_rotation(level, now)?,
-            (verb, _) => self.plan(level, verb, insistence, now)?,
+            (verb, _) => self.plan(level, verb, insistence, keys, now)?,
         };
         match run {
-            Run::Rehearsal => preflight(Some(&self.hierarchy), &plan.next, now)?,
+            Run::Rehearsal => try_out(&self.settings, Some(&self.hierarchy), &plan.next, now)?,
             Run::Real => {
                 let signer = self.hierarchy.issuing().active.id().clone();
                 self.adopt(plan.next, now)?;
@@ -79,23 +84,25 @@ impl Rotator {
         level: Level,
         verb: &Verb,
         insistence: Insistence,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
         match verb {
             Verb::Activate(id) => {
-                self.plan_activation(level, self.named_or_prepared(level, id.as_ref())?, insistence, now)
+                let id = self.named_or_prepared(level, id.as_ref())?;
+                self.plan_activation(level, id, insistence, keys, now)
             }
             Verb::Discard(id) => {
                 let id = self.named_or_prepared(level, id.as_ref())?;
                 Ok(Plan::of(self.hierarchy.discard(level, &id)?, id))
             }
             Verb::Prepare => {
-                let next = self.prepared(&self.hierarchy, level, now)?;
+                let next = self.prepared(&self.hierarchy, level, keys, now)?;
                 let id = prepared_in(&next, level)?;
                 Ok(Plan::of(next, id))
             }
             Verb::Retire(id) => self.plan_retirement(level, id, insistence, now),
-            Verb::RollBack(id) => self.plan_roll_back(level, id.as_ref(), now),
+            Verb::RollBack(id) => self.plan_roll_back(level, id.as_ref(), keys, now),
             Verb::Rotate => self.plan_rotation(level, now),
         }
     }
@@ -105,10 +112,11 @@ impl Rotator {
         level: Level,
         id: AuthorityId,
         insistence: Insistence,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
         self.expect_not_revoked(level, &id)?;
-        let next = self.activated(&self.hierarchy, level, &id, now)?;
+        let next = self.activated(&self.hierarchy, level, &id, keys, now)?;
         let waits_for = self.waits_for(level, now);
         if insistence == Insistence::Heed && !waits_for.is_empty() {
             return Err(IssuanceError::NotAcknowledged { id, waits_for });
@@ -120,10 +128,10 @@ impl Rotator {
     pub(super) fn plan_rotation(&self, level: Level, now: Timestamp) -> Result<Plan, IssuanceError> {
         let prepared = match &self.hierarchy.slots(level).prepared {
             Some(_) => self.hierarchy.clone(),
-            None => self.prepared(&self.hierarchy, level, now)?,
+            None => self.prepared(&self.hierarchy, level, &LocalKeys, now)?,
         };
         let id = prepared_in(&prepared, level)?;
-        Ok(Plan::of(self.activated(&prepared, level, &id, now)?, id))
+        Ok(Plan::of(self.activated(&prepared, level, &id, &LocalKeys, now)?, id))
     }
 
     fn plan_retirement(
@@ -157,6 +165,7 @@ impl Rotator {
         &self,
         level: Level,
         id: Option<&AuthorityId>,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
         let latest =
@@ -167,7 +176,9 @@ impl Rotator {
         let until = self.last_leaf;
         let next = match level {
             Level::Issuing => self.hierarchy.roll_back_issuing(&id, until, now)?,
-            Level::Root => self.hierarchy.roll_back_root(&id, &self.settings.issuing_plan(), until, now)?,
+            Level::Root => {
+                self.hierarchy.roll_back_root(&id, &self.settings.issuing_plan(keys), until, now)?
+            }
         };
         let not_after = next.issuing().active.life().not_after;
         if now + self.settings.longest_leaf() > not_after {
@@ -211,14 +222,16 @@ impl Rotator {
         let distribute = self.settings.distribute;
         // The time that others have is no delay.
         let roll_over = self.roll_over.view(now - distribute);
-        HierarchyView::of(&self.hierarchy, &self.revocations, self.rotation.view(now), roll_over, distribute)
+        let rotation = self.rotation.view(now);
+        let view = HierarchyView::of(&self.hierarchy, &self.revocations, rotation, roll_over, distribute);
+        HierarchyView { untidy: self.untidy.as_ref().map(|untidy| untidy.why.clone()), ..view }
     }
 
     /// Goes one step further with a root that is due. A failure is noted and followed by another attempt.
     pub(super) fn roll_root_over(&mut self, now: Timestamp) {
         let roots = self.hierarchy.roots();
         let unborn = now < roots.active.life().not_before;
-        if unborn || roots.is_rolled_back() || self.roll_over.renewal.handle_timeout(now) == Step::Wait {
+        if unborn || roots.is_rolled_back() || self.roll_over.step(now) == Step::Wait {
             return;
         }
         match self.next_step_of_root(now) {
@@ -235,7 +248,8 @@ impl Rotator {
         if !self.waits_for(Level::Root, now).is_empty() {
             return Ok(());
         }
-        self.adopt(self.activated(&self.hierarchy, Level::Root, &id, now)?, now)?;
+        let keys = self.directory.keys();
+        self.adopt(self.activated(&self.hierarchy, Level::Root, &id, keys, now)?, now)?;
         self.renew_all(self.holders.keys().cloned().collect(), now);
         Ok(())
     }
@@ -263,7 +277,8 @@ impl Rotator {
             let left_behind = self.waits_for(level, now).join(", ");
             tracing::error!(authority = %id, left_behind, "the root is too old to sign; the next one takes over now");
         }
-        self.adopt(self.activated(&self.hierarchy, level, &id, now)?, now)
+        let keys = self.directory.keys();
+        self.adopt(self.activated(&self.hierarchy, level, &id, keys, now)?, now)
     }
 
     /// The level on which the next authority has to be, so that there is an issuing authority that lives as long as it is to.
@@ -286,14 +301,21 @@ impl Rotator {
             }
             self.adopt(self.hierarchy.discard(level, &id)?, now)?;
         }
-        self.adopt(self.prepared(&self.hierarchy, level, now)?, now)?;
+        let keys = self.directory.keys();
+        self.adopt(self.prepared(&self.hierarchy, level, keys, now)?, now)?;
         prepared_in(&self.hierarchy, level)
     }
 
-    fn prepared(&self, from: &Hierarchy, level: Level, now: Timestamp) -> Result<Hierarchy, HierarchyError> {
+    fn prepared(
+        &self,
+        from: &Hierarchy,
+        level: Level,
+        keys: &dyn KeySource,
+        now: Timestamp,
+    ) -> Result<Hierarchy, HierarchyError> {
         match level {
-            Level::Issuing => from.prepare_issuing(&self.settings.issuing_plan(), now),
-            Level::Root => from.prepare_root(&self.settings.root_plan(), now),
+            Level::Issuing => from.prepare_issuing(&self.settings.issuing_plan(keys), now),
+            Level::Root => from.prepare_root(&self.settings.root_plan(keys), now),
         }
     }
 
@@ -302,12 +324,34 @@ impl Rotator {
         from: &Hierarchy,
         level: Level,
         id: &AuthorityId,
+        keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Hierarchy, HierarchyError> {
         let until = self.last_leaf.max(now + self.settings.longest_leaf());
         match level {
             Level::Issuing => from.activate_issuing(id, until, now),
-            Level::Root => from.activate_root(id, &self.settings.issuing_plan(), until, now),
+            Level::Root => from.activate_root(id, &self.settings.issuing_plan(keys), until, now),
+        }
+    }
+
+    /// Finishes what a commit, or the start, had to leave undone on the disk.
+    pub(super) fn tidy_up(&mut self, now: Timestamp) {
+        let Some(untidy) = &self.untidy else { return };
+        // A clock that was set back must not put it off.
+        if untidy.since <= now && now < untidy.since + TIDY_PAUSE {
+            return;
+        }
+        let left = match self.directory.commit(&self.hierarchy) {
+            Ok(committed) => committed.untidy,
+            Err(error) => vec![error],
+        };
+        let why = left.first().map(|error| Causes(error).to_string());
+        match why {
+            None => {
+                tracing::info!("state directory tidied up");
+                self.untidy = None;
+            }
+            Some(why) => self.untidy = Some(Untidy { since: now, why }),
         }
     }
 
@@ -326,11 +370,9 @@ impl Rotator {
 
     /// Tries `next` out, stores it and, once that is done, goes by it.
     pub(super) fn adopt(&mut self, next: Hierarchy, now: Timestamp) -> Result<(), IssuanceError> {
-        preflight(Some(&self.hierarchy), &next, now)?;
+        try_out(&self.settings, Some(&self.hierarchy), &next, now)?;
         let committed = self.directory.commit(&next)?;
-        for error in committed.untidy {
-            tracing::warn!(error = %Causes(&error), "state directory left untidy");
-        }
+        self.untidy = Untidy::of(&committed.untidy, now);
         let former = std::mem::replace(&mut self.hierarchy, next);
         self.lists.is_touched = true;
         let (roots, issuing) = (self.hierarchy.roots(), self.hierarchy.issuing());

@@ -9,12 +9,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{IssuanceError, Rotator};
+use super::{IssuanceError, Rotator, try_out};
 use crate::causes::Causes;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::issuance::change::{AuthorityRevocation, Changed, Insistence, Run};
-use crate::pki::{Authority, Hierarchy, Level, Revocation, Revoked, Slot, preflight};
+use crate::pki::{Authority, Hierarchy, Level, Revocation, Revoked, Slot};
 use crate::store::revocation_file;
 
 /// After a failure to replace what is revoked the next attempt waits this long.
@@ -39,7 +39,8 @@ impl Rotator {
         let mut left_behind = Vec::new();
         if run == Run::Rehearsal {
             if slot == Slot::Active {
-                preflight(Some(&self.hierarchy), &self.plan_rotation(level, now)?.next, now)?;
+                let next = self.plan_rotation(level, now)?.next;
+                try_out(&self.settings, Some(&self.hierarchy), &next, now)?;
                 left_behind = self.waits_for(level, now);
             }
             return Ok(Changed { id: id.clone(), left_behind });
@@ -64,7 +65,7 @@ impl Rotator {
     ) -> Result<Vec<String>, IssuanceError> {
         let level = level.max(self.level_to_replace(now));
         let next = self.prepared_for_use(level, now)?;
-        let plan = self.plan_activation(level, next, insistence, now)?;
+        let plan = self.plan_activation(level, next, insistence, self.directory.keys(), now)?;
         self.adopt(plan.next, now)?;
         self.renew_all(self.holders.keys().cloned().collect(), now);
         Ok(plan.changed.left_behind)
