@@ -14,7 +14,9 @@ use postern::admin::{
 };
 use postern::clock::Timestamp;
 use postern::id::{AuthorityId, WorkloadId};
-use postern::issuance::{Change, Changed, Insistence, InstallOrder, Reach, Run, SignOrder, Verb, Wanted};
+use postern::issuance::{
+    AuthorityRevocation, Change, Changed, Insistence, InstallOrder, Reach, Run, SignOrder, Verb, Wanted,
+};
 use postern::pki::{Level, SignedChain};
 use postern::secret::Secret;
 use tempfile::TempDir;
@@ -53,6 +55,7 @@ fn authority(slot: &str) -> AuthorityStatus {
         not_before: Timestamp::FLOOR,
         not_after: Timestamp::FLOOR,
         drained_at: None,
+        revoked: false,
     }
 }
 
@@ -108,6 +111,10 @@ impl Steward for Scribe {
         "-----BEGIN CERTIFICATE-----\n".into()
     }
 
+    fn crl_pem(&self) -> String {
+        "-----BEGIN X509 CRL-----\n".into()
+    }
+
     fn explain(&self, question: Question) -> Result<Explanation, StewardError> {
         let key = question.api_key.map(|key| key.secret().expose_secret().to_vec()).unwrap_or_default();
         self.note(format!("explain {}", String::from_utf8(key).unwrap()));
@@ -125,6 +132,14 @@ impl Steward for Scribe {
             return Err(StewardError::Behind("it waits for the files of web".into()));
         }
         Ok(Changed { id: "next".parse().unwrap(), left_behind: vec!["web".into()] })
+    }
+
+    async fn revoke_authority(&self, order: AuthorityRevocation) -> Result<Changed, StewardError> {
+        self.note(format!("{order:?}"));
+        if order.insistence == Insistence::Heed {
+            return Err(StewardError::Behind("it waits for the files of web".into()));
+        }
+        Ok(Changed { id: order.id, left_behind: vec!["web".into()] })
     }
 
     async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {
@@ -289,6 +304,26 @@ async fn what_concerns_a_root_elsewhere_arrives_as_it_was_meant() {
 }
 
 #[tokio::test]
+async fn a_revocation_of_an_authority_arrives_as_it_was_meant() {
+    let world = World::start();
+    let order = AuthorityRevocation {
+        level: Level::Root,
+        id: "0123456789abcdef".parse().unwrap(),
+        reason: "the key was \"copied\"".into(),
+        insistence: Insistence::Force,
+        run: Run::Rehearsal,
+    };
+
+    let moved = world.client.revoke_authority(&order).await.unwrap();
+    assert_eq!((moved.id, moved.left_behind), (order.id.clone(), vec!["web".to_owned()]));
+    assert_eq!(world.scribe.asked(), [format!("{order:?}")]);
+    assert!(world.client.crl_pem().await.unwrap().starts_with("-----BEGIN X509 CRL"));
+    let heeding = AuthorityRevocation { insistence: Insistence::Heed, ..order };
+    let error = world.client.revoke_authority(&heeding).await;
+    assert!(matches!(error, Err(ClientError::Unwilling { code, .. }) if code == "left-behind"));
+}
+
+#[tokio::test]
 async fn a_no_says_why() {
     let world = World::start();
     let question = Question {
@@ -347,6 +382,9 @@ async fn health_is_told_in_plain_http() {
     let metrics = health(&scribe, "GET /metrics").await;
     assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"));
     assert!(metrics.ends_with("# EOF\n"));
+    let lists = health(&scribe, "GET /crl").await;
+    assert!(lists.contains("content-type: application/x-pem-file\r\n"), "{lists}");
+    assert!(lists.ends_with("-----BEGIN X509 CRL-----\n"), "{lists}");
     assert!(health(&scribe, "HEAD /live").await.ends_with("\r\n\r\n"));
     assert!(health(&scribe, "POST /live").await.starts_with("HTTP/1.1 405 "));
     assert!(health(&scribe, "GET /").await.starts_with("HTTP/1.1 404 "));

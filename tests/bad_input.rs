@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use support::world::postern;
-use support::{Identity, Scene, World, eventually, write};
+use support::{ForeignCa, Identity, Scene, World, eventually, write};
 use tempfile::TempDir;
 
 /// How a command ended.
@@ -114,6 +114,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("root_ttl =", "root_ttl = \"365\"", &["authority.root_ttl: "]),
     ("root_ttl =", "root_ttl = 365", &["authority.root_ttl: "]),
     ("backdate = \"5m\"         #", "backdate = \"-5m\"", &["authority.backdate: "]),
+    ("crl_ttl =", "crl_ttl = \"1s\"", &["authority.crl_ttl: ", "2s or more"]),
     (
         "second_opinion =",
         "second_opinion = \"openssl\"",
@@ -483,4 +484,35 @@ async fn a_bundle_that_is_none_is_named() {
         let told = refusal(scene.path()).await;
         assert!(told.contains("other.pem") || told.contains("other.test"), "{text:?}: {told}");
     }
+}
+
+#[tokio::test]
+async fn revocation_lists_that_are_none_are_named() {
+    let mut scene = Scene::guarding("builtin:whoami");
+    scene.config("[[trust]]\ndomain = \"other.test\"\nbundle = \"other.pem\"\ncrl = \"other-crl.pem\"\n");
+    scene.write();
+    let root = ForeignCa::root("their root");
+    write(&scene.path().join("other.pem"), &root.pem());
+
+    let whole = root.crl(&[]);
+    for text in [None, Some(""), Some("<html>not found</html>"), Some(&whole[..whole.len() / 2])] {
+        if let Some(text) = text {
+            write(&scene.path().join("other-crl.pem"), text);
+        }
+        let told = refusal(scene.path()).await;
+        assert!(told.contains("other-crl.pem"), "{text:?}: {told}");
+    }
+    write(&scene.path().join("other-crl.pem"), &whole);
+    assert_eq!(scene.start().await.status().await.degraded, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_said_of_stale_lists_needs_lists() {
+    let mut scene = Scene::guarding("builtin:whoami");
+    scene.config("[[trust]]\ndomain = \"other.test\"\nbundle = \"other.pem\"\nstale_crl = \"accept\"\n");
+    scene.write();
+
+    let told = refusal(scene.path()).await;
+
+    assert!(told.contains("`stale_crl`") && told.contains("there is no `crl`"), "{told}");
 }

@@ -18,9 +18,11 @@ use super::question::{Explanation, Question};
 use super::signing::{
     AuthorityRequest, InstallationOrder, InstalledStatus, RequestOrder, SignatureOrder, SignedAuthorityStatus,
 };
-use super::view::{IssuedCertificate, MoveOrder, Moved, Order, Reloaded, Status, WorkloadStatus};
+use super::view::{
+    IssuedCertificate, MoveOrder, Moved, Order, Reloaded, RevokeOrder, Status, WorkloadStatus,
+};
 use crate::id::WorkloadId;
-use crate::issuance::{Change, InstallOrder, Run, SignOrder, Wanted};
+use crate::issuance::{AuthorityRevocation, Change, InstallOrder, Run, SignOrder, Wanted};
 
 /// Why the agent gave no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +152,15 @@ impl Client {
         self.post("/v1/authorities/install", Some(&InstallationOrder::of(order))).await
     }
 
+    /// Has an authority revoked. A `left-behind` means that it signs, and somebody does not know the next one yet.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn revoke_authority(&self, order: &AuthorityRevocation) -> Result<Moved, ClientError> {
+        let path = format!("/v1/authorities/{}/revoke", order.level.as_str());
+        self.post(&path, Some(&RevokeOrder::of(order))).await
+    }
+
     /// Has a workload's identity issued anew.
     ///
     /// # Errors
@@ -173,6 +184,15 @@ impl Client {
     pub async fn bundle_pem(&self) -> Result<String, ClientError> {
         let body = self.exchange(Method::GET, "/v1/bundle", Bytes::new()).await?;
         String::from_utf8(body.into()).map_err(|_| self.malformed("the bundle is no text"))
+    }
+
+    /// The revocation lists of the agent's authorities, as PEM.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn crl_pem(&self) -> Result<String, ClientError> {
+        let body = self.exchange(Method::GET, "/v1/crl", Bytes::new()).await?;
+        String::from_utf8(body.into()).map_err(|_| self.malformed("the revocation lists are no text"))
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

@@ -7,7 +7,8 @@ use crate::admin::{
 };
 use crate::id::WorkloadId;
 use crate::issuance::{
-    Change, Changed, Command, Feed, InstallOrder, Reply, Run, Settings, SignOrder, Wanted,
+    AuthorityRevocation, Change, Changed, Command, Feed, InstallOrder, Reply, Run, Settings, SignOrder,
+    Wanted,
 };
 
 /// The CA as the front door sees it, whether it belongs to a running agent or only to this one command.
@@ -36,6 +37,14 @@ impl Desk {
     /// It cannot move there, somebody would be left behind, or the change could not be stored.
     pub async fn change_authority(&self, change: Change) -> Result<Changed, StewardError> {
         self.ask(|reply| Command::Change { change, reply }).await
+    }
+
+    /// Revokes an authority with all below it.
+    ///
+    /// # Errors
+    /// There is none of that name, somebody would be left behind, or it could not be stored.
+    pub async fn revoke_authority(&self, order: AuthorityRevocation) -> Result<Changed, StewardError> {
+        self.ask(|reply| Command::Revoke { order, reply }).await
     }
 
     /// Issues a workload's identity anew.

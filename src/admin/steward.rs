@@ -8,7 +8,9 @@ use crate::admin::{
 };
 use crate::causes::Causes;
 use crate::id::WorkloadId;
-use crate::issuance::{Change, Changed, InstallOrder, IssuanceError, Run, SignOrder, Wanted};
+use crate::issuance::{
+    AuthorityRevocation, Change, Changed, InstallOrder, IssuanceError, Run, SignOrder, Wanted,
+};
 use crate::pki::HierarchyError;
 
 /// Answers for the agent. What takes time gives a future; the rest answers from what is in memory.
@@ -25,6 +27,9 @@ pub trait Steward: Send + Sync + 'static {
     /// The roots of this host's trust domain, as PEM.
     fn bundle_pem(&self) -> String;
 
+    /// The revocation lists of this host's authorities, as PEM.
+    fn crl_pem(&self) -> String;
+
     /// How a caller would fare.
     ///
     /// # Errors
@@ -36,6 +41,12 @@ pub trait Steward: Send + Sync + 'static {
 
     /// Moves an authority from slot to slot.
     fn change_authority(&self, change: Change) -> impl Future<Output = Result<Changed, StewardError>> + Send;
+
+    /// Revokes an authority with all below it.
+    fn revoke_authority(
+        &self,
+        order: AuthorityRevocation,
+    ) -> impl Future<Output = Result<Changed, StewardError>> + Send;
 
     /// Issues a workload's identity anew.
     fn renew(&self, workload: WorkloadId) -> impl Future<Output = Result<(), StewardError>> + Send;
@@ -103,6 +114,7 @@ impl From<IssuanceError> for StewardError {
             | IssuanceError::NotInstalled { .. }
             | IssuanceError::NotSubordinate
             | IssuanceError::Nothing { .. }
+            | IssuanceError::Revoked { .. }
             | IssuanceError::RootElsewhere
             | IssuanceError::TooOld { .. } => Self::Conflict(text),
             IssuanceError::Chain(_)
@@ -112,11 +124,12 @@ impl From<IssuanceError> for StewardError {
             | IssuanceError::ManyRoots
             | IssuanceError::Refused(_)
             | IssuanceError::Sign(_) => Self::Invalid(text),
-            IssuanceError::UnknownWorkload(_) => Self::Unknown(text),
+            IssuanceError::UnknownAuthority { .. } | IssuanceError::UnknownWorkload(_) => Self::Unknown(text),
             IssuanceError::Issue { .. }
             | IssuanceError::IssueOnce(_)
             | IssuanceError::OtherDomain { .. }
             | IssuanceError::Preflight(_)
+            | IssuanceError::Revocations(_)
             | IssuanceError::SecondOpinion(_)
             | IssuanceError::Request(_)
             | IssuanceError::Store(_) => Self::Failed(text),

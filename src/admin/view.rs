@@ -11,8 +11,8 @@ use crate::admin::{SecretText, StewardError};
 use crate::clock::Timestamp;
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::{
-    AuthorityView, Change, Changed, HierarchyView, Insistence, Issued, Laggard, RenewalView, Run, Settings,
-    Verb,
+    AuthorityRevocation, AuthorityView, Change, Changed, HierarchyView, Insistence, Issued, Laggard,
+    RenewalView, Run, Settings, Verb,
 };
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Level, Lifetimes, Profile, TrustBundle, X509Svid};
 use crate::store::pem;
@@ -123,6 +123,9 @@ pub struct AuthorityStatus {
     pub not_after: Timestamp,
     /// If it is retired: when the last certificate that it signed has expired.
     pub drained_at: Option<Timestamp>,
+    /// Whether it is revoked, and all below it.
+    #[serde(default)]
+    pub revoked: bool,
 }
 
 /// How the renewal of one certificate stands.
@@ -373,6 +376,34 @@ impl MoveOrder {
     }
 }
 
+/// How an authority is to be revoked.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct RevokeOrder {
+    id: AuthorityId,
+    reason: String,
+    #[serde(default)]
+    force: bool,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl RevokeOrder {
+    /// The terms of a revocation.
+    pub(super) fn of(order: &AuthorityRevocation) -> Self {
+        let AuthorityRevocation { id, reason, insistence, run, .. } = order;
+        let (force, dry_run) = (*insistence == Insistence::Force, *run == Run::Rehearsal);
+        Self { id: id.clone(), reason: reason.clone(), force, dry_run }
+    }
+
+    /// The revocation on these terms.
+    pub(super) fn revocation(self, level: Level) -> AuthorityRevocation {
+        let Self { id, reason, force, dry_run } = self;
+        let insistence = if force { Insistence::Force } else { Insistence::Heed };
+        let run = if dry_run { Run::Rehearsal } else { Run::Real };
+        AuthorityRevocation { level, id, reason, insistence, run }
+    }
+}
+
 /// An authority that was moved.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Moved {
@@ -517,6 +548,7 @@ impl From<&AuthorityView> for AuthorityStatus {
             not_before: view.not_before,
             not_after: view.not_after,
             drained_at: view.drained_at,
+            revoked: view.is_revoked,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::trust::Crls;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::Peppers;
@@ -46,6 +47,7 @@ pub(super) struct Materials {
     pub(super) issued: Arc<Issued>,
     pub(super) bundles: Arc<BundleSet>,
     pub(super) revocations: Arc<Revocations>,
+    pub(super) crls: Arc<Crls>,
     pub(super) registry: Arc<registry::Snapshot>,
     pub(super) peppers: Arc<Peppers>,
 }
@@ -89,16 +91,21 @@ impl Assembly {
     /// # Errors
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
-        let Materials { config, issued, bundles, revocations, registry, peppers } = materials;
+        let Materials { config, issued, bundles, revocations, crls, registry, peppers } = materials;
         let now = self.clock.since_boot();
         let same = |verifier: &&Arc<Verifier>| {
-            Arc::ptr_eq(verifier.bundles(), bundles) && Arc::ptr_eq(verifier.revocations(), revocations)
+            Arc::ptr_eq(verifier.bundles(), bundles)
+                && Arc::ptr_eq(verifier.revocations(), revocations)
+                && Arc::ptr_eq(verifier.crls(), &crls.set)
         };
         let known = self.verifier.as_ref().filter(same).cloned();
         let trust_is_new = known.is_none();
         let verifier = match known {
             Some(verifier) => verifier,
-            None => Arc::new(Verifier::new(Arc::clone(bundles), Arc::clone(revocations))?),
+            None => {
+                let verifier = Verifier::new(Arc::clone(bundles), Arc::clone(revocations))?;
+                Arc::new(verifier.heeding(Arc::clone(&crls.set)))
+            }
         };
         let mut listeners = BTreeMap::new();
         for settings in &config.listeners {

@@ -22,7 +22,8 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::id::WorkloadId;
 use crate::issuance::{
-    Acknowledgements, Change, Changed, InstallOrder, Issued, Laggard, Run, SignOrder, Wanted,
+    Acknowledgements, AuthorityRevocation, Change, Changed, InstallOrder, Issued, Laggard, Run, SignOrder,
+    Wanted,
 };
 use crate::pki::{Skews, Suspicion};
 use crate::proxy::{Current, Endpoint, ListenerProtocol, RemoteProtocol};
@@ -81,6 +82,8 @@ impl AgentSteward {
             }
         }
         reasons.extend(readiness::on_signature(&issued.hierarchy));
+        reasons.extend(state.mute_crls.iter().cloned());
+        reasons.extend(issued.troubles.iter().cloned());
         let roll_over = &issued.hierarchy.roll_over;
         if roll_over.overdue && issued.hierarchy.signs_elsewhere {
             reasons.push(
@@ -209,6 +212,10 @@ impl Steward for AgentSteward {
         admin::bundle_pem(&self.issued().bundle)
     }
 
+    fn crl_pem(&self) -> String {
+        self.issued().crl.to_string()
+    }
+
     fn explain(&self, question: Question) -> Result<Explanation, StewardError> {
         explain::explain(question, &self.current.load(), self.clock.now())
     }
@@ -226,6 +233,10 @@ impl Steward for AgentSteward {
 
     async fn change_authority(&self, change: Change) -> Result<Changed, StewardError> {
         self.desk.change_authority(change).await
+    }
+
+    async fn revoke_authority(&self, order: AuthorityRevocation) -> Result<Changed, StewardError> {
+        self.desk.revoke_authority(order).await
     }
 
     async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {

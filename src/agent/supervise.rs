@@ -171,11 +171,13 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let issued = Arc::clone(&feed.borrow_and_update());
     let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
     let revocations = Arc::new(revocation_file::load(&config.state_dir)?);
+    let crls = trust::all_crls(&config.trust, &bundles, &Arc::default(), started_at)?;
     let materials = Materials {
         config: Arc::clone(&config),
         issued,
         bundles,
         revocations,
+        crls,
         registry: Arc::clone(&registry),
         peppers,
     };
@@ -211,6 +213,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         registry_loaded_at: started_at,
         registry_error: None,
         trust_error: None,
+        mute_crls: Vec::new(),
     }));
     let (commands, received_commands) = mpsc::channel(16);
     let (orders, received_orders) = mpsc::channel(16);

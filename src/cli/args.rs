@@ -157,8 +157,25 @@ pub(super) enum CaVerb {
         #[command(flatten)]
         force: Force,
     },
+    /// Revoke an authority with all below it; if it signs, another one takes over first. Exit 3 while somebody would be cut
+    Revoke {
+        /// Which one, as `ca status` shows it
+        id: AuthorityId,
+        /// Why, for whoever reads the list later; the standard's own words get into the published list as well
+        #[arg(long, default_value = "key compromise")]
+        reason: String,
+        /// If it signs: how long to wait for whoever still shows a certificate under it
+        #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        terms: Terms,
+        #[command(flatten)]
+        force: Force,
+    },
     /// Print the roots, for others to trust
     Bundle,
+    /// Print the revocation lists of all authorities, for others to heed
+    Crl,
     /// Print the request for the next issuing authority of this host, whose root is elsewhere; the same one until it is installed
     Csr(CsrArgs),
     /// Sign the request of another host with the root of this one, and print the chain that is to be installed there
@@ -264,11 +281,20 @@ pub(super) enum CertVerb {
     /// Refuse a certificate from now on, also on live connections
     Revoke {
         /// serial:HEX, spki:SHA-256, or a SPIFFE ID; that of an authority takes all below it along
-        what: Revoked,
+        #[arg(required_unless_present = "certificate", conflicts_with = "certificate")]
+        what: Option<Revoked>,
 
-        /// Why, for whoever reads the list later
+        /// The first certificate in this file (PEM), by its serial number
+        #[arg(long, value_name = "FILE")]
+        certificate: Option<PathBuf>,
+
+        /// Why, for whoever reads the list later; the standard's own words get into the published list as well
         #[arg(long, default_value = "no reason given")]
         reason: String,
+
+        /// Say what would be revoked, but change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Show what is revoked
     Revocations(Format),
@@ -304,6 +330,10 @@ pub(super) struct IssueArgs {
     /// Replace what is there
     #[arg(long)]
     pub(super) force: bool,
+
+    /// Say what would be done, but issue nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -412,6 +442,9 @@ mod tests {
             "ca rollback --force",
             "ca sign",
             "ca install roots.pem --root-only --prepare-only",
+            "ca revoke",
+            "cert revoke",
+            "cert revoke serial:01 --certificate a.pem",
             "sing",
         ] {
             assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words}");

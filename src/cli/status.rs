@@ -135,9 +135,11 @@ pub(super) fn authorities(authorities: &[AuthorityStatus], now: Timestamp) -> Ta
         table.row([
             authority.id.to_string(),
             authority.level.clone(),
-            match authority.drained_at {
-                Some(drained) => format!("{}, drained {}", authority.slot, relative(drained, now)),
-                None => authority.slot.clone(),
+            {
+                let revoked = if authority.revoked { ", REVOKED" } else { "" };
+                let drained =
+                    authority.drained_at.map(|drained| format!(", drained {}", relative(drained, now)));
+                format!("{}{revoked}{}", authority.slot, drained.unwrap_or_default())
             },
             authority.algorithm.clone(),
             relative(authority.created_at, now),

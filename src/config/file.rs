@@ -151,6 +151,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         distribute: authority.distribute.unwrap_or_else(|| lifetimes.usual_distribution()),
         algorithm: authority.algorithm,
         backdate: authority.backdate,
+        crl_ttl: authority.crl_ttl,
         second_opinion: authority.second_opinion,
         workloads: profiles,
     };

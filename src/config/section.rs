@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::issuance::Mode;
-use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, is_dns_name};
+use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
     ServiceSettings,
@@ -18,7 +18,7 @@ use crate::telemetry::{LogFormat, Settings as LogSettings};
 use crate::toml_text::{Place, TableReader, Value};
 use crate::workload::{FileMode, Reader, Reload, Selectors, Settings as Delivery};
 
-use super::settings::{ForeignBundle, WorkloadConfig};
+use super::settings::{CrlFile, ForeignBundle, WorkloadConfig};
 
 /// Something with a name, and where it stands.
 pub(super) struct Placed<'d, T> {
@@ -88,9 +88,16 @@ pub(super) struct AuthoritySection {
     pub(super) distribute: Option<Duration>,
     pub(super) algorithm: KeyAlgorithm,
     pub(super) backdate: Duration,
+    pub(super) crl_ttl: Duration,
     pub(super) second_opinion: Option<PathBuf>,
     pub(super) keys: KeySettings,
 }
+
+/// How long a revocation list speaks unless something else is said.
+const CRL_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// A list is drawn up anew at half of its span, and no more than once a second.
+const SHORTEST_CRL_TTL: Duration = Duration::from_secs(2);
 
 /// Where Debian and its like have OpenSSL.
 const OPENSSL: &str = "/usr/bin/openssl";
@@ -104,6 +111,7 @@ pub(super) fn authority(table: Option<TableReader<'_>>, base: &Path) -> Authorit
         distribute: None,
         algorithm: KeyAlgorithm::EcdsaP256,
         backdate: DEFAULT_BACKDATE,
+        crl_ttl: CRL_TTL,
         second_opinion: Some(OPENSSL.into()),
         keys: KeySettings::default(),
     };
@@ -124,6 +132,16 @@ pub(super) fn authority(table: Option<TableReader<'_>>, base: &Path) -> Authorit
         }
     }
     section.distribute = table.optional("distribute", Value::duration);
+    let crl_ttl = |value: &Value<'_>| {
+        let ttl = value.duration()?;
+        if ttl < SHORTEST_CRL_TTL {
+            value.problem("expected 2s or more: a revocation list is made anew at half of it");
+        }
+        Some(ttl)
+    };
+    if let Some(ttl) = table.optional("crl_ttl", crl_ttl) {
+        section.crl_ttl = ttl;
+    }
     if let Some(algorithm) = table.optional("key", key_algorithm) {
         section.algorithm = algorithm;
     }
@@ -427,9 +445,16 @@ fn delivery(mut table: TableReader<'_>, base: &Path) -> Option<Delivery> {
 pub(super) fn trust<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Placed<'d, ForeignBundle>> {
     let place = table.place();
     let domain = table.required("domain", Value::parse);
-    let path = table.required("bundle", |value| path(base, value));
+    let bundle = table.required("bundle", |value| path(base, value));
+    let lists = table.optional("crl", |value| path(base, value));
+    let words = [("accept", StaleCrls::Accept), ("refuse", StaleCrls::Refuse)];
+    let stale = table.optional("stale_crl", |value| value.word(&words));
+    if stale.is_some() && lists.is_none() {
+        table.problem("`stale_crl` says what happens when the lists in `crl` are old, and there is no `crl`");
+    }
     table.finish();
-    Some(Placed { place, item: ForeignBundle { domain: domain?, path: path? } })
+    let crl = lists.map(|path| CrlFile { path, stale: stale.unwrap_or_default() });
+    Some(Placed { place, item: ForeignBundle { domain: domain?, path: bundle?, crl } })
 }
 
 /// One `[[listener]]`.

@@ -8,7 +8,7 @@ mod subordinate;
 mod rotator;
 
 pub use acknowledgements::{Acknowledgements, Consumer, Laggard};
-pub use change::{Change, Changed, Insistence, Run, Verb};
+pub use change::{AuthorityRevocation, Change, Changed, Insistence, Run, Verb};
 pub use feed::{AuthorityView, Awaiting, Feed, HierarchyView, Issued, RenewalView, authority_views};
 pub use rotator::{Command, IssuanceError, Mode, Reply, Rotator, Settings, install_at_rest};
 pub use second_opinion::SecondOpinionError;

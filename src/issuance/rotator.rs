@@ -8,6 +8,8 @@
 //! published stays published until something better takes its place.
 
 mod authorities;
+mod lists;
+mod revoking;
 mod succession;
 
 use std::collections::BTreeMap;
@@ -23,18 +25,22 @@ use crate::clock::{Clock, Timestamp};
 use crate::id::{AuthorityId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::issuance::acknowledgements::Acknowledgements;
-use crate::issuance::change::{Change, Changed, Run};
+use crate::issuance::change::{AuthorityRevocation, Change, Changed, Run};
 use crate::issuance::feed::{Feed, HierarchyView, Issued, RenewalView};
 use crate::issuance::second_opinion::{self, SecondOpinionError};
 use crate::issuance::subordinate::{
     InstallOrder, Installed, ReadyRequest, SignOrder, Signed, Wanted, ready_request, sign,
 };
 use crate::pki::{
-    Authority, AuthorityError, AuthorityPlan, ChainError, Hierarchy, HierarchyError, IssueError,
+    Authority, AuthorityError, AuthorityPlan, ChainError, Hierarchy, HierarchyError, IssueError, IssuedLeaf,
     KeyAlgorithm, KeySource, Level, Lifetimes, LifetimesError, PreflightError, Profile, Renewal,
-    RequestError, Rng, Slot, Step, SystemRng, X509Svid, issue, preflight,
+    RequestError, Revocations, Revoked, Rng, Slot, Step, SystemRng, X509Svid, issue, preflight,
 };
+use crate::store::issue_journal::IssueJournal;
+use crate::store::revocation_file::{self, RevocationError};
 use crate::store::{AuthorityDir, StoreError};
+
+use lists::Lists;
 
 pub use succession::install_at_rest;
 
@@ -64,6 +70,8 @@ pub struct Settings {
     pub algorithm: KeyAlgorithm,
     /// How far before now an authority's validity begins.
     pub backdate: Duration,
+    /// For how long a revocation list speaks. The next one is there at half of that.
+    pub crl_ttl: Duration,
     /// The OpenSSL that judges a new authority, too, if one is to be asked.
     pub second_opinion: Option<PathBuf>,
     /// What each workload's identity is to say; the agent itself is one of them.
@@ -254,6 +262,17 @@ pub enum IssuanceError {
     /// The CA cannot be read or written.
     #[error("cannot use the stored CA")]
     Store(#[from] StoreError),
+    /// It is revoked, or what it stands under is.
+    #[error("{id} cannot sign again: {revoked} is revoked")]
+    Revoked {
+        /// Which authority.
+        id: AuthorityId,
+        /// By what.
+        revoked: Revoked,
+    },
+    /// What is revoked cannot be read or written.
+    #[error("cannot use the list of what is revoked")]
+    Revocations(#[from] RevocationError),
     /// It expires too soon to be of use again.
     #[error("{id} expires {not_after}, too soon for the certificates of this host")]
     TooOld {
@@ -261,6 +280,14 @@ pub enum IssuanceError {
         id: AuthorityId,
         /// When its issuing authority ends.
         not_after: Timestamp,
+    },
+    /// An authority that is not there.
+    #[error("there is no {level} {id}")]
+    UnknownAuthority {
+        /// On which level it was looked for.
+        level: Level,
+        /// Its name.
+        id: AuthorityId,
     },
     /// A workload that is not configured.
     #[error("there is no workload {0}")]
@@ -326,6 +353,15 @@ pub enum Command {
         /// The chain.
         reply: Reply<Signed>,
     },
+    /// Revoke an authority with all below it. If it signs, another one takes over first.
+    Revoke {
+        /// Which one.
+        order: AuthorityRevocation,
+        /// What was done.
+        reply: Reply<Changed>,
+    },
+    /// Read again what is revoked.
+    Revoked,
 }
 
 /// Where an answer goes. It may be dropped.
@@ -347,6 +383,10 @@ pub struct Rotator {
     holders: BTreeMap<WorkloadId, Holder>,
     generation: u64,
     drop_failed: Option<Timestamp>,
+    revocations: Arc<Revocations>,
+    replacing_failed: Option<Timestamp>,
+    journal: IssueJournal,
+    lists: Lists,
     untidy: Option<Untidy>,
     /// The authority for whose successor a signature was asked for.
     asked_for: Option<AuthorityId>,
@@ -452,7 +492,7 @@ impl Rotator {
         let now = means.clock.now();
         let (hierarchy, untidy) = load_or_create(&settings, &directory, now)?;
         let idle = Settings { workloads: BTreeMap::new(), ..settings.clone() };
-        let (mut rotator, feed) = Self::idle(idle, directory, hierarchy, means, last);
+        let (mut rotator, feed) = Self::idle(idle, directory, hierarchy, means, last)?;
         rotator.untidy = untidy;
         rotator.configure(settings, now)?;
         Ok((rotator, feed))
@@ -465,11 +505,14 @@ impl Rotator {
         hierarchy: Hierarchy,
         means: Means,
         last: u64,
-    ) -> (Self, Feed) {
+    ) -> Result<(Self, Feed), IssuanceError> {
         let now = means.clock.now();
+        let revocations = Arc::new(revocation_file::load(directory.path())?);
+        let journal = IssueJournal::open(directory.path(), settings.crl_ttl, now);
+        let lists = Lists::after(directory.path());
         let rotation = Tracked::of_loaded(&hierarchy.issuing().active);
         let roll_over = Tracked::of_loaded(&hierarchy.roots().active);
-        let last_leaf = unknown_last_leaf(&hierarchy, now);
+        let last_leaf = last_leaf(&hierarchy, &journal, now);
         let known_with = hierarchy.sequence();
         let generation = milliseconds(now).max(last.saturating_add(1));
         let placeholder = Issued {
@@ -478,11 +521,14 @@ impl Rotator {
             bundle: hierarchy.bundle(),
             hierarchy: HierarchyView::of(
                 &hierarchy,
+                &revocations,
                 rotation.view(now),
                 roll_over.view(now),
                 settings.distribute,
             ),
             renewals: BTreeMap::new(),
+            crl: lists.pem(),
+            troubles: Vec::new(),
         };
         let (sender, receiver) = watch::channel(Arc::new(placeholder));
         let rotator = Self {
@@ -497,12 +543,16 @@ impl Rotator {
             holders: BTreeMap::new(),
             generation,
             drop_failed: None,
+            revocations,
+            replacing_failed: None,
+            journal,
+            lists,
             untidy: None,
             asked_for: None,
             feed: sender,
             means,
         };
-        (rotator, receiver)
+        Ok((rotator, receiver))
     }
 
     /// Heeds what the consumers of the trust bundle acknowledge. Without this nobody is there to acknowledge anything, and a
@@ -533,6 +583,7 @@ impl Rotator {
     /// Does everything that is due now.
     fn tick(&mut self) {
         let now = self.means.clock.now();
+        self.replace_revoked(now);
         self.roll_root_over(now);
         let held = self.hierarchy.issuing().is_rolled_back();
         if !held && self.rotation.step(now) == Step::Renew {
@@ -550,7 +601,8 @@ impl Rotator {
         let leaves = self.holders.values().map(|holder| holder.tracked.next(now));
         // What is past is held, or waits for somebody; then looking again at times is enough.
         let authorities = [&self.rotation, &self.roll_over].map(|tracked| tracked.next(now));
-        let next = leaves.chain(authorities.into_iter().filter(|at| *at > now)).min();
+        let lists = self.lists.due(self.settings.crl_ttl);
+        let next = leaves.chain(authorities.into_iter().filter(|at| *at > now)).chain(lists).min();
         let next = next.unwrap_or(now + LONGEST_NAP);
         next.since(now).clamp(SHORTEST_NAP, LONGEST_NAP)
     }
@@ -576,12 +628,26 @@ impl Rotator {
                     tracing::debug!("nobody waits any more for a look at the clock");
                 }
             }
-            Command::IssueOnce { profile, reply } => answer(reply, self.issue_once(&profile, now)),
+            Command::IssueOnce { profile, reply } => {
+                let outcome = self.issue_once(&profile, now);
+                self.publish(now);
+                answer(reply, outcome);
+            }
             Command::Request { wanted, run, reply } => {
                 answer(
                     reply,
                     ready_request(&self.directory, Some(&self.hierarchy), &self.settings, wanted, run),
                 );
+            }
+            Command::Revoke { order, reply } => {
+                let outcome = self.revoke_authority(&order, now);
+                self.publish(now);
+                answer(reply, outcome);
+            }
+            Command::Revoked => {
+                self.read_revocations();
+                self.replace_revoked(now);
+                self.publish(now);
             }
             Command::Sign { order, reply } => {
                 answer(reply, sign(&self.hierarchy, &self.settings, &order, now));
@@ -635,6 +701,8 @@ impl Rotator {
                     let svid = issue(&self.hierarchy.issuing().active, &profile, now)
                         .map_err(|source| IssuanceError::Issue { workload: workload.clone(), source })?;
                     self.last_leaf = self.last_leaf.max(svid.not_after);
+                    IssuedLeaf::of(&svid).into_iter().for_each(|leaf| self.journal.note(leaf));
+                    self.lists.is_touched |= !self.revocations.is_empty();
                     Holder::of(svid.published(generation), ending, self.means.rng.as_mut())
                 }
             };
@@ -677,7 +745,7 @@ impl Rotator {
         }
         .map_err(|source| IssuanceError::Lifetimes { workload: None, source })?;
         let svid = issue(authority, profile, now).map_err(IssuanceError::IssueOnce)?;
-        self.last_leaf = self.last_leaf.max(svid.not_after);
+        self.note(&svid);
         tracing::info!(spiffe_id = %svid.spiffe_id, serial = svid.serial, "certificate handed out");
         Ok(svid)
     }
@@ -740,11 +808,18 @@ impl Rotator {
             let not_after = svid.not_after;
             tracing::warn!(%workload, %not_after, "certificate shortened: its issuing authority ends then and has no successor");
         }
-        self.last_leaf = self.last_leaf.max(svid.not_after);
+        self.note(&svid);
         let holder = Holder::of(svid.published(generation), ending, self.means.rng.as_mut());
         let svid = Arc::clone(&holder.svid);
         self.holders.insert(workload.clone(), holder);
         Ok(svid)
+    }
+
+    /// Remembers that it was issued.
+    fn note(&mut self, svid: &X509Svid) {
+        self.last_leaf = self.last_leaf.max(svid.not_after);
+        IssuedLeaf::of(svid).into_iter().for_each(|leaf| self.journal.note(leaf));
+        self.lists.is_touched |= !self.revocations.is_empty();
     }
 
     fn publish_generation(&mut self, now: Timestamp) {
@@ -753,19 +828,31 @@ impl Rotator {
     }
 
     /// Publishes how things stand, unless everyone knows.
-    fn publish(&self, now: Timestamp) {
+    fn publish(&mut self, now: Timestamp) {
+        self.journal.flush(self.settings.crl_ttl, now);
+        self.publish_lists(now);
         let next = Issued {
             generation: self.generation,
             svids: self.each(|holder| Arc::clone(&holder.svid)),
             bundle: self.hierarchy.bundle(),
             hierarchy: self.view(now),
             renewals: self.each(|holder| holder.tracked.view(now)),
+            crl: self.lists.pem(),
+            troubles: self
+                .journal
+                .failure()
+                .into_iter()
+                .chain(self.lists.failure())
+                .map(str::to_owned)
+                .collect(),
         };
         self.feed.send_if_modified(|issued| {
             let news = issued.generation != next.generation
                 || issued.bundle.sequence != next.bundle.sequence
                 || issued.hierarchy != next.hierarchy
-                || issued.renewals != next.renewals;
+                || issued.renewals != next.renewals
+                || issued.crl != next.crl
+                || issued.troubles != next.troubles;
             if news {
                 *issued = Arc::new(next);
             }
@@ -875,10 +962,12 @@ fn try_out(
     Ok(())
 }
 
-/// What the active issuing authority signed before this start is not known; a leaf lives a third of its life at most.
-fn unknown_last_leaf(hierarchy: &Hierarchy, now: Timestamp) -> Timestamp {
-    let life = hierarchy.issuing().active.life();
-    (now + life.not_after.since(life.issued_at) / 3).min(life.not_after)
+/// When the last leaf that the active issuing authority signed before this start expires. Where the journal does not know, a
+/// leaf lives a third of its authority's life at most.
+fn last_leaf(hierarchy: &Hierarchy, journal: &IssueJournal, now: Timestamp) -> Timestamp {
+    let (id, life) = (hierarchy.issuing().active.id(), hierarchy.issuing().active.life());
+    let unknown = || (now + life.not_after.since(life.issued_at) / 3).min(life.not_after);
+    journal.last_leaf_of(id, life.issued_at).unwrap_or_else(unknown)
 }
 
 /// Where generations begin: a restarted agent must not use one again that stood for other keys.

@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+mod revoking;
+
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::id::{AuthorityId, WorkloadId};
@@ -77,6 +79,7 @@ fn settings(names: &[&str], leaf: Duration, issuing: Duration) -> Settings {
         root_ttl: DAY * 365,
         issuing_ttl: issuing,
         distribute: DAY,
+        crl_ttl: DAY,
         algorithm: KeyAlgorithm::EcdsaP256,
         backdate: MINUTE * 5,
         second_opinion: None,

@@ -25,6 +25,7 @@ use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
 use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair, KeySource, RemoteFailure};
+use crate::pki::marks::Marks;
 use crate::pki::rotation::Life;
 use crate::pki::verifier::MAX_CERTIFICATES;
 use crate::secret::Secret;
@@ -83,6 +84,7 @@ pub struct Authority {
     /// A root that signs elsewhere has none.
     issuer: Option<Issuer<'static, KeyPair>>,
     life: Life,
+    marks: Marks,
 }
 
 /// Why there is no authority.
@@ -236,6 +238,7 @@ impl Authority {
         }
         Ok(Self {
             id: id_of(&certificate)?,
+            marks: marks_of(&certificate)?,
             level,
             certificate,
             above: Vec::new(),
@@ -331,6 +334,11 @@ impl Authority {
         found
     }
 
+    /// Its serial number, name and key.
+    pub(super) const fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
     /// What signs.
     pub(super) fn issuer(&self) -> Result<&Issuer<'static, KeyPair>, AuthorityError> {
         self.issuer.as_ref().ok_or_else(|| AuthorityError::SignsElsewhere(self.id.clone()))
@@ -368,7 +376,8 @@ impl Authority {
             return Err(AuthorityError::Name);
         }
         let (id, above) = (id_of(&certificate)?, Vec::new());
-        Ok(Self { id, level, certificate, above, root: OnceLock::new(), issuer: Some(issuer), life })
+        let marks = marks_of(&certificate)?;
+        Ok(Self { id, level, certificate, above, root: OnceLock::new(), issuer: Some(issuer), life, marks })
     }
 }
 
@@ -489,14 +498,19 @@ fn is_signed(certificate: &CertificateDer<'_>, signer: &CertificateDer<'_>) -> b
 }
 
 pub(super) fn signature_holds(certificate: &CertificateDer<'_>, signer: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    signature_holds_over(parsed.tbs_certificate.as_ref(), &parsed.signature_value.data, signer)
+}
+
+/// Whether the key of `signer` made `signature` over `message`.
+pub(super) fn signature_holds_over(message: &[u8], signature: &[u8], signer: &CertificateDer<'_>) -> bool {
     let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
     let Ok(signer) = webpki::EndEntityCert::try_from(signer) else { return false };
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
-    algorithms.all.iter().any(|candidate| {
-        signer
-            .verify_signature(*candidate, parsed.tbs_certificate.as_ref(), &parsed.signature_value.data)
-            .is_ok()
-    })
+    algorithms.all.iter().any(|candidate| signer.verify_signature(*candidate, message, signature).is_ok())
+}
+
+fn marks_of(certificate: &CertificateDer<'_>) -> Result<Marks, AuthorityError> {
+    Marks::of(certificate).ok_or_else(|| AuthorityError::Malformed("it has no marks".to_owned()))
 }
 
 fn id_of(certificate: &CertificateDer<'_>) -> Result<AuthorityId, AuthorityError> {

@@ -1,5 +1,7 @@
 //! The CA from end to end: what is issued meets every rule, and what breaks a rule is refused by its name.
 
+mod crls;
+
 use std::sync::Arc;
 use std::time::Duration;
 

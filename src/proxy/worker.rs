@@ -121,6 +121,11 @@ impl Worker {
                     "revoked"
                 } else if let VerifyError::NotYetValid { .. } = error {
                     "certificate-not-yet-valid"
+                } else if let VerifyError::ForgedCrl { .. }
+                | VerifyError::NoCrl { .. }
+                | VerifyError::StaleCrl { .. } = error
+                {
+                    "no-current-crl"
                 } else {
                     "not-trusted"
                 };

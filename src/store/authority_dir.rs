@@ -575,7 +575,7 @@ impl AuthorityDir {
         for name in self.orphans(hierarchy)? {
             self.remove(&self.authorities_path().join(name))?;
         }
-        self.remove_temporaries(&self.state, &[MANIFEST, BUNDLE])
+        self.remove_temporaries(&self.state, &[MANIFEST, BUNDLE, "crl.pem", "issued.journal"])
     }
 
     /// Removes what was on its way to becoming one of `files` in `directory` when the process was killed.

@@ -5,7 +5,7 @@
 //! refused with the line that is wrong.
 
 use data_encoding::BASE64;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls_pemfile::Item;
 
 use crate::secret::Secret;
@@ -88,6 +88,22 @@ fn normalised(bytes: &[u8]) -> Vec<u8> {
     String::from_utf8_lossy(bytes).replace("NEW CERTIFICATE REQUEST", CERTIFICATE_REQUEST).into_bytes()
 }
 
+/// All revocation lists of a file; at least one, and nothing else.
+pub fn crls(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
+    for label in labels(bytes)? {
+        if label != CRL {
+            return Err(PemError::Unwanted { wanted: CRL, found: label });
+        }
+    }
+    let mut lists = Vec::new();
+    for item in items(bytes) {
+        if let Item::Crl(list) = item? {
+            lists.push(list);
+        }
+    }
+    if lists.is_empty() { Err(PemError::Missing(CRL)) } else { Ok(lists) }
+}
+
 /// The PKCS#8 key of a file that holds exactly that.
 pub fn private_key(bytes: &[u8]) -> Result<Secret, PemError> {
     let labels = labels(bytes)?;
@@ -143,6 +159,12 @@ pub fn certificate_request_to_pem(request: &[u8]) -> String {
     block(CERTIFICATE_REQUEST, request)
 }
 
+/// One revocation list as a PEM block.
+#[must_use]
+pub fn crl_to_pem(list: &CertificateRevocationListDer<'_>) -> String {
+    block(CRL, list)
+}
+
 /// One PKCS#8 key as a PEM block.
 #[must_use]
 pub fn key_to_pem(pkcs8: &Secret) -> Secret {
@@ -152,6 +174,7 @@ pub fn key_to_pem(pkcs8: &Secret) -> Secret {
 
 const CERTIFICATE: &str = "CERTIFICATE";
 const CERTIFICATE_REQUEST: &str = "CERTIFICATE REQUEST";
+const CRL: &str = "X509 CRL";
 const ENCRYPTED_PRIVATE_KEY: &str = "ENCRYPTED PRIVATE KEY";
 const PRIVATE_KEY: &str = "PRIVATE KEY";
 

@@ -44,6 +44,11 @@ struct LevelLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DomainLabel {
+    trust_domain: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct AuthorityLabel {
     authority: String,
     level: &'static str,
@@ -84,6 +89,8 @@ pub struct Metrics {
     pub certificates_shortened: Gauge,
     /// Consumers of the trust bundle that have not loaded the one in force.
     pub bundle_laggards: Gauge,
+    crl_next_update: Family<DomainLabel, Gauge>,
+    crl_stale: Family<DomainLabel, Gauge>,
     /// Reasons for which the agent calls itself degraded.
     pub degraded: Gauge,
     /// 1 while the state directory can be written.
@@ -181,6 +188,16 @@ impl Metrics {
                 "bundle_laggards",
                 "Consumers that have not loaded the trust bundle in force",
             ),
+            crl_next_update: family(
+                &mut registry,
+                "crl_next_update_seconds",
+                "Unix time at which the first revocation list of a foreign trust domain ceases to speak",
+            ),
+            crl_stale: family(
+                &mut registry,
+                "crl_stale",
+                "Revocation lists of a foreign trust domain that do not speak for now",
+            ),
             registry,
         }
     }
@@ -262,6 +279,19 @@ impl Metrics {
         self.last_rotation.clear();
         self.overdue.clear();
         self.authority_not_after.clear();
+    }
+
+    /// Remembers how the revocation lists of a trust domain stand.
+    pub fn set_crls(&self, trust_domain: &str, next_update: i64, stale: usize) {
+        let label = DomainLabel { trust_domain: trust_domain.to_owned() };
+        self.crl_next_update.get_or_create(&label).set(next_update);
+        self.crl_stale.get_or_create(&label).set(i64::try_from(stale).unwrap_or(i64::MAX));
+    }
+
+    /// Forgets the revocation lists of all trust domains, before the present ones are set.
+    pub fn clear_crls(&self) {
+        self.crl_next_update.clear();
+        self.crl_stale.clear();
     }
 
     /// Remembers the end of an authority, in Unix seconds.

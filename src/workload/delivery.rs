@@ -339,6 +339,7 @@ mod tests {
             root_ttl: hour * 1000,
             issuing_ttl: hour * 100,
             distribute: hour,
+            crl_ttl: hour,
             algorithm: KeyAlgorithm::EcdsaP256,
             backdate: Duration::ZERO,
             second_opinion: None,

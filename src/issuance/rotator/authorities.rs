@@ -21,9 +21,9 @@ use crate::issuance::feed::HierarchyView;
 use crate::pki::{Hierarchy, HierarchyError, KeySource, Level, LocalKeys, Renewal, Slot, Step};
 
 /// What a change comes to.
-struct Plan {
-    next: Hierarchy,
-    changed: Changed,
+pub(super) struct Plan {
+    pub(super) next: Hierarchy,
+    pub(super) changed: Changed,
 }
 
 impl Rotator {
@@ -108,7 +108,7 @@ impl Rotator {
         }
     }
 
-    fn plan_activation(
+    pub(super) fn plan_activation(
         &self,
         level: Level,
         id: AuthorityId,
@@ -116,6 +116,7 @@ impl Rotator {
         keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
+        self.expect_not_revoked(level, &id)?;
         let next = self.activated(&self.hierarchy, level, &id, keys, now)?;
         let waits_for = self.waits_for(level, now);
         if insistence == Insistence::Heed && !waits_for.is_empty() {
@@ -125,7 +126,7 @@ impl Rotator {
     }
 
     /// Preparing and activating in one, as it would be if nobody lagged.
-    fn plan_rotation(&self, level: Level, now: Timestamp) -> Result<Plan, IssuanceError> {
+    pub(super) fn plan_rotation(&self, level: Level, now: Timestamp) -> Result<Plan, IssuanceError> {
         let prepared = match &self.hierarchy.slots(level).prepared {
             Some(_) => self.hierarchy.clone(),
             None => self.prepared(&self.hierarchy, level, &LocalKeys, now)?,
@@ -172,6 +173,7 @@ impl Rotator {
             || self.hierarchy.slots(level).retired.last().map(|retired| retired.authority.id().clone());
         let id = id.cloned().or_else(latest);
         let id = id.ok_or(IssuanceError::Nothing { level, slot: Slot::Retired })?;
+        self.expect_not_revoked(level, &id)?;
         let until = self.last_leaf;
         let next = match level {
             Level::Issuing => self.hierarchy.roll_back_issuing(&id, until, now)?,
@@ -228,7 +230,13 @@ impl Rotator {
             awaiting: self.awaiting(now),
             shortened: self.shortened(),
             untidy: self.untidy.as_ref().map(|untidy| untidy.why.clone()),
-            ..HierarchyView::of(&self.hierarchy, self.rotation.view(now), roll_over, distribute)
+            ..HierarchyView::of(
+                &self.hierarchy,
+                &self.revocations,
+                self.rotation.view(now),
+                roll_over,
+                distribute,
+            )
         }
     }
 
@@ -284,9 +292,7 @@ impl Rotator {
 
     /// Prepares (unless that was done) and activates the next issuing authority, under a new root if it must be.
     pub(super) fn replace_active(&mut self, now: Timestamp) -> Result<(), IssuanceError> {
-        let end = (now + self.settings.issuing_ttl).to_whole_second();
-        let level =
-            if end > self.hierarchy.roots().active.life().not_after { Level::Root } else { Level::Issuing };
+        let level = self.level_to_replace(now);
         let id = self.prepared_for_use(level, now)?;
         if level == Level::Root {
             let left_behind = self.waits_for(level, now).join(", ");
@@ -296,13 +302,25 @@ impl Rotator {
         self.adopt(self.activated(&self.hierarchy, level, &id, keys, now)?, now)
     }
 
+    /// The level on which the next authority has to be, so that there is an issuing authority that lives as long as it is to.
+    pub(super) fn level_to_replace(&self, now: Timestamp) -> Level {
+        let end = (now + self.settings.issuing_ttl).to_whole_second();
+        if end > self.hierarchy.roots().active.life().not_after { Level::Root } else { Level::Issuing }
+    }
+
     /// The prepared authority, a new one if there is none or if it is of no use any more.
-    fn prepared_for_use(&mut self, level: Level, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
+    pub(super) fn prepared_for_use(
+        &mut self,
+        level: Level,
+        now: Timestamp,
+    ) -> Result<AuthorityId, IssuanceError> {
         if let Some(prepared) = &self.hierarchy.slots(level).prepared {
             let id = prepared.id().clone();
             // What was signed elsewhere cannot be made anew here.
             let is_only_one = !self.makes_its_own() || prepared.key().is_none();
-            if is_only_one || Renewal::of_authority(prepared.life()).handle_timeout(now) == Step::Wait {
+            let is_sound = self.revocations.of_authority(prepared).is_none();
+            let is_fresh = Renewal::of_authority(prepared.life()).handle_timeout(now) == Step::Wait;
+            if is_only_one || is_sound && is_fresh {
                 return Ok(id);
             }
             self.adopt(self.hierarchy.discard(level, &id)?, now)?;
@@ -381,6 +399,7 @@ impl Rotator {
         let committed = self.directory.commit(&next)?;
         self.untidy = Untidy::of(&committed.untidy, now);
         let former = std::mem::replace(&mut self.hierarchy, next);
+        self.lists.is_touched = true;
         let (roots, issuing) = (self.hierarchy.roots(), self.hierarchy.issuing());
         if former.issuing().active.id() != issuing.active.id() {
             self.rotation = Tracked::of_authority(&issuing.active);

@@ -36,7 +36,7 @@ pub fn install_at_rest(
     let now = clock.now();
     if let Some(stored) = directory.load()? {
         let means = Means { clock, rng: Box::new(SystemRng) };
-        let (mut rotator, _) = Rotator::idle(settings.clone(), directory, stored.hierarchy, means, 0);
+        let (mut rotator, _) = Rotator::idle(settings.clone(), directory, stored.hierarchy, means, 0)?;
         return rotator.install(order, now);
     }
     let Placement { next, id, level, slot } = place(&directory, None, settings, order, now)?;
