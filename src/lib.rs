@@ -35,6 +35,7 @@
 //! | [`suggest`] | *pure*: the valid word that somebody probably meant |
 //! | [`toml_text`] | *pure*: TOML read strictly, with every problem and its place at once |
 //! | [`identity`] | *pure*: SPIFFE IDs, what a verified leaf says, and which rule it meets |
+//! | [`limit`] | *pure*: quotas, spike arrest, the ledger that is charged, concurrency, the throttle on failures |
 //! | [`registry`] | *pure*: developers, apps, credentials, products, grants, and how paths are matched |
 //! | [`pki`] | *pure*: keys, authorities and their slots, issuing, verifying, when to renew |
 //! | [`credential`] | *pure*: evidence becomes a principal, or a refusal |
@@ -114,6 +115,7 @@ pub mod causes;
 pub mod suggest;
 pub mod toml_text;
 pub mod identity;
+pub mod limit;
 pub mod registry;
 pub mod pki;
 pub mod credential;

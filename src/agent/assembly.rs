@@ -10,8 +10,9 @@ use std::time::Duration;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
-use crate::id::{ListenerId, RemoteId, WorkloadId};
+use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::Issued;
+use crate::limit::{Inflight, Ledger, Throttle};
 use crate::pki::{BundleSet, InvalidRoot, Revocations, Verifier};
 use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, TlsError, client_config,
@@ -57,6 +58,9 @@ pub(super) struct Assembly {
     verifier: Option<Arc<Verifier>>,
     listeners: BTreeMap<ListenerId, Made>,
     remotes: BTreeMap<RemoteId, Arc<Remote>>,
+    ledger: Arc<Ledger>,
+    throttle: Arc<Throttle>,
+    inflight: BTreeMap<ServiceId, Arc<Inflight>>,
 }
 
 /// A listener's TLS, from which certificate it was made and when.
@@ -72,9 +76,17 @@ struct Made {
 const OLDEST_SESSIONS: Duration = Duration::from_secs(55 * 60);
 
 impl Assembly {
-    /// An assembly that has made nothing yet.
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, verifier: None, listeners: BTreeMap::new(), remotes: BTreeMap::new() }
+    /// An assembly that has made nothing yet; what apps use is charged to `ledger`.
+    pub(super) fn new(clock: Arc<dyn Clock>, ledger: Arc<Ledger>) -> Self {
+        Self {
+            clock,
+            verifier: None,
+            listeners: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            ledger,
+            throttle: Arc::default(),
+            inflight: BTreeMap::new(),
+        }
     }
 
     /// Whether some listener's sessions grow too old unless everything is assembled again.
@@ -162,6 +174,7 @@ impl Assembly {
         self.verifier = Some(Arc::clone(&verifier));
         self.listeners.clone_from(&listeners);
         self.remotes.clone_from(&remotes);
+        self.inflight = self.inflight(config);
         Ok(proxy::Snapshot {
             registry: Arc::clone(registry),
             peppers: Arc::clone(peppers),
@@ -171,6 +184,20 @@ impl Assembly {
             remotes,
             limits: Arc::new(config.limits.clone()),
             api_key_header: Arc::clone(&config.api_key_header),
+            ledger: Arc::clone(&self.ledger),
+            throttle: Arc::clone(&self.throttle),
+            inflight: self.inflight.clone(),
         })
+    }
+
+    /// The services whose requests are limited; what is known of one stays known while its bounds stay.
+    fn inflight(&self, config: &Config) -> BTreeMap<ServiceId, Arc<Inflight>> {
+        let limited = config.services.iter().filter_map(|service| Some((&service.id, service.concurrency?)));
+        limited
+            .map(|(id, bounds)| {
+                let known = self.inflight.get(id).filter(|known| known.bounds() == bounds).cloned();
+                (id.clone(), known.unwrap_or_else(|| Arc::new(Inflight::new(bounds))))
+            })
+            .collect()
     }
 }

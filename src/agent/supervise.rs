@@ -23,6 +23,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
+use crate::limit::Ledger;
 use crate::proxy::{Current, Plane, PlaneContext, PlaneError};
 use crate::registry::CredentialKind;
 use crate::store::pepper_file::{self, PepperError};
@@ -166,7 +167,8 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         registry: Arc::clone(&registry),
         peppers,
     };
-    let mut assembly = Assembly::new(Arc::clone(&clock));
+    let ledger = Arc::new(Ledger::default());
+    let mut assembly = Assembly::new(Arc::clone(&clock), Arc::clone(&ledger));
     let current: Current = Arc::new(ArcSwap::from_pointee(assembly.assemble(&materials)?));
     let attestor = Arc::new(KernelAttestor::new(&config.workloads).map_err(|_| AgentError::Selectors)?);
 

@@ -126,6 +126,7 @@ impl World {
             base_path: "/".into(),
             endpoint: Endpoint::Unix(socket.clone()),
             accepts: None,
+            concurrency: None,
         };
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };
@@ -138,6 +139,9 @@ impl World {
             remotes: Default::default(),
             limits: Arc::new(Limits::default()),
             api_key_header: "x-api-key".into(),
+            ledger: Default::default(),
+            throttle: Default::default(),
+            inflight: Default::default(),
         };
         let log = Shared::default();
         let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();
