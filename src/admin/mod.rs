@@ -19,7 +19,8 @@ pub use secret_text::SecretText;
 pub use server::{bind, serve};
 pub use steward::{Steward, StewardError};
 pub use view::{
-    AuthorityStatus, ConfigStatus, DeliveryStatus, Failure, IssuedCertificate, LaggardStatus, ListenerStatus,
-    Moved, Order, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus, RollOverStatus,
-    ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
+    AuthorityStatus, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Failure, IssuedCertificate,
+    LaggardStatus, LimitsStatus, ListenerStatus, Moved, Order, QuotaStatus, Readiness, RegistryStatus,
+    Reloaded, RemoteStatus, RenewalStatus, RollOverStatus, ServiceStatus, Status, WorkloadStatus,
+    authorities, bundle_pem, workloads,
 };

@@ -6,12 +6,14 @@ mod assembly;
 mod director;
 mod quickstart;
 mod readiness;
+mod limit_keeper;
 mod explain;
 mod steward;
 mod supervise;
 
 pub use assembly::AssemblyError;
 pub use director::ReloadError;
+pub use limit_keeper::KeeperError;
 pub use quickstart::QuickstartError;
 pub use supervise::{AgentError, run};
 pub use trust::TrustError;

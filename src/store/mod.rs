@@ -6,6 +6,7 @@ pub mod registry_dir;
 pub mod registry_edit;
 pub mod pepper_file;
 pub mod revocation_file;
+pub mod limit_journal;
 pub mod socket_file;
 mod authority_dir;
 

@@ -28,6 +28,11 @@ struct WorkloadLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ServiceLabel {
+    service: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct LevelLabel {
     level: &'static str,
 }
@@ -67,6 +72,10 @@ pub struct Metrics {
     authority_overdue: Family<LevelLabel, Gauge>,
     /// Consumers of the trust bundle that have not loaded the one in force.
     pub bundle_laggards: Gauge,
+    /// Accounts of limits that are counted.
+    pub limit_accounts: Gauge,
+    concurrency_limit: Family<ServiceLabel, Gauge>,
+    concurrency_under_way: Family<ServiceLabel, Gauge>,
 }
 
 impl Metrics {
@@ -133,6 +142,17 @@ impl Metrics {
                 &mut registry,
                 "bundle_laggards",
                 "Consumers that have not loaded the trust bundle in force",
+            ),
+            limit_accounts: family(&mut registry, "limit_accounts", "Accounts of limits that are counted"),
+            concurrency_limit: family(
+                &mut registry,
+                "concurrency_limit",
+                "Requests that a service is given at a time, where that is limited",
+            ),
+            concurrency_under_way: family(
+                &mut registry,
+                "concurrency_under_way",
+                "Requests that a service with a limit has under way",
             ),
             registry,
         }
@@ -201,6 +221,19 @@ impl Metrics {
         self.last_rotation.clear();
         self.overdue.clear();
         self.authority_not_after.clear();
+    }
+
+    /// Forgets all services, before the present ones are set.
+    pub fn clear_concurrency(&self) {
+        self.concurrency_limit.clear();
+        self.concurrency_under_way.clear();
+    }
+
+    /// Remembers how many requests a service is given at a time, and how many it has under way.
+    pub fn set_concurrency(&self, service: &str, limit: u32, under_way: u32) {
+        let label = ServiceLabel { service: service.to_owned() };
+        self.concurrency_limit.get_or_create(&label).set(i64::from(limit));
+        self.concurrency_under_way.get_or_create(&label).set(i64::from(under_way));
     }
 
     /// Remembers the end of an authority, in Unix seconds.
