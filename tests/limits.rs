@@ -134,7 +134,8 @@ async fn an_answer_says_how_the_quota_stands() {
         assert_eq!(body["violated-policies"], serde_json::json!(["product:orders"]));
     }
     let event = world.access(third.header("x-request-id").unwrap()).await;
-    assert_eq!((&event["decision"], &event["app.id"]), (&"quota-exceeded".into(), &"caller".into()));
+    assert_eq!(event["decision"], "quota-exceeded");
+    assert_eq!((&event["app.id"], &event["product.id"]), (&"caller".into(), &"orders".into()));
 }
 
 #[tokio::test]
@@ -217,13 +218,13 @@ async fn explain_shows_what_is_left_and_takes_nothing() {
     for _ in 0..3 {
         let (code, _, detail) = explain().await;
         assert_eq!(code, "allowed");
-        assert!(detail.starts_with("product:orders: 0 of 1 left"), "as it would be then: {detail}");
+        assert!(detail.starts_with("product:orders: 0 of 1 left after it, more in "), "{detail}");
     }
     let mut talk = world.talk(Some(&world.identity("caller"))).await;
     assert_eq!(talk.get("/a", "").await.status, 200);
     let (code, status, detail) = explain().await;
     assert_eq!((&*code, status), ("quota-exceeded", Some(429)));
-    assert!(detail.contains("product:orders: 0 of 1 left"), "{detail}");
+    assert!(detail.contains("product:orders: 0 of 1 left, more in "), "{detail}");
     assert_eq!(talk.get("/a", "").await.code(), "quota-exceeded");
 }
 

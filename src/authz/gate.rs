@@ -1,7 +1,7 @@
 //! The one way in: evidence → principal → decision → charge, for the proxy and for `explain` alike.
 
 use crate::authz::decide::{Hindrance, consider};
-use crate::authz::{Ask, Denial, Door, Permit, Shortage, Toll};
+use crate::authz::{Ask, Denial, Door, Permit, Shortage, Terms, Toll};
 use crate::clock::Timestamp;
 use crate::credential::{Evidence, Peppers, Principal, Refusal, authenticate};
 use crate::registry::Snapshot;
@@ -20,8 +20,8 @@ pub enum No<'s> {
     Limited {
         /// What it has too little of.
         shortage: Box<Shortage<'s>>,
-        /// Who asked.
-        principal: Principal<'s>,
+        /// What it would have been granted on.
+        terms: Terms<'s>,
     },
     /// Nobody knows who calls.
     Refused(Refusal),
@@ -73,9 +73,10 @@ pub fn check<'s>(
     now: Timestamp,
 ) -> Result<Permit<'s>, No<'s>> {
     let principal = authenticate(evidence, registry, peppers, now).map_err(No::Refused)?;
-    match consider(&principal, ask, door, now, |terms| toll.pay(terms, now)) {
+    let pay = |terms: &Terms<'s>| toll.pay(terms, now).map_err(|shortage| (shortage, *terms));
+    match consider(&principal, ask, door, now, pay) {
         Ok((terms, (statement, seat))) => Ok(Permit::issue(terms, statement, seat)),
         Err(Hindrance::Denial(denial)) => Err(No::Denied { denial, principal }),
-        Err(Hindrance::Unpaid(shortage)) => Err(No::Limited { shortage, principal }),
+        Err(Hindrance::Unpaid((shortage, terms))) => Err(No::Limited { shortage, terms }),
     }
 }

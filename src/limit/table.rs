@@ -70,14 +70,15 @@ impl Found<'_> {
 }
 
 /// All accounts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     hasher: RandomState,
-    levels: [OnceLock<Level>; SIZES.len()],
+    sizes: &'static [usize],
+    levels: Box<[OnceLock<Level>]>,
     count: AtomicUsize,
 }
 
-/// Each level is larger than all before it; a name goes to the next when its places on one are taken.
+/// Each level is larger than all before it; a name goes to the next when its places on one are taken. Some five million.
 const SIZES: [usize; 5] = [1 << 10, 1 << 13, 1 << 16, 1 << 19, 1 << 22];
 
 /// So many places a name may have on each level.
@@ -85,6 +86,9 @@ const PLACES: usize = 16;
 
 /// So many places share a note that one of them has changed.
 const BLOCK: usize = 64;
+
+/// Each level looks at other bits of a name's hash, so that a crowd on one does not stay a crowd on the next.
+const TURN: u32 = 13;
 
 #[derive(Debug)]
 struct Level {
@@ -103,7 +107,19 @@ impl Level {
     }
 }
 
+impl Default for Table {
+    fn default() -> Self {
+        Self::of_sizes(&SIZES)
+    }
+}
+
 impl Table {
+    /// An empty table with levels of these sizes, each a power of two.
+    fn of_sizes(sizes: &'static [usize]) -> Self {
+        let levels = sizes.iter().map(|_| OnceLock::new()).collect();
+        Self { hasher: RandomState::new(), sizes, levels, count: AtomicUsize::new(0) }
+    }
+
     /// The account of `app` in `scope`, if there is one.
     pub(super) fn find(&self, app: &AppId, scope: &Scope<'_>) -> Option<Found<'_>> {
         self.search(app, scope, |_, _| None)
@@ -128,10 +144,11 @@ impl Table {
         fill: impl Fn(&'t OnceLock<Box<Named>>, &AtomicUsize) -> Option<&'t Box<Named>>,
     ) -> Option<Found<'t>> {
         let (product, operation) = parts(scope);
-        let hash = self.hasher.hash_one((app, product, operation));
-        for (level, size) in self.levels.iter().zip(SIZES) {
+        let mut hash = self.hasher.hash_one((app, product, operation));
+        for (level, &size) in self.levels.iter().zip(self.sizes) {
             let level = level.get_or_init(|| Level::new(size));
             let first = usize::try_from(hash).unwrap_or(0);
+            hash = hash.rotate_right(TURN);
             for step in 0..PLACES {
                 let (place, changed) = level.at(first.wrapping_add(step) % size)?;
                 let named = match place.get() {
@@ -150,7 +167,7 @@ impl Table {
     pub(super) fn prepare(&self) {
         let count = self.count();
         let mut below = 0;
-        for (level, size) in self.levels.iter().zip(SIZES) {
+        for (level, &size) in self.levels.iter().zip(self.sizes) {
             if count < below / 2 {
                 return;
             }
@@ -178,5 +195,40 @@ impl Table {
         let changed = blocks
             .filter(|(changed, _)| changed.load(Ordering::Relaxed) && changed.swap(false, Ordering::AcqRel));
         changed.flat_map(|(_, places)| places).filter_map(OnceLock::get).map(|named| &**named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_table_takes_nobody_in_and_pushes_nobody_out() {
+        let table = Table::of_sizes(&[64, 128]);
+        let product = "orders".parse().unwrap();
+        let scope = Scope::Product(&product);
+        let apps: Vec<AppId> = (0..500).map(|number| format!("app-{number}").parse().unwrap()).collect();
+
+        let taken_in: Vec<&AppId> =
+            apps.iter().filter(|app| table.find_or_make(app, &scope).is_some()).collect();
+
+        assert!((150..=192).contains(&taken_in.len()), "{}", taken_in.len());
+        assert_eq!(table.count(), taken_in.len());
+        for app in &apps {
+            assert_eq!(table.find(app, &scope).is_some(), taken_in.contains(&app), "{app}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_told_once() {
+        let table = Table::of_sizes(&[64]);
+        let (app, product) = ("a".parse().unwrap(), "orders".parse().unwrap());
+        let found = table.find_or_make(&app, &Scope::Product(&product)).unwrap();
+        assert_eq!(table.take_changed().count(), 0);
+
+        found.note_change();
+
+        assert_eq!(table.take_changed().count(), 1);
+        assert_eq!(table.take_changed().count(), 0);
     }
 }

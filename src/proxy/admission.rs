@@ -13,7 +13,7 @@ use super::response::{field, number_into};
 use super::settings::ServiceSettings;
 use super::snapshot::{Listener, Snapshot};
 use super::worker::Worker;
-use crate::authz::{Ask, Door, No, Permit, Till, Toll, check};
+use crate::authz::{Ask, Door, No, Permit, Terms, Till, Toll, check};
 use crate::clock::Timestamp;
 use crate::credential::{Evidence, HeaderEvidence, Refusal, authenticate};
 use crate::identity::Subject;
@@ -94,9 +94,12 @@ impl<'s> Verdict<'s> {
 
     /// The verdict behind a yes.
     pub(super) fn of_permit(permit: &Permit<'s>, service: &'s str) -> Self {
-        let terms = permit.terms();
+        Self::of_terms(permit.terms(), "allowed", service)
+    }
+
+    fn of_terms(terms: &Terms<'s>, code: &'static str, service: &'s str) -> Self {
         Self {
-            code: "allowed",
+            code,
             service,
             app: terms.app.id.as_str(),
             product: terms.product.id.as_str(),
@@ -108,7 +111,8 @@ impl<'s> Verdict<'s> {
     pub(super) fn of_no(no: &No<'s>, service: &'s str) -> Self {
         match no {
             No::Refused(refusal) => Self { service, ..Self::of_nobody(refusal.code()) },
-            No::Denied { principal, .. } | No::Limited { principal, .. } => Self {
+            No::Limited { terms, .. } => Self::of_terms(terms, no.code(), service),
+            No::Denied { principal, .. } => Self {
                 code: no.code(),
                 service,
                 app: principal.app().id.as_str(),

@@ -77,18 +77,19 @@ impl Notice {
 
     /// The same for people, one limit a line.
     pub(super) fn lines(&self) -> Vec<String> {
-        let line = |level: &Level| line(&level.name, level.limit, level.remaining, level.resets);
+        let line = |level: &Level| line(&level.name, level.limit, level.remaining, "left", level.resets);
         self.levels.iter().map(line).collect()
     }
 }
 
-/// How the limits stand, for people, one a line.
+/// How the limits stand behind a yes, for people, one a line.
 pub(super) fn lines(statement: &Statement<'_>) -> Vec<String> {
-    statement.iter().map(|entry| line(entry, entry.limit, entry.remaining, entry.resets)).collect()
+    let line = |entry: &Entry<'_>| line(entry, entry.limit, entry.remaining, "left after it", entry.resets);
+    statement.iter().map(line).collect()
 }
 
-fn line(name: impl Display, limit: u64, remaining: u64, resets: Duration) -> String {
-    format!("{name}: {remaining} of {limit} left, more in {} s", whole_seconds(resets))
+fn line(name: impl Display, limit: u64, remaining: u64, left: &str, resets: Duration) -> String {
+    format!("{name}: {remaining} of {limit} {left}, more in {} s", whole_seconds(resets))
 }
 
 /// Appends the field lines of an answer from the service to `out`; nothing where there is no quota.

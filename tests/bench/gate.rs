@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use postern::authz::{Ask, Door, Till, Toll, check};
 use postern::clock::Timestamp;
 use postern::credential::{Evidence, HeaderEvidence, Peppers};
+use postern::id::AppId;
 use postern::identity::Subject;
-use postern::limit::Ledger;
+use postern::limit::{Bill, Ledger, Line, Scope};
 use postern::registry::{PolicyPath, Snapshot, Source, parse};
 use tokio::time::Instant;
 
@@ -52,6 +53,48 @@ fn main() {
             together * 1e3
         );
     }
+    million();
+}
+
+/// What a million accounts cost: memory, and the rounds in which they are looked through to be written down.
+fn million() {
+    let text = "[[product]]\nid = 'orders'\nquota = { limit = 9, per = '1d' }\n[[product.operation]]\nservice = 'orders'\n";
+    let registry = parse(&[Source { path: PathBuf::from("a.toml"), text: text.to_owned() }]).unwrap();
+    let product = registry.product("orders").unwrap();
+    let limits = product.limits.as_deref().unwrap();
+    let apps: Vec<AppId> = (0..1_000_000).map(|app| format!("app-{app}").parse().unwrap()).collect();
+    let ledger = Ledger::default();
+    let charge = |app| {
+        let line = Line { scope: Scope::Product(&product.id), limits };
+        ledger.charge(&Bill { app, lines: [None, Some(line), None], weight: 1 }, Timestamp::FLOOR).unwrap();
+    };
+    let before = resident();
+    let begun = Instant::now();
+    apps.iter().for_each(charge);
+    let made = begun.elapsed();
+    let bytes = (resident() - before) / ledger.accounts();
+    let begun = Instant::now();
+    let mut changed = 0;
+    ledger.take_changed(|_| changed += 1);
+    let all = begun.elapsed();
+    let begun = Instant::now();
+    ledger.take_changed(|_| changed += 1);
+    let none = begun.elapsed();
+    let begun = Instant::now();
+    apps.iter().for_each(charge);
+    let again = begun.elapsed();
+    println!(
+        "a million accounts: {bytes} bytes each, {:.0} ns to make and charge one, {:.0} ns to charge one of them again, \
+         {all:.0?} to look through {changed} changes, {none:.0?} through none",
+        made.as_secs_f64() * 1e9 / 1e6,
+        again.as_secs_f64() * 1e9 / 1e6,
+    );
+}
+
+/// Memory of this process, in bytes.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 struct Case {
