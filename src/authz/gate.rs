@@ -73,10 +73,19 @@ pub fn check<'s>(
     now: Timestamp,
 ) -> Result<Permit<'s>, No<'s>> {
     let principal = authenticate(evidence, registry, peppers, now).map_err(No::Refused)?;
-    let pay = |terms: &Terms<'s>| toll.pay(terms, now).map_err(|shortage| (shortage, *terms));
-    match consider(&principal, ask, door, now, pay) {
-        Ok((terms, (statement, seat))) => Ok(Permit::issue(terms, statement, seat)),
-        Err(Hindrance::Denial(denial)) => Err(No::Denied { denial, principal }),
-        Err(Hindrance::Unpaid((shortage, terms))) => Err(No::Limited { shortage, terms }),
+    // Any of several rights will do, so what stands in the way is the one that comes back first.
+    let mut nearest: Option<(Box<Shortage<'s>>, Terms<'s>)> = None;
+    let pay = |terms: &Terms<'s>| {
+        toll.pay(terms, now).map_err(|shortage| {
+            if nearest.as_ref().is_none_or(|(found, _)| shortage.retry_after < found.retry_after) {
+                nearest = Some((shortage, *terms));
+            }
+        })
+    };
+    match (consider(&principal, ask, door, now, pay), nearest) {
+        (Ok((terms, (statement, seat))), _) => Ok(Permit::issue(terms, statement, seat)),
+        (Err(Hindrance::Unpaid(())), Some((shortage, terms))) => Err(No::Limited { shortage, terms }),
+        (Err(Hindrance::Denial(denial)), _) => Err(No::Denied { denial, principal }),
+        (Err(Hindrance::Unpaid(())), None) => Err(No::Denied { denial: Denial::QuotaUnavailable, principal }),
     }
 }

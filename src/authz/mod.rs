@@ -13,3 +13,6 @@ pub use denial::Denial;
 pub use gate::{No, check};
 pub use permit::Permit;
 pub use toll::{Shortage, Till, Toll};
+
+#[cfg(test)]
+mod tests;
