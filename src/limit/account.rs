@@ -37,12 +37,14 @@ pub(super) struct Account {
 pub(super) enum Tally {
     Plain(Count),
     Rolling(Steps),
+    /// A rolling window whose present step goes on: only this step changes.
+    Step(Count),
 }
 
 impl Tally {
     pub(super) const fn count(&self) -> &Count {
         match self {
-            Self::Plain(count) => count,
+            Self::Plain(count) | Self::Step(count) => count,
             Self::Rolling(steps) => &steps.count,
         }
     }
@@ -53,7 +55,7 @@ impl Tally {
             (Self::Rolling(steps), Window::Calendar { .. } | Window::Fixed { .. } | Window::Flexi { .. }) => {
                 steps.count.used = steps.count.used.saturating_add(weight);
             }
-            (Self::Plain(count), _) => count.used = count.used.saturating_add(weight),
+            (Self::Plain(count) | Self::Step(count), _) => count.used = count.used.saturating_add(weight),
         }
     }
 }
@@ -124,11 +126,17 @@ impl Account {
         Some(std::array::from_fn(|at| stored.get(at).map_or(0, |bucket| bucket.load(Ordering::Relaxed))))
     }
 
-    /// What `quota` has counted, as it stands at `now`; only within [`Account::read`] or under a claim.
-    pub(super) fn tally(&self, quota: &Quota, now: u64) -> Tally {
+    /// What `quota` has counted, as it stands at `now`, for somebody who wants `weight` more; only within [`Account::read`] or
+    /// under a claim.
+    pub(super) fn tally(&self, quota: &Quota, weight: u64, now: u64) -> Tally {
         let count = self.count();
         match quota.window() {
             Window::Rolling { length } => {
+                // The usual case, which has no need of the other steps.
+                let within = count.used.saturating_add(weight) <= quota.limit();
+                if within && count.shape == quota.shape() && count.is_step_of(*length, now) {
+                    return Tally::Step(count);
+                }
                 let buckets = self.steps().unwrap_or([0; BUCKETS]);
                 Tally::Rolling(Steps { count, buckets }.at(*length, quota.shape(), now))
             }
@@ -157,7 +165,7 @@ impl<'a> Claim<'a> {
     pub(super) fn mend(&mut self, limits: &Limits, now: u64) {
         self.set_pace(self.account.pace().mended(now));
         if let Some(quota) = &limits.quota {
-            self.set_tally(&self.account.tally(quota, now));
+            self.set_tally(&self.account.tally(quota, u64::MAX, now));
         }
     }
 
@@ -165,6 +173,19 @@ impl<'a> Claim<'a> {
         self.written = true;
         self.account.due.store(pace.due, Ordering::Relaxed);
         self.account.last.store(pace.last, Ordering::Relaxed);
+    }
+
+    /// Adds `weight` to what `tally` says, and writes it.
+    pub(super) fn charge(&mut self, quota: &Quota, weight: u64, now: u64) {
+        let mut tally = self.account.tally(quota, weight, now);
+        if let (Tally::Step(count), Window::Rolling { length }) = (&tally, quota.window())
+            && let Some(bucket) =
+                self.account.buckets.get().and_then(|buckets| buckets.get(count.step(*length)))
+        {
+            bucket.store(bucket.load(Ordering::Relaxed).saturating_add(weight), Ordering::Relaxed);
+        }
+        tally.add(quota, weight);
+        self.set_tally(&tally);
     }
 
     pub(super) fn set_tally(&mut self, tally: &Tally) {

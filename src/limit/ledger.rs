@@ -73,13 +73,13 @@ impl Ledger {
         // Whoever is refused finds out without getting in the others' way.
         appraise(bill, now, |at, line| {
             let account = found.get(at).copied().flatten().map(|found: Found<'_>| &found.named.account);
-            account.map(|account| account.read(|account| View::of(account, line.limits, now)))
+            account.map(|account| account.read(|account| View::of(account, line.limits, bill.weight, now)))
         })
         .inspect_err(|_| mend(&found, bill, now))?;
         let mut claims = found.map(|found: Option<Found<'_>>| found.map(|found| found.named.account.claim()));
         let statement = appraise(bill, now, |at, line| {
             let claim = claims.get(at).and_then(Option::as_ref);
-            claim.map(|claim| View::of(claim.account(), line.limits, now))
+            claim.map(|claim| View::of(claim.account(), line.limits, bill.weight, now))
         })?;
         for (claim, line) in claims.iter_mut().zip(&bill.lines) {
             if let (Some(claim), Some(line)) = (claim, line) {
@@ -103,7 +103,7 @@ impl Ledger {
         appraise(bill, now, |_, line| {
             let found = self.table.find(bill.app, &line.scope);
             let account = found.as_ref().map_or(&untouched, |found| &found.named.account);
-            Some(account.read(|account| View::of(account, line.limits, now)))
+            Some(account.read(|account| View::of(account, line.limits, bill.weight, now)))
         })
     }
 
@@ -194,8 +194,8 @@ struct View {
 }
 
 impl View {
-    fn of(account: &Account, limits: &Limits, now: u64) -> Self {
-        let tally = limits.quota.as_ref().map(|quota| account.tally(quota, now));
+    fn of(account: &Account, limits: &Limits, weight: u64, now: u64) -> Self {
+        let tally = limits.quota.as_ref().map(|quota| account.tally(quota, weight, now));
         Self { tally, pace: account.pace() }
     }
 }
@@ -250,12 +250,10 @@ fn quota_entry<'a>(
     let left = quota.limit().saturating_sub(count.used);
     let within = weight <= left;
     let opens = match (tally, quota.window()) {
-        (Tally::Rolling(steps), Window::Rolling { length }) => {
-            let most =
-                if within { count.used.saturating_sub(1) } else { quota.limit().saturating_sub(weight) };
-            if count.used == 0 { count.end } else { steps.down_to(*length, most) }
+        (Tally::Rolling(steps), Window::Rolling { length }) if !within => {
+            steps.down_to(*length, quota.limit().saturating_sub(weight))
         }
-        (Tally::Plain(_) | Tally::Rolling(_), _) => count.end,
+        (Tally::Plain(_) | Tally::Rolling(_) | Tally::Step(_), _) => count.end,
     };
     let window = match quota.window() {
         Window::Calendar { .. } => Duration::from_nanos(count.end.saturating_sub(count.start)),
@@ -294,14 +292,11 @@ fn spike_entry<'a>(
 
 /// Writes what [`appraise`] has found to be allowed.
 fn settle(claim: &mut Claim<'_>, limits: &Limits, weight: u64, now: u64) {
-    let account = claim.account();
     if let Some(quota) = &limits.quota {
-        let mut tally = account.tally(quota, now);
-        tally.add(quota, weight);
-        claim.set_tally(&tally);
+        claim.charge(quota, weight, now);
     }
     if let Some(spike) = &limits.spike
-        && let Ok(pace) = account.pace().pass(spike, weight, now)
+        && let Ok(pace) = claim.account().pace().pass(spike, weight, now)
     {
         claim.set_pace(pace);
     }

@@ -60,7 +60,7 @@ pub struct Entry<'a> {
     pub window: Duration,
     /// How much of it is left.
     pub remaining: u64,
-    /// How long until there is more.
+    /// How long until there is more; within a rolling window, until all that was used is forgotten.
     pub resets: Duration,
 }
 

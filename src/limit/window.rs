@@ -120,7 +120,7 @@ impl Window {
             }
             Self::Flexi { length } => (now, now.saturating_add(nanos(length))),
             Self::Rolling { length } => {
-                let step = nanos(length).div_ceil(STEPS).max(1);
+                let step = step_of(length);
                 let start = now / step * step;
                 (start, start.saturating_add(step.saturating_mul(STEPS + 1)))
             }
@@ -130,6 +130,11 @@ impl Window {
 
 fn nanos(length: Duration) -> u64 {
     u64::try_from(length.as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
+/// How long one step of a rolling window is.
+fn step_of(length: Duration) -> u64 {
+    nanos(length).div_ceil(STEPS).max(1)
 }
 
 /// The tile of `length` around `now` in a row of them that passes through `start`.
@@ -207,6 +212,16 @@ impl Count {
         Self { shape, start, end, used }
     }
 
+    /// Whether `now` lies in the step of a rolling window that was counted into last.
+    pub(super) fn is_step_of(&self, length: Duration, now: u64) -> bool {
+        (self.start..self.start.saturating_add(step_of(length))).contains(&now)
+    }
+
+    /// Which bucket that step is counted in.
+    pub(super) fn step(&self, length: Duration) -> usize {
+        index(self.start / step_of(length))
+    }
+
     /// Whether the window begins so long after `now` that the clock must have been wrong when it began. One that steps back
     /// by less leaves the window as it is; after a greater step the count moves to the window around `now`, so that nobody
     /// waits for years.
@@ -226,7 +241,7 @@ pub(super) struct Steps {
 impl Steps {
     /// How it stands at `now`, with everything forgotten that was counted longer ago than `length`.
     pub(super) fn at(mut self, length: Duration, shape: u64, now: u64) -> Self {
-        let step = nanos(length).div_ceil(STEPS).max(1);
+        let step = step_of(length);
         let (here, newest) = (now / step, self.count.start / step);
         let far = |ahead: u64| ahead > STEPS + 1;
         if self.count.shape != shape
@@ -254,7 +269,7 @@ impl Steps {
 
     /// Counts `weight` into the step that is under way.
     pub(super) fn add(&mut self, length: Duration, weight: u64) {
-        let step = nanos(length).div_ceil(STEPS).max(1);
+        let step = step_of(length);
         if let Some(bucket) = self.buckets.get_mut(index(self.count.start / step)) {
             *bucket = bucket.saturating_add(weight);
         }
@@ -263,7 +278,7 @@ impl Steps {
 
     /// When no more than `most` of what is counted now will be left.
     pub(super) fn down_to(&self, length: Duration, most: u64) -> u64 {
-        let step = nanos(length).div_ceil(STEPS).max(1);
+        let step = step_of(length);
         let newest = self.count.start / step;
         let mut used = self.count.used;
         // The oldest first.
