@@ -35,6 +35,7 @@
 //! | [`suggest`] | *pure*: the valid word that somebody probably meant |
 //! | [`toml_text`] | *pure*: TOML read strictly, with every problem and its place at once |
 //! | [`identity`] | *pure*: SPIFFE IDs, what a verified leaf says, and which rule it meets |
+//! | [`limit`] | *pure*: quotas, spike arrest, the ledger that is charged, concurrency, the throttle on failures |
 //! | [`registry`] | *pure*: developers, apps, credentials, products, grants, and how paths are matched |
 //! | [`pki`] | *pure*: keys, authorities and their slots, issuing, verifying, when to renew |
 //! | [`credential`] | *pure*: evidence becomes a principal, or a refusal |
@@ -60,7 +61,8 @@
 //!    [`credential::authenticate`] turns it into a [`credential::Principal`] or a [`credential::Refusal`] (mostly 401).
 //!    All that is presented must hold, and belong to one app.
 //! 4. [`authz::decide`] answers from the principal, the [`authz::Ask`] and `now`: allow with terms, or a
-//!    [`authz::Denial`] (403). [`authz::check`] is the only maker of an [`authz::Permit`], and forwarding takes one.
+//!    [`authz::Denial`] (403). Then it is paid for: the [`limit::Ledger`] checks all limits and charges all or none, and a
+//!    service may have no place left. [`authz::check`] is the only maker of an [`authz::Permit`], and forwarding takes one.
 //! 5. The head for the service is written anew. Every field by which a caller could speak for the agent is removed, then
 //!    the agent says who calls. Secrets stay here.
 //! 6. The exchange runs over a kept connection of that thread, and one line goes to the access log.
@@ -97,10 +99,11 @@
 //! # Threads, and the one snapshot
 //!
 //! The data plane has one thread per core, each with a runtime, listening sockets (`SO_REUSEPORT`), upstream pools and
-//! counters of its own. The control plane (issuing, watching, admin) has another runtime, so that a storm there does not
-//! stall traffic. Between them stands one value, [`proxy::Snapshot`], which is replaced whole: it is loaded once for each
-//! request, and what was loaded cannot change under that request. A change that cannot be used is never published; the
-//! last good state stays, and status, log and metric say why.
+//! counters of its own. What apps have used is the one thing that all threads write to: a charge takes its turn by
+//! compare-and-swap, for some nanoseconds and without ever sleeping. The control plane (issuing, watching, admin) has
+//! another runtime, so that a storm there does not stall traffic. Between them stands one value, [`proxy::Snapshot`], which
+//! is replaced whole: it is loaded once for each request, and what was loaded cannot change under that request. A change
+//! that cannot be used is never published; the last good state stays, and status, log and metric say why.
 //!
 //! # Time
 //!
@@ -116,6 +119,7 @@ pub mod causes;
 pub mod suggest;
 pub mod toml_text;
 pub mod identity;
+pub mod limit;
 pub mod registry;
 pub mod pki;
 pub mod credential;

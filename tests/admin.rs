@@ -84,6 +84,7 @@ impl Steward for Scribe {
             authorities: vec![authority("active")],
             rotation: renewal(),
             roll_over: None,
+            limits: Default::default(),
             workloads: vec![WorkloadStatus {
                 id: "billing".parse().unwrap(),
                 spiffe_id: "spiffe://postern.test/billing".into(),

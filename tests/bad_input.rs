@@ -139,6 +139,8 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("handshake =", "handshake = \"0s\"", &["limits.handshake: ", "zero"]),
     ("head_size =", "head_size = \"32MB\"", &["limits.head_size: "]),
     ("h2_streams =", "h2_streams = 0", &["limits.h2_streams: "]),
+    ("failed_keys =", "failed_keys = \"10/m\"", &["limits.failed_keys: ", "10/min"]),
+    ("failed_keys_burst =", "failed_keys_burst = -1", &["limits.failed_keys_burst: "]),
     ("id = \"sample\"", "id = \"\"", &["id: "]),
     ("id = \"sample\"", "id = \"agent\"", &[]),
     ("uid = 60001", "uid = \"web\"", &["workload.sample.match.uid: "]),
@@ -157,6 +159,12 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("oldest_tls =", "oldest_tls = \"1.1\"", &["listener.inbound.oldest_tls: "]),
     ("base_path =", "base_path = \"/a/../b\"", &["service.whoami.base_path: "]),
     ("endpoint =", "endpoint = \"192.0.2.1:80\"", &["service.whoami.endpoint: ", "loopback"]),
+    (
+        "# concurrency =",
+        "concurrency = { minimum = 9, maximum = 3 }",
+        &["service.whoami.concurrency: ", "greater than `maximum`"],
+    ),
+    ("# concurrency =", "concurrency = { minimum = 0 }", &["service.whoami.concurrency.minimum: "]),
     ("endpoint =", "endpoint = \"builtin:whoareyou\"", &["service.whoami.endpoint: ", "whoami"]),
     ("spiffe_ids =", "spiffe_ids = []", &["remote.loopback.spiffe_ids: ", "nobody"]),
     ("listen =", "listen = \"0.0.0.0:15001\"", &["remote.loopback.listen: ", "loopback"]),
@@ -247,7 +255,7 @@ async fn all_mistakes_are_told_at_once() {
 #[tokio::test]
 async fn a_registry_that_is_wrong_at_the_start_is_told_with_place_and_meaning() {
     let sample = Sample::new();
-    let cases: [(&str, &str, &[&str]); 8] = [
+    let cases: [(&str, &str, &[&str]); 10] = [
         ("developer = \"sample-team\"", "developer = \"sample-taem\"", &["did you mean `sample-team`?"]),
         ("product = \"whoami\"", "product = \"whoamI\"", &["whoami"]),
         ("status = \"approved\"", "status = \"aproved\"", &["app.sample.status: ", "approved"]),
@@ -256,6 +264,8 @@ async fn a_registry_that_is_wrong_at_the_start_is_told_with_place_and_meaning() 
         ("path = \"/**\"", "path = \"/**/a\"", &["path: "]),
         ("id = \"stranger\"", "id = \"sample\"", &["sample.toml:"]),
         ("[[app.grant]]", "[[app.grnat]]", &["did you mean `grant`?"]),
+        ("quota =", "quota = { limit = 1, per = \"day\" }", &["product.whoami.quota.per: ", "1d"]),
+        ("spike =", "spike = { rate = 100 }", &["product.whoami.spike.rate: "]),
     ];
 
     for (line, instead, told) in cases {

@@ -21,7 +21,8 @@ pub use server::{bind, serve};
 pub use signing::{AuthorityRequest, InstalledStatus, SignedAuthorityStatus};
 pub use steward::{Steward, StewardError};
 pub use view::{
-    AuthorityStatus, AwaitingStatus, ConfigStatus, DeliveryStatus, Failure, IssuedCertificate, LaggardStatus,
-    ListenerStatus, Moved, Order, PresentedStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus,
-    RenewalStatus, RollOverStatus, ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
+    AuthorityStatus, AwaitingStatus, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Failure,
+    IssuedCertificate, LaggardStatus, LimitsStatus, ListenerStatus, Moved, Order, PresentedStatus,
+    QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus, RollOverStatus,
+    ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
 };

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{SecretText, StewardError};
 use crate::clock::Timestamp;
-use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
+use crate::id::{AppId, AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::{
     AuthorityRevocation, AuthorityView, Change, Changed, HierarchyView, Insistence, Issued, Laggard,
     RenewalView, Run, Settings, Verb,
@@ -53,6 +53,42 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// The doors to outside.
     pub remotes: Vec<RemoteStatus>,
+    /// How far limits are used.
+    #[serde(default)]
+    pub limits: LimitsStatus,
+}
+
+/// How far limits are used.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LimitsStatus {
+    /// How many accounts are counted.
+    pub accounts: usize,
+    /// The quotas that are nearest to their end, these first.
+    pub fullest: Vec<QuotaStatus>,
+}
+
+/// How far one quota is used.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct QuotaStatus {
+    /// By whom.
+    pub app: AppId,
+    /// What is counted together: `app:…`, `product:…` or `operation:…/…`.
+    pub scope: String,
+    /// How much was used.
+    pub used: u64,
+    /// Of how much.
+    pub limit: u64,
+    /// When all of it is forgotten.
+    pub ends: Timestamp,
+}
+
+/// How many requests a service is given at a time.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ConcurrencyStatus {
+    /// How many there may be now.
+    pub limit: u32,
+    /// How many there are.
+    pub under_way: u32,
 }
 
 /// Whether the agent can serve a valid certificate now and nothing is overdue.
@@ -300,6 +336,9 @@ pub struct ServiceStatus {
     pub hosts: Vec<String>,
     /// What callers must present, if this level says anything.
     pub accepts: Option<String>,
+    /// How many requests it is given at a time, if that is limited.
+    #[serde(default)]
+    pub concurrency: Option<ConcurrencyStatus>,
 }
 
 /// A door to outside.

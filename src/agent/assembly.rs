@@ -11,8 +11,9 @@ use super::trust::Crls;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::Peppers;
-use crate::id::{AuthorityId, ListenerId, RemoteId, WorkloadId};
+use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::Issued;
+use crate::limit::{Inflight, Ledger, Throttle};
 use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Usage, Verifier};
 use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, TlsError, client_config,
@@ -59,6 +60,9 @@ pub(super) struct Assembly {
     verifier: Option<Arc<Verifier>>,
     listeners: BTreeMap<ListenerId, Made>,
     remotes: BTreeMap<RemoteId, Arc<Remote>>,
+    ledger: Arc<Ledger>,
+    throttle: Arc<Throttle>,
+    inflight: BTreeMap<ServiceId, Arc<Inflight>>,
 }
 
 /// A listener's TLS, from which certificate it was made and when.
@@ -75,9 +79,17 @@ struct Made {
 const OLDEST_SESSIONS: Duration = Duration::from_secs(55 * 60);
 
 impl Assembly {
-    /// An assembly that has made nothing yet.
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, verifier: None, listeners: BTreeMap::new(), remotes: BTreeMap::new() }
+    /// An assembly that has made nothing yet; what apps use is charged to `ledger`.
+    pub(super) fn new(clock: Arc<dyn Clock>, ledger: Arc<Ledger>) -> Self {
+        Self {
+            clock,
+            verifier: None,
+            listeners: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            ledger,
+            throttle: Arc::default(),
+            inflight: BTreeMap::new(),
+        }
     }
 
     /// Whether some listener's sessions grow too old unless everything is assembled again.
@@ -176,6 +188,7 @@ impl Assembly {
         self.verifier = Some(Arc::clone(&verifier));
         self.listeners.clone_from(&listeners);
         self.remotes.clone_from(&remotes);
+        self.inflight = self.inflight(config);
         Ok(proxy::Snapshot {
             registry: Arc::clone(registry),
             peppers: Arc::clone(peppers),
@@ -186,7 +199,21 @@ impl Assembly {
             limits: Arc::new(config.limits.clone()),
             api_key_header: Arc::clone(&config.api_key_header),
             retired: Arc::new(retired(issued)),
+            ledger: Arc::clone(&self.ledger),
+            throttle: Arc::clone(&self.throttle),
+            inflight: self.inflight.clone(),
         })
+    }
+
+    /// The services whose requests are limited; what is known of one stays known while its bounds stay.
+    fn inflight(&self, config: &Config) -> BTreeMap<ServiceId, Arc<Inflight>> {
+        let limited = config.services.iter().filter_map(|service| Some((&service.id, service.concurrency?)));
+        limited
+            .map(|(id, bounds)| {
+                let known = self.inflight.get(id).filter(|known| known.bounds() == bounds).cloned();
+                (id.clone(), known.unwrap_or_else(|| Arc::new(Inflight::new(bounds))))
+            })
+            .collect()
     }
 }
 

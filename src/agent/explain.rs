@@ -124,7 +124,7 @@ fn imagined(id: &str, now: Timestamp) -> Result<Verified, StewardError> {
 }
 
 /// What is looked at, in order. A request that is refused at one step passed those before it.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 11] = [
     "certificate",
     "request",
     "credential",
@@ -134,7 +134,12 @@ const STEPS: [&str; 9] = [
     "kind of credential",
     "service",
     "product and operation",
+    "limits",
+    "capacity",
 ];
+
+/// The step that is about quotas and paces.
+const LIMITS: usize = 9;
 
 /// Which step a code belongs to, and what it means.
 fn decided_by(code: &str) -> (usize, &'static str) {
@@ -159,6 +164,8 @@ fn decided_by(code: &str) -> (usize, &'static str) {
             Denial::DeveloperInactive => 5,
             Denial::AuthMethodNotAllowed => 6,
             Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked | Denial::NotEntitled => 8,
+            Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => 9,
+            Denial::Overloaded => 10,
         };
         return (step, denial.sentence());
     }
@@ -181,7 +188,11 @@ fn explanation(outcome: &Outcome, snapshot: &Snapshot, now: Timestamp) -> Explan
             std::cmp::Ordering::Equal => StepOutcome::Failed,
             std::cmp::Ordering::Greater => StepOutcome::NotReached,
         },
-        detail: if at == decisive { sentence.to_owned() } else { detail(at, decisive, outcome, snapshot) },
+        detail: match at {
+            _ if at == LIMITS && at == decisive => format!("{sentence} {}", outcome.limits.join("; ")),
+            _ if at == decisive => sentence.to_owned(),
+            _ => detail(at, decisive, outcome, snapshot),
+        },
     });
     Explanation {
         allowed,
@@ -211,6 +222,7 @@ fn detail(at: usize, decisive: usize, outcome: &Outcome, snapshot: &Snapshot) ->
         5 => app.map(|app| format!("{} is active", app.developer.id)).unwrap_or_default(),
         7 => outcome.service.clone(),
         8 => outcome.product.clone(),
+        LIMITS => outcome.limits.join("; "),
         _ => String::new(),
     }
 }

@@ -8,25 +8,28 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::director::{InForce, Order as Directive};
 use super::explain;
+use super::limit_keeper::LimitTroubles;
 use super::readiness::{self, obstacles};
 use super::sightings::Sightings;
 use super::troubles::Troubles;
 use crate::admin::{
-    self, AuthorityRequest, ConfigStatus, DeliveryStatus, Desk, Explanation, InstalledStatus,
-    IssuedCertificate, ListenerStatus, Order, PresentedStatus, Question, Readiness, RegistryStatus, Reloaded,
-    RemoteStatus, RollOverStatus, ServiceStatus, SignedAuthorityStatus, Status, Steward, StewardError,
-    WorkloadStatus,
+    self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Desk, Explanation,
+    InstalledStatus, IssuedCertificate, LimitsStatus, ListenerStatus, Order, PresentedStatus, Question,
+    QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus,
+    SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus,
 };
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::id::WorkloadId;
+use crate::id::{ServiceId, WorkloadId};
 use crate::issuance::{
     Acknowledgements, AuthorityRevocation, Change, Changed, InstallOrder, Issued, Laggard, Run, SignOrder,
     Wanted,
 };
+use crate::limit::{Inflight, Scope, Use};
 use crate::pki::{Skews, Suspicion};
 use crate::proxy::{Current, Endpoint, ListenerProtocol, RemoteProtocol};
+use crate::registry;
 use crate::telemetry::Metrics;
 use crate::workload;
 
@@ -45,6 +48,7 @@ pub(super) struct AgentSteward {
     pub(super) metrics: Arc<Metrics>,
     pub(super) troubles: Arc<Troubles>,
     pub(super) skews: Arc<Mutex<Skews>>,
+    pub(super) limit_troubles: Arc<LimitTroubles>,
 }
 
 impl AgentSteward {
@@ -84,6 +88,7 @@ impl AgentSteward {
         reasons.extend(readiness::on_signature(&issued.hierarchy));
         reasons.extend(state.mute_crls.iter().cloned());
         reasons.extend(issued.troubles.iter().cloned());
+        reasons.extend(self.limit_troubles.sentences());
         let roll_over = &issued.hierarchy.roll_over;
         if roll_over.overdue && issued.hierarchy.signs_elsewhere {
             reasons.push(
@@ -129,6 +134,21 @@ impl AgentSteward {
             PresentedStatus { authority: authority.clone(), spiffe_id: spiffe_id.to_string(), last_seen }
         });
         presented.collect()
+    }
+
+    /// How many accounts there are, and the quotas that are nearest to their end.
+    fn limits(&self, registry: &registry::Snapshot) -> LimitsStatus {
+        let ledger = &self.current.load().ledger;
+        let quotas = ledger.uses(self.clock.now()).into_iter().filter_map(|one| {
+            let (scope, limit) = quota_of(registry, &one)?;
+            Some(QuotaStatus { app: one.app, scope, used: one.used, limit, ends: one.ends })
+        });
+        let mut fullest: Vec<QuotaStatus> = quotas.collect();
+        let filled =
+            |quota: &QuotaStatus| u128::from(quota.used) * 1_000_000 / u128::from(quota.limit.max(1));
+        fullest.sort_by(|one, other| filled(other).cmp(&filled(one)).then_with(|| one.app.cmp(&other.app)));
+        fullest.truncate(FULLEST);
+        LimitsStatus { accounts: ledger.accounts(), fullest }
     }
 
     fn workloads(&self, config: &Config, issued: &Issued) -> Vec<WorkloadStatus> {
@@ -188,7 +208,8 @@ impl Steward for AgentSteward {
             )),
             workloads,
             listeners: listeners(config),
-            services: services(config),
+            services: services(config, &self.current.load().inflight),
+            limits: self.limits(registry),
             remotes: remotes(config),
         }
     }
@@ -205,6 +226,12 @@ impl Steward for AgentSteward {
         self.metrics.set_clock_skews(skews.iter().map(|(domain, ahead)| (domain.as_str(), *ahead)));
         let laggards = self.laggards(&issued).len();
         self.metrics.bundle_laggards.set(i64::try_from(laggards).unwrap_or(i64::MAX));
+        let snapshot = self.current.load();
+        self.metrics.limit_accounts.set(i64::try_from(snapshot.ledger.accounts()).unwrap_or(i64::MAX));
+        self.metrics.clear_concurrency();
+        for (service, inflight) in &snapshot.inflight {
+            self.metrics.set_concurrency(service.as_str(), inflight.limit(), inflight.within());
+        }
         self.metrics.render()
     }
 
@@ -260,6 +287,23 @@ impl Steward for AgentSteward {
     }
 }
 
+/// So many quotas are shown.
+const FULLEST: usize = 10;
+
+/// The name and the limit of the quota that is counted in `one`, if there is one still.
+fn quota_of(registry: &registry::Snapshot, one: &Use) -> Option<(String, u64)> {
+    let (scope, limits) = match (&one.product, &one.operation) {
+        (None, _) => (Scope::App(&one.app), registry.app(one.app.as_str())?.limits.as_deref()),
+        (Some(id), None) => (Scope::Product(id), registry.product(id.as_str())?.limits.as_deref()),
+        (Some(id), Some(operation)) => {
+            let mut operations = registry.product(id.as_str())?.operations.iter();
+            let found = operations.find(|one| one.id.as_ref() == Some(operation))?;
+            (Scope::Operation(id, operation), found.limits.as_deref())
+        }
+    };
+    Some((scope.to_string(), limits?.quota?.limit()))
+}
+
 /// Whose reader has not taken the certificate in force.
 fn showing_former(workloads: &[WorkloadStatus]) -> Vec<WorkloadId> {
     let behind = workloads
@@ -282,7 +326,7 @@ fn listeners(config: &Config) -> Vec<ListenerStatus> {
     config.listeners.iter().map(listener).collect()
 }
 
-fn services(config: &Config) -> Vec<ServiceStatus> {
+fn services(config: &Config, inflight: &BTreeMap<ServiceId, Arc<Inflight>>) -> Vec<ServiceStatus> {
     let service = |service: &crate::proxy::ServiceSettings| ServiceStatus {
         id: service.id.clone(),
         endpoint: match &service.endpoint {
@@ -293,6 +337,9 @@ fn services(config: &Config) -> Vec<ServiceStatus> {
         base_path: service.base_path.clone(),
         hosts: service.hosts.clone(),
         accepts: service.accepts.as_ref().map(ToString::to_string),
+        concurrency: inflight
+            .get(&service.id)
+            .map(|inflight| ConcurrencyStatus { limit: inflight.limit(), under_way: inflight.within() }),
     };
     config.services.iter().map(service).collect()
 }

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::director::{Deliveries, Director, InForce, Order, ReloadError, read_registry};
+use super::limit_keeper::{KeeperError, LimitKeeper};
 use super::quickstart::{self, Quickstart, QuickstartError};
 use super::sightings::{self, Sightings};
 use super::steward::AgentSteward;
@@ -26,6 +27,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
+use crate::limit::Ledger;
 use crate::pki::Skews;
 use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError};
 use crate::registry::CredentialKind;
@@ -70,6 +72,9 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// What apps have used of their limits cannot be kept.
+    #[error("what apps have used of their limits cannot be kept")]
+    Limits(#[from] KeeperError),
     /// The log cannot be set up.
     #[error("the log cannot be set up")]
     Log(#[from] SubscribeError),
@@ -181,7 +186,9 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         registry: Arc::clone(&registry),
         peppers,
     };
-    let mut assembly = Assembly::new(Arc::clone(&clock));
+    let ledger = Arc::new(Ledger::default());
+    let limit_keeper = LimitKeeper::start(&config.state_dir, Arc::clone(&ledger), Arc::clone(&clock))?;
+    let mut assembly = Assembly::new(Arc::clone(&clock), Arc::clone(&ledger));
     let current: Current = Arc::new(ArcSwap::from_pointee(assembly.assemble(&materials)?));
     let attestor = Arc::new(KernelAttestor::new(&config.workloads).map_err(|_| AgentError::Selectors)?);
 
@@ -233,6 +240,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         metrics: Arc::clone(&metrics),
         troubles: Arc::clone(&troubles),
         skews: Arc::clone(&skews),
+        limit_troubles: limit_keeper.troubles(),
     });
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
@@ -294,6 +302,8 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     if let Ok(plane) = directing.await {
         drain(plane).await;
     }
+    // Nothing is charged any more, so what is written now is final.
+    drop(limit_keeper);
     drop(rotating.await);
     admin.abort();
     tracing::info!("stopped");

@@ -8,7 +8,9 @@ use super::locate;
 use super::moment::{count, moment, relative, span};
 use super::output::{self, Verdict};
 use super::table::Table;
-use crate::admin::{AuthorityStatus, PresentedStatus, RenewalStatus, RollOverStatus, Status, WorkloadStatus};
+use crate::admin::{
+    AuthorityStatus, LimitsStatus, PresentedStatus, RenewalStatus, RollOverStatus, Status, WorkloadStatus,
+};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 
 pub(super) async fn run(config: &Path, format: Format) -> anyhow::Result<Verdict> {
@@ -37,6 +39,9 @@ fn page(status: &Status, now: Timestamp) -> Result<String, std::fmt::Error> {
     }
     if !status.services.is_empty() {
         write!(page, "\n{}", services(status))?;
+    }
+    if !status.limits.fullest.is_empty() {
+        write!(page, "\n{}", quotas(&status.limits, now))?;
     }
     write!(page, "\n{}", authorities(&status.authorities, now))?;
     write!(page, "\n{}", workloads(&status.workloads, now))?;
@@ -113,8 +118,8 @@ fn doors(status: &Status) -> Table<5> {
     table
 }
 
-fn services(status: &Status) -> Table<5> {
-    let mut table = Table::new(["SERVICE", "BELOW", "HOSTS", "ENDPOINT", "ACCEPTS"]);
+fn services(status: &Status) -> Table<6> {
+    let mut table = Table::new(["SERVICE", "BELOW", "HOSTS", "ENDPOINT", "ACCEPTS", "AT A TIME"]);
     for service in &status.services {
         let hosts = if service.hosts.is_empty() { "all".to_owned() } else { service.hosts.join(" ") };
         table.row([
@@ -123,6 +128,23 @@ fn services(status: &Status) -> Table<5> {
             hosts,
             service.endpoint.clone(),
             service.accepts.clone().unwrap_or_else(|| "what the listener does".into()),
+            match &service.concurrency {
+                Some(now) => format!("{} of {}", now.under_way, now.limit),
+                None => "any number".into(),
+            },
+        ]);
+    }
+    table
+}
+
+fn quotas(limits: &LimitsStatus, now: Timestamp) -> Table<4> {
+    let mut table = Table::new(["FULLEST QUOTAS", "COUNTED BY", "USED", "UNTIL"]);
+    for quota in &limits.fullest {
+        table.row([
+            quota.app.to_string(),
+            quota.scope.clone(),
+            format!("{} of {}", quota.used, quota.limit),
+            moment(quota.ends, now),
         ]);
     }
     table

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::issuance::Mode;
+use crate::limit::{Concurrency, Rate, Spike};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
@@ -497,9 +498,22 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let base_path = table.optional("base_path", |value| value.convert(base_path));
     let endpoint = table.required("endpoint", |value| value.convert(|text| endpoint(base, text)));
     let accepts = table.optional("accepts", accepts);
+    let concurrency = table.table("concurrency").and_then(concurrency);
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
-    Some(Placed { place, item: ServiceSettings { id: id?, hosts, base_path, endpoint: endpoint?, accepts } })
+    let item = ServiceSettings { id: id?, hosts, base_path, endpoint: endpoint?, accepts, concurrency };
+    Some(Placed { place, item })
+}
+
+/// Between what the number of requests to a service moves.
+fn concurrency(mut table: TableReader<'_>) -> Option<Concurrency> {
+    let minimum = table.optional("minimum", |value| value.integer(1..=100_000)).unwrap_or(10);
+    let maximum = table.optional("maximum", |value| value.integer(1..=100_000)).unwrap_or(1_000);
+    if minimum > maximum {
+        table.problem("`minimum` is greater than `maximum`");
+    }
+    table.finish();
+    Some(Concurrency { minimum, maximum })
 }
 
 fn base_path(text: &str) -> Result<String, String> {
@@ -617,8 +631,22 @@ pub(super) fn limits(table: Option<TableReader<'_>>) -> Limits {
     if let Some(pooled) = table.optional("pooled", |value| value.integer(0..=10_000)) {
         limits.pooled = pooled;
     }
+    failed_keys(&mut table, &mut limits);
     table.finish();
     limits
+}
+
+/// How often one source may present a key that proves nothing.
+fn failed_keys(table: &mut TableReader<'_>, limits: &mut Limits) {
+    let usual = limits.failed_keys.as_ref();
+    let burst = usual.and_then(|pace| u32::try_from(pace.at_once()).ok()).map_or(0, |at_once| at_once - 1);
+    let rate = table.optional("failed_keys", |value| match value.text()? {
+        "unlimited" => Some(None),
+        _ => value.parse::<Rate>().map(Some),
+    });
+    let burst = table.optional("failed_keys_burst", |value| value.integer(0..=1_000_000)).unwrap_or(burst);
+    let rate = rate.unwrap_or_else(|| usual.map(Spike::rate));
+    limits.failed_keys = rate.map(|rate| Spike::new(rate, burst));
 }
 
 fn positive(value: &Value<'_>) -> Option<Duration> {

@@ -1,7 +1,9 @@
 //! Answers that the agent gives itself: problem documents (RFC 9457) with a stable code, and nothing that helps an attacker.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use super::limit_fields::Notice;
 use super::request_id::RequestId;
 use super::response::{field, number_into};
 use crate::authz::No;
@@ -9,13 +11,15 @@ use crate::credential::Refusal;
 use crate::registry::{Accepts, CredentialKind};
 
 /// An answer without a service.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) code: &'static str,
     pub(super) sentence: &'static str,
     /// What would have been accepted, for `WWW-Authenticate`.
     pub(super) challenge: Challenge,
+    /// When to try again, where that is all that is needed.
+    pub(super) notice: Option<Box<Notice>>,
 }
 
 /// What a 401 asks for.
@@ -33,12 +37,22 @@ pub(super) enum Challenge {
 impl Answer {
     /// An answer that is no matter of authentication.
     pub(super) const fn new(status: u16, code: &'static str, sentence: &'static str) -> Self {
-        Self { status, code, sentence, challenge: Challenge::None }
+        Self { status, code, sentence, challenge: Challenge::None, notice: None }
     }
 
     /// The gate's no, in a place that `levels` guard.
     pub(super) fn from_no<'a>(no: &No<'_>, levels: impl IntoIterator<Item = Option<&'a Accepts>>) -> Self {
-        Self::new(no.status(), no.code(), no.sentence()).with_challenge(levels)
+        let answer = Self::new(no.status(), no.code(), no.sentence());
+        match no {
+            No::Limited { shortage, .. } => answer.with_notice(Notice::of(shortage)),
+            No::Denied { .. } | No::Refused(_) => answer.with_challenge(levels),
+        }
+    }
+
+    /// The same, with when to try again.
+    pub(super) fn with_notice(mut self, notice: Notice) -> Self {
+        self.notice = Some(Box::new(notice));
+        self
     }
 
     /// A refusal, in a place that `levels` guard.
@@ -62,10 +76,16 @@ impl Answer {
     /// The problem document.
     pub(super) fn body(&self, request_id: &RequestId) -> String {
         let mut body = String::with_capacity(256);
+        let violated: Vec<&str> = self.notice.iter().flat_map(|notice| notice.violated()).collect();
+        let violated = match violated.as_slice() {
+            [] => String::new(),
+            names => format!(",\"violated-policies\":[\"{}\"]", names.join("\",\"")),
+        };
         // Writing to a String cannot fail, and nothing in here comes from the caller but the id, which is harmless.
         let written = writeln!(
             body,
-            "{{\"type\":\"https://postern.invalid/problems/{code}\",\"title\":\"{sentence}\",\"status\":{status},\"code\":\"{code}\",\"request_id\":\"{id}\"}}",
+            "{{\"type\":\"{kind}\",\"title\":\"{sentence}\",\"status\":{status},\"code\":\"{code}\",\"request_id\":\"{id}\"{violated}}}",
+            kind = self.problem_type(),
             code = self.code,
             sentence = self.sentence,
             status = self.status,
@@ -73,6 +93,19 @@ impl Answer {
         );
         debug_assert!(written.is_ok());
         body
+    }
+
+    /// The problem type; those that are registered go by their registered names.
+    fn problem_type(&self) -> Cow<'static, str> {
+        match self.code {
+            "overloaded" => {
+                Cow::Borrowed("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity")
+            }
+            "quota-exceeded" => {
+                Cow::Borrowed("https://iana.org/assignments/http-problem-types#quota-exceeded")
+            }
+            code => Cow::Owned(format!("https://postern.invalid/problems/{code}")),
+        }
     }
 
     /// The value of `WWW-Authenticate` (RFC 9110 §11.6.1: a 401 carries at least one challenge).
@@ -107,6 +140,9 @@ impl Answer {
         field(out, "x-request-id", request_id.as_str().as_bytes());
         if let Some(challenge) = self.challenge() {
             field(out, "www-authenticate", challenge.as_bytes());
+        }
+        for (name, value) in self.notice.iter().flat_map(|notice| notice.fields()) {
+            field(out, name, &value);
         }
         out.extend_from_slice(b"content-length: ");
         number_into(out, u64::try_from(body.len()).unwrap_or(0));

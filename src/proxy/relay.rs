@@ -100,7 +100,7 @@ pub(super) async fn relay<S>(
     upstream: &mut Upstream,
     head: &mut Vec<u8>,
     body: Framing,
-    caller: &Caller,
+    caller: &Caller<'_>,
     request_id: &RequestId,
     pace: Pace<'_>,
 ) -> Result<Relayed, RelayError>
@@ -153,7 +153,7 @@ fn poll_head<S>(
     io: &mut S,
     unread: &mut Buffer,
     upstream: &mut Upstream,
-    caller: &Caller,
+    caller: &Caller<'_>,
     pace: Pace<'_>,
 ) -> Poll<Result<ResponseHead, RelayError>>
 where
@@ -233,7 +233,7 @@ async fn pass_interim<S: AsyncWrite + Unpin>(
     out: &mut Vec<u8>,
     upstream: &mut Upstream,
     answer: &ResponseHead,
-    caller: &Caller,
+    caller: &Caller<'_>,
     request_id: &RequestId,
 ) -> Result<(), RelayError> {
     if caller.version != Version::Http10 {

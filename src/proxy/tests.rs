@@ -157,6 +157,7 @@ impl World {
             base_path: "/".into(),
             endpoint: Endpoint::Unix(socket.clone()),
             accepts: None,
+            concurrency: None,
         };
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };
@@ -170,6 +171,9 @@ impl World {
             limits: Arc::new(Limits::default()),
             api_key_header: "x-api-key".into(),
             retired: Arc::default(),
+            ledger: Default::default(),
+            throttle: Default::default(),
+            inflight: Default::default(),
         };
         let log = Shared::default();
         let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();

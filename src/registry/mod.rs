@@ -6,6 +6,7 @@ mod rule;
 mod model;
 mod snapshot;
 mod shelf;
+mod limits;
 mod read;
 mod parse;
 

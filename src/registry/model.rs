@@ -5,8 +5,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::id::{AppId, CredentialId, DeveloperId, ProductId, ServiceId};
+use crate::id::{AppId, CredentialId, DeveloperId, OperationId, ProductId, ServiceId};
 use crate::identity::CertificateRule;
+use crate::limit::{Limits, Priority};
 use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath};
 
 /// Whoever owns apps.
@@ -38,6 +39,10 @@ pub struct App {
     pub status: AppStatus,
     /// Which credentials it must prove itself with, where it says so itself.
     pub accepts: Option<Accepts>,
+    /// How much it may do over all products, if that is limited.
+    pub limits: Option<Box<Limits>>,
+    /// Whether it is among the first or the last to be turned away by a service at its limit.
+    pub priority: Priority,
     /// The products it has been granted, or has asked for.
     pub grants: Vec<Grant>,
 }
@@ -80,6 +85,8 @@ pub struct Product {
     pub id: ProductId,
     /// The scopes it conveys.
     pub scopes: Vec<String>,
+    /// How much each app may do with it, if that is limited.
+    pub limits: Option<Box<Limits>>,
     /// What it covers. None means that it covers nothing.
     pub operations: Vec<Operation>,
 }
@@ -87,12 +94,18 @@ pub struct Product {
 /// Something that can be done to a service.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Operation {
+    /// Its name within the product, by which it is counted; there is one where there are limits.
+    pub id: Option<OperationId>,
     /// To which service.
     pub service: ServiceSelector,
     /// What is done.
     pub target: Target,
     /// Which credentials it asks for, where it says so itself.
     pub accepts: Option<Accepts>,
+    /// How much each app may do of it, if that is limited by itself.
+    pub limits: Option<Box<Limits>>,
+    /// How much one request or connection counts; at least one.
+    pub weight: u32,
 }
 
 /// Which services an operation is about.

@@ -7,6 +7,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use crate::clock::Timestamp;
 use crate::id::CredentialId;
 use crate::identity::{Attribute, CertificateRule};
+use crate::registry::limits;
 use crate::registry::{
     Accepts, AppStatus, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus,
     KindSet, Methods, Operation, ServiceSelector, Target,
@@ -82,6 +83,7 @@ pub(super) fn scopes(value: &Value<'_>) -> Option<Vec<String>> {
 
 /// An operation; `None` when it could not be read, which has been reported.
 pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
+    let id = table.optional("id", Value::parse);
     let service = table.required("service", selector);
     let http = (table.has("methods"), table.has("path"));
     let methods = table.optional("methods", methods);
@@ -90,6 +92,11 @@ pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
         Some(value) => Some(accepts(&value)?),
         None => None,
     };
+    let own_limits = limits::limits(&mut table);
+    let weight = table.optional("weight", limits::weight).unwrap_or(1);
+    if own_limits.is_some() && !table.has("id") {
+        table.problem("an operation with limits of its own needs an `id`, by which it is counted");
+    }
     let target = match http {
         (true, true) => methods.zip(path).map(|(methods, path)| Target::Http { methods, path }),
         (false, false) => Some(Target::Tcp),
@@ -103,7 +110,7 @@ pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
         }
     };
     table.finish();
-    Some(Operation { service: service?, target: target?, accepts })
+    Some(Operation { id, service: service?, target: target?, accepts, limits: own_limits, weight })
 }
 
 fn selector(value: &Value<'_>) -> Option<ServiceSelector> {

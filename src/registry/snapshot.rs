@@ -188,6 +188,7 @@ impl fmt::Debug for Snapshot {
 #[cfg(test)]
 mod tests {
     use crate::clock::Timestamp;
+    use crate::limit::Priority;
     use crate::registry::{AppStatus, CredentialStatus, DeveloperStatus};
 
     use super::*;
@@ -199,6 +200,8 @@ mod tests {
             developer: Arc::new(developer),
             status: AppStatus::Approved,
             accepts: None,
+            limits: None,
+            priority: Priority::Normal,
             grants: Vec::new(),
         })
     }

@@ -1,11 +1,13 @@
 //! What the registry's files may say, and what is answered when they say something else.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use crate::clock::Timestamp;
 use crate::identity::{Match, Subject};
+use crate::limit::{Priority, Quota, Spike, Unit, Window};
 use crate::registry::{
     AppStatus, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus, Methods,
     PolicyPath, Snapshot, Source, Target, parse,
@@ -435,4 +437,116 @@ proptest! {
     fn any_text_is_read_or_refused(text in any::<String>()) {
         drop(parse(&sources(&[("a.toml", &text)])));
     }
+}
+
+/// The problems of a product with these lines, and one operation.
+fn product_problems(lines: &str) -> Vec<String> {
+    problems(&format!(
+        "[[product]]\nid = 'orders'\n{lines}\n[[product.operation]]\nservice = 'orders'\nmethods = ['GET']\npath = '/'\n"
+    ))
+}
+
+#[test]
+fn limits_stand_at_apps_products_and_operations() {
+    let snapshot = read(
+        "[[developer]]\nid = 'team'\n\
+         [[app]]\nid = 'ledger'\ndeveloper = 'team'\npriority = 'high'\nquota = { limit = 9, per = '1month' }\n\
+         [[app]]\nid = 'other'\ndeveloper = 'team'\n\
+         [[product]]\nid = 'orders'\nspike = { rate = '10/min', burst = 3 }\n\
+         quota = { limit = 100, per = '1d', utc_offset = '-05:30' }\n\
+         [[product.operation]]\nid = 'search'\nservice = 'orders'\nmethods = ['GET']\npath = '/search'\nweight = 5\n\
+         quota = { limit = 50, per = '15min', kind = 'rolling' }\n\
+         [[product.operation]]\nservice = 'orders'\nmethods = ['GET']\npath = '/'\n",
+    );
+    let calendar = |unit, utc_offset| Window::Calendar { unit, count: 1, utc_offset };
+
+    let (ledger, other) = (snapshot.app("ledger").unwrap(), snapshot.app("other").unwrap());
+    assert_eq!((ledger.priority, other.priority), (Priority::High, Priority::Normal));
+    let quota = ledger.limits.as_ref().unwrap().quota.unwrap();
+    assert_eq!(quota, Quota::new(9, calendar(Unit::Month, 0)));
+    assert_eq!(other.limits, None);
+    let product = snapshot.product("orders").unwrap();
+    let limits = product.limits.as_ref().unwrap();
+    assert_eq!(limits.quota, Some(Quota::new(100, calendar(Unit::Day, -(5 * 3600 + 1800)))));
+    assert_eq!(limits.spike, Some(Spike::new("10/min".parse().unwrap(), 3)));
+    let [search, all] = product.operations.as_slice() else { panic!("{:?}", product.operations) };
+    let rolling = Window::Rolling { length: Duration::from_secs(900) };
+    assert_eq!(search.limits.as_ref().unwrap().quota, Some(Quota::new(50, rolling)));
+    assert_eq!((search.weight, all.weight, &all.limits), (5, 1, &None));
+}
+
+#[test]
+fn what_is_wrong_with_limits_is_all_named() {
+    for (lines, problem) in [
+        ("quota = { limit = 1 }", "3:9: product.orders.quota.per: the key is missing"),
+        (
+            "quota = { limit = -1, per = '1d' }",
+            "3:19: product.orders.quota.limit: expected an integer from 0 to 999999999999999",
+        ),
+        (
+            "quota = { limit = 1, per = '1m' }",
+            "3:28: product.orders.quota.per: expected one number with its unit (s, min, h, d, w, month, year), such as \"15min\", \"1d\" or \"1month\"",
+        ),
+        (
+            "quota = { limit = 1, per = '1d', kind = 'rollin' }",
+            "3:41: product.orders.quota.kind: expected `calendar` or `fixed` or `flexi` or `rolling`, did you mean `rolling`?",
+        ),
+        (
+            "quota = { limit = 1, per = '1month', kind = 'rolling' }",
+            "3:9: product.orders.quota: months and years differ in length: give `per` in days, or make the quota one of kind `calendar`",
+        ),
+        (
+            "quota = { limit = 1, per = '1d', kind = 'flexi', utc_offset = '+01:00' }",
+            "3:63: product.orders.quota.utc_offset: only a quota of kind `calendar` has one",
+        ),
+        (
+            "quota = { limit = 1, per = '1d', start = 2026-01-01T00:00:00Z }",
+            "3:42: product.orders.quota.start: only a quota of kind `fixed` has one",
+        ),
+        (
+            "quota = { limit = 1, per = '1d', utc_offset = '1' }",
+            "3:47: product.orders.quota.utc_offset: expected an offset from UTC such as \"+02:00\" or \"-05:30\"",
+        ),
+        (
+            "spike = { rate = '10/m' }",
+            "3:18: product.orders.spike.rate: expected a rate such as \"5/s\", \"10/min\" or \"1000/h\"",
+        ),
+        (
+            "spike = { rate = '10/min', bust = 1 }",
+            "3:28: product.orders.spike.bust: unknown key, did you mean `burst`?",
+        ),
+    ] {
+        assert_eq!(product_problems(lines), [problem], "{lines}");
+    }
+    let both = product_problems("quota = { limit = 1, per = 'x' }\nspike = { rate = 'x' }");
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert_eq!(
+        app_problems("priority = 'urgent'"),
+        ["6:12: app.ledger.priority: expected `low` or `normal` or `high`"]
+    );
+}
+
+#[test]
+fn an_operation_is_counted_by_a_name_of_its_own() {
+    let http = "service = 'orders'\nmethods = ['GET']\npath = '/'";
+    let quota = "quota = { limit = 4, per = '1d' }";
+
+    assert_eq!(
+        operation_problems(&format!("{http}\n{quota}")),
+        [
+            "3:1: product.orders.operation[1]: an operation with limits of its own needs an `id`, by which it is counted"
+        ]
+    );
+    assert_eq!(
+        operation_problems(&format!("id = 'a'\n{http}\n[[product.operation]]\nid = 'a'\n{http}")),
+        ["1:1: product.orders: two of its operations are called `a`"]
+    );
+    assert_eq!(
+        operation_problems(&format!("id = 'a'\nweight = 5\n{http}\n{quota}")),
+        ["1:1: product.orders: an operation weighs 5, which a quota of 4 never lets pass"]
+    );
+    assert_eq!(
+        operation_problems(&format!("weight = 0\n{http}")),
+        ["4:10: product.orders.operation[1].weight: expected an integer from 1 to 1000000"]
+    );
 }

@@ -9,6 +9,7 @@ pub mod registry_edit;
 pub mod pepper_file;
 pub mod revocation_file;
 pub mod issue_journal;
+pub mod limit_journal;
 pub mod socket_file;
 mod secret_source;
 mod sealed_key;

@@ -39,6 +39,11 @@ struct WorkloadLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ServiceLabel {
+    service: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct LevelLabel {
     level: &'static str,
 }
@@ -95,6 +100,10 @@ pub struct Metrics {
     pub degraded: Gauge,
     /// 1 while the state directory can be written.
     pub state_writable: Gauge,
+    /// Accounts of limits that are counted.
+    pub limit_accounts: Gauge,
+    concurrency_limit: Family<ServiceLabel, Gauge>,
+    concurrency_under_way: Family<ServiceLabel, Gauge>,
 }
 
 impl Metrics {
@@ -198,6 +207,17 @@ impl Metrics {
                 "crl_stale",
                 "Revocation lists of a foreign trust domain that do not speak for now",
             ),
+            limit_accounts: family(&mut registry, "limit_accounts", "Accounts of limits that are counted"),
+            concurrency_limit: family(
+                &mut registry,
+                "concurrency_limit",
+                "Requests that a service is given at a time, where that is limited",
+            ),
+            concurrency_under_way: family(
+                &mut registry,
+                "concurrency_under_way",
+                "Requests that a service with a limit has under way",
+            ),
             registry,
         }
     }
@@ -292,6 +312,19 @@ impl Metrics {
     pub fn clear_crls(&self) {
         self.crl_next_update.clear();
         self.crl_stale.clear();
+    }
+
+    /// Forgets all services, before the present ones are set.
+    pub fn clear_concurrency(&self) {
+        self.concurrency_limit.clear();
+        self.concurrency_under_way.clear();
+    }
+
+    /// Remembers how many requests a service is given at a time, and how many it has under way.
+    pub fn set_concurrency(&self, service: &str, limit: u32, under_way: u32) {
+        let label = ServiceLabel { service: service.to_owned() };
+        self.concurrency_limit.get_or_create(&label).set(i64::from(limit));
+        self.concurrency_under_way.get_or_create(&label).set(i64::from(under_way));
     }
 
     /// Remembers the end of an authority, in Unix seconds.

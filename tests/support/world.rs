@@ -11,6 +11,7 @@ use aws_lc_rs::rand::SystemRandom;
 use postern::admin::{Client, Status};
 use postern::credential::{ApiKey, Peppers};
 use postern::store::{pem, pepper_file};
+use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -127,6 +128,20 @@ impl Scene {
     pub(crate) fn config(&mut self, text: &str) -> &mut Self {
         self.config.push_str(text);
         self.config.push('\n');
+        self
+    }
+
+    /// Puts other text in place of some that stands in the configuration.
+    pub(crate) fn amend_config(&mut self, from: &str, to: &str) -> &mut Self {
+        assert!(self.config.contains(from), "{}", self.config);
+        self.config = self.config.replacen(from, to, 1);
+        self
+    }
+
+    /// Puts other text in place of some that stands in the registry.
+    pub(crate) fn amend_registry(&mut self, from: &str, to: &str) -> &mut Self {
+        assert!(self.registry.contains(from), "{}", self.registry);
+        self.registry = self.registry.replacen(from, to, 1);
         self
     }
 
@@ -338,8 +353,13 @@ impl World {
 
     /// A TLS connection to the listener.
     pub(crate) async fn dial(&self, identity: Option<&Identity>, protocol: &str) -> io::Result<Tls> {
+        dial(self.address(), &self.roots(), identity, protocol).await
+    }
+
+    /// Whom callers believe.
+    pub(crate) fn roots(&self) -> Vec<CertificateDer<'static>> {
         let bundle = std::fs::read(self.path().join("state/bundle.pem")).unwrap();
-        dial(self.address(), &pem::certificates(&bundle).unwrap(), identity, protocol).await
+        pem::certificates(&bundle).unwrap()
     }
 
     /// An HTTP/1 conversation with the listener.
