@@ -28,6 +28,44 @@ impl Attribute {
     }
 }
 
+/// The attributes of one relative name: one of them as a rule, several where the name is multi-valued. Two are equal if they
+/// have the same attributes, in whatever order: it is a set (X.501 §9.2).
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RelativeName(Vec<Attribute>);
+
+impl RelativeName {
+    /// The relative name of these attributes; none if there are none.
+    #[must_use]
+    pub fn new(mut attributes: Vec<Attribute>) -> Option<Self> {
+        attributes.sort();
+        if attributes.is_empty() { None } else { Some(Self(attributes)) }
+    }
+
+    /// Its attributes, at least one, sorted.
+    #[must_use]
+    pub fn attributes(&self) -> &[Attribute] {
+        &self.0
+    }
+
+    /// Whether one of its attributes is of the type `oid`.
+    #[must_use]
+    pub fn has(&self, oid: &str) -> bool {
+        self.0.iter().any(|one| one.oid == oid)
+    }
+
+    /// Whether it has several attributes.
+    #[must_use]
+    pub const fn is_multi_valued(&self) -> bool {
+        self.0.len() > 1
+    }
+}
+
+impl From<Attribute> for RelativeName {
+    fn from(only: Attribute) -> Self {
+        Self(vec![only])
+    }
+}
+
 /// Why a distinguished name is not believed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidName {
@@ -39,7 +77,10 @@ pub enum InvalidName {
         /// The character.
         character: char,
     },
-    /// Two attributes in one relative name, which many readers split wrongly.
+    /// A relative name without attributes, which has no text (RFC 4514 §2.2).
+    #[error("the name has a relative name of no attributes")]
+    Empty,
+    /// Several attributes in one relative name, which many readers split wrongly, where no rule can admit them.
     #[error("the name has a relative name of several attributes")]
     MultiValued,
     /// A value in an encoding other than UTF8String, PrintableString or IA5String.
@@ -50,15 +91,12 @@ pub enum InvalidName {
     },
 }
 
-/// The attributes of `name`, first to last, if every one of them can be believed.
-pub(super) fn attributes(name: &X509Name<'_>) -> Result<Vec<Attribute>, InvalidName> {
+/// The relative names of `name`, first to last, if every attribute of them can be believed.
+pub(super) fn relative_names(name: &X509Name<'_>) -> Result<Vec<RelativeName>, InvalidName> {
     name.iter_rdn()
         .map(|rdn| {
-            let mut parts = rdn.iter();
-            match (parts.next(), parts.next()) {
-                (Some(only), None) => attribute(only),
-                _ => Err(InvalidName::MultiValued),
-            }
+            let attributes = rdn.iter().map(attribute).collect::<Result<_, _>>()?;
+            RelativeName::new(attributes).ok_or(InvalidName::Empty)
         })
         .collect()
 }
@@ -83,7 +121,8 @@ fn plain_text<'a>(part: &'a AttributeTypeAndValue<'_>) -> Option<&'a str> {
     }
 }
 
-/// The text form of RFC 4514: last relative name first. Takes any name, also one that [`attributes`] refuses.
+/// The text form of RFC 4514: last relative name first, the attributes of one with `+` between them, as they are encoded.
+/// Takes any name, also one that [`relative_names`] refuses.
 pub(super) fn to_text(name: &X509Name<'_>) -> String {
     let mut relative: Vec<String> =
         name.iter_rdn().map(|rdn| rdn.iter().map(attribute_text).collect::<Vec<_>>().join("+")).collect();
@@ -198,6 +237,19 @@ mod tests {
             name(&[&[utf8("CN", "billing + O=admin")]]),
             name(&[&[utf8("O", "admin"), utf8("CN", "billing")]]),
             name(&[&[utf8("CN", "billing"), utf8("O", "admin")]]),
+            name(&[&[utf8("CN", "billing"), utf8("O", "admin")], &[utf8("C", "CH")]]),
+            name(&[&[utf8("CN", "billing")], &[utf8("O", "admin"), utf8("C", "CH")]]),
+            name(&[&[utf8("CN", "billing"), utf8("O", "admin"), utf8("C", "CH")]]),
+            name(&[&[utf8("CN", "billing+O=admin")]]),
+            name(&[&[utf8("CN", "billing\\+O=admin")]]),
+            name(&[&[utf8("O", "a"), utf8("O", "b")]]),
+            name(&[&[utf8("O", "b"), utf8("O", "a")]]),
+            name(&[&[utf8("O", "a")], &[utf8("O", "b")]]),
+            name(&[&[utf8("O", "a+b")]]),
+            name(&[&[utf8("O", "a"), utf8("O", "a")]]),
+            name(&[&[utf8("O", "a"), utf8("O", "")]]),
+            name(&[&[utf8("O", "a")]]),
+            name(&[&[utf8("O", "a"), utf8("2.5.4.5", "b")]]),
             name(&[&[utf8("CN", "admin")], &[utf8("CN", "billing")]]),
             name(&[&[utf8("CN", "billing")], &[utf8("CN", "admin")]]),
             name(&[&[utf8("CN", "admin\0.evil")]]),
@@ -237,6 +289,8 @@ mod tests {
         let written = |relative: &[&[Part<'_>]]| to_text(&name(relative));
 
         assert_eq!(written(&[&[utf8("O", "Acme")], &[utf8("CN", "a, \"b\"")]]), "CN=a\\, \\\"b\\\",O=Acme");
+        assert_eq!(written(&[&[utf8("O", "a"), utf8("O", "b")], &[utf8("CN", "x")]]), "CN=x,O=a+O=b");
+        assert_eq!(written(&[&[utf8("OU", "Sales"), utf8("CN", "J. + S.")]]), "OU=Sales+CN=J. \\+ S.");
         assert_eq!(written(&[&[utf8("CN", "#x")]]), "CN=\\#x");
         assert_eq!(written(&[&[utf8("CN", " ")]]), "CN=\\ ");
         assert_eq!(written(&[&[utf8("CN", "a\0")]]), "CN=a\\00");
@@ -245,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_one_way_only_is_refused() {
-        let read = |relative: &[&[Part<'_>]]| attributes(&name(relative));
+        let read = |relative: &[&[Part<'_>]]| relative_names(&name(relative));
         let unseen = |character| Err(InvalidName::Character { oid: "2.5.4.3".to_owned(), character });
         let kind = Err(InvalidName::StringType { oid: "2.5.4.3".to_owned() });
 
@@ -253,8 +307,8 @@ mod tests {
         assert_eq!(read(&[&[utf8("CN", "a\r\nX-Admin: 1")]]), unseen('\r'));
         assert_eq!(read(&[&[utf8("CN", "admi\u{200b}n")]]), unseen('\u{200b}'));
         assert_eq!(read(&[&[utf8("CN", "a\u{202e}b")]]), unseen('\u{202e}'));
-        assert_eq!(read(&[&[utf8("O", "a"), utf8("CN", "b")]]), Err(InvalidName::MultiValued));
-        assert_eq!(read(&[&[]]), Err(InvalidName::MultiValued));
+        assert_eq!(read(&[&[]]), Err(InvalidName::Empty));
+        assert_eq!(read(&[&[utf8("O", "a")], &[]]), Err(InvalidName::Empty));
         for (tag, value) in [
             (Tag::BmpString, b"\0a".as_slice()),
             (Tag::T61String, b"a"),
@@ -264,19 +318,38 @@ mod tests {
             (Tag::Ia5String, b"\xd0\xb0"),
         ] {
             assert_eq!(read(&[&[("CN", tag, value)]]), kind, "{tag}");
+            assert_eq!(
+                read(&[&[utf8("O", "a"), ("CN", tag, value)]]),
+                kind,
+                "{tag}, beside another attribute"
+            );
         }
+        assert_eq!(read(&[&[utf8("O", "a"), utf8("CN", "b\0")]]), unseen('\0'), "beside another attribute");
     }
 
     #[test]
     fn attributes_keep_their_order_and_their_letters() {
-        let found = attributes(&name(&[&[utf8("O", "Acme")], &[utf8("CN", "\u{430}dmin")]])).unwrap();
+        let found = relative_names(&name(&[&[utf8("O", "Acme")], &[utf8("CN", "\u{430}dmin")]])).unwrap();
 
-        assert_eq!(
-            found,
-            vec![
-                Attribute { oid: "2.5.4.10".to_owned(), value: "Acme".to_owned() },
-                Attribute { oid: "2.5.4.3".to_owned(), value: "\u{430}dmin".to_owned() },
-            ]
-        );
+        assert_eq!(found, [RelativeName::from(of("O", "Acme")), of("CN", "\u{430}dmin").into()]);
+    }
+
+    #[test]
+    fn a_relative_name_is_a_set() {
+        let read = |relative: &[&[Part<'_>]]| relative_names(&name(relative)).unwrap();
+        let (a, b) = (utf8("O", "a"), utf8("O", "b"));
+
+        assert_eq!(read(&[&[a, b]]), read(&[&[b, a]]));
+        assert_eq!(read(&[&[a, b]]), [RelativeName::new(vec![of("O", "a"), of("O", "b")]).unwrap()]);
+        for other in
+            [&[&[a][..], &[b]][..], &[&[a]], &[&[a, b, b]], &[&[a, utf8("OU", "b")]], &[&[a, b], &[a]]]
+        {
+            assert_ne!(read(&[&[a, b]]), read(other));
+        }
+        assert!(read(&[&[a, b]])[0].is_multi_valued() && !read(&[&[a]])[0].is_multi_valued());
+    }
+
+    fn of(short: &str, value: &str) -> Attribute {
+        Attribute { oid: Attribute::oid_of(short).unwrap().to_owned(), value: value.to_owned() }
     }
 }
