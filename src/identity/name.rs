@@ -3,7 +3,7 @@
 //! **Invariant:** the text form is injective. Whatever an attribute's value contains, it is escaped, so no value can
 //! pass for a separator and no two names share a text. Matching never looks at the text, only at attributes.
 
-use x509_parser::asn1_rs::{Tag, ToDer};
+use x509_parser::asn1_rs::{Class, FromDer as _, Header, Tag, ToDer};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 /// One attribute of a distinguished name.
@@ -77,9 +77,6 @@ pub enum InvalidName {
         /// The character.
         character: char,
     },
-    /// A relative name without attributes, which has no text (RFC 4514 §2.2).
-    #[error("the name has a relative name of no attributes")]
-    Empty,
     /// Several attributes in one relative name, which many readers split wrongly, where no rule can admit them.
     #[error("the name has a relative name of several attributes")]
     MultiValued,
@@ -89,6 +86,10 @@ pub enum InvalidName {
         /// The attribute's type.
         oid: String,
     },
+    /// Something that is no attribute, or a relative name without one (RFC 5280 §4.1.2.4): a reader that stops there takes the
+    /// name for a shorter one.
+    #[error("the name has a part that is no attribute, or a relative name without any")]
+    Structure,
 }
 
 /// The relative names of `name`, first to last, if every attribute of them can be believed.
@@ -96,9 +97,34 @@ pub(super) fn relative_names(name: &X509Name<'_>) -> Result<Vec<RelativeName>, I
     name.iter_rdn()
         .map(|rdn| {
             let attributes = rdn.iter().map(attribute).collect::<Result<_, _>>()?;
-            RelativeName::new(attributes).ok_or(InvalidName::Empty)
+            RelativeName::new(attributes).ok_or(InvalidName::Structure)
         })
         .collect()
+}
+
+/// Whether `name` has been read to its end. The parser leaves out, without a word, what comes behind a part that it does not
+/// understand, so what it has understood is measured.
+pub(super) fn check_whole(name: &X509Name<'_>) -> Result<(), InvalidName> {
+    let of_attribute = |part: &AttributeTypeAndValue<'_>| {
+        encoded(encoded(part.attr_type().as_bytes().len()) + encoded(part.attr_value().data.len()))
+    };
+    let understood: usize =
+        name.iter_rdn().map(|relative| encoded(relative.iter().map(of_attribute).sum())).sum();
+    let whole = Header::from_der(name.as_raw()).ok().and_then(|(_, header)| header.length().definite().ok());
+    if whole == Some(understood) { Ok(()) } else { Err(InvalidName::Structure) }
+}
+
+/// The length in DER of what has a content of this length and a tag of one byte.
+const fn encoded(content: usize) -> usize {
+    let mut length_bytes = 1;
+    if content > 0x7f {
+        let mut rest = content;
+        while rest > 0 {
+            length_bytes += 1;
+            rest >>= 8;
+        }
+    }
+    1 + length_bytes + content
 }
 
 fn attribute(part: &AttributeTypeAndValue<'_>) -> Result<Attribute, InvalidName> {
@@ -113,6 +139,9 @@ fn attribute(part: &AttributeTypeAndValue<'_>) -> Result<Attribute, InvalidName>
 /// The value as text, if its encoding leaves no doubt about it.
 fn plain_text<'a>(part: &'a AttributeTypeAndValue<'_>) -> Option<&'a str> {
     let value = part.attr_value();
+    if value.class() != Class::Universal || value.header.is_constructed() {
+        return None;
+    }
     let text = std::str::from_utf8(value.data).ok()?;
     match value.tag() {
         Tag::Utf8String => Some(text),
@@ -195,7 +224,7 @@ const SHORT_NAMES: [(&str, &str); 9] = [
 
 #[cfg(test)]
 mod tests {
-    use x509_parser::asn1_rs::{Any, Class, Header, Length, Oid};
+    use x509_parser::asn1_rs::{Any, Length, Oid};
     use x509_parser::x509::RelativeDistinguishedName;
 
     use super::*;
@@ -307,8 +336,8 @@ mod tests {
         assert_eq!(read(&[&[utf8("CN", "a\r\nX-Admin: 1")]]), unseen('\r'));
         assert_eq!(read(&[&[utf8("CN", "admi\u{200b}n")]]), unseen('\u{200b}'));
         assert_eq!(read(&[&[utf8("CN", "a\u{202e}b")]]), unseen('\u{202e}'));
-        assert_eq!(read(&[&[]]), Err(InvalidName::Empty));
-        assert_eq!(read(&[&[utf8("O", "a")], &[]]), Err(InvalidName::Empty));
+        assert_eq!(read(&[&[]]), Err(InvalidName::Structure));
+        assert_eq!(read(&[&[utf8("O", "a")], &[]]), Err(InvalidName::Structure));
         for (tag, value) in [
             (Tag::BmpString, b"\0a".as_slice()),
             (Tag::T61String, b"a"),

@@ -111,6 +111,7 @@ impl Subject {
         let certificate = certificate::read(der)?;
         check_usage(&certificate)?;
         let (spiffe_id, dns) = alternative_names(&certificate)?;
+        name::check_whole(certificate.subject())?;
         let validity = certificate.validity();
         Ok(Self {
             spiffe_id,
