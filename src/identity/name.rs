@@ -364,6 +364,16 @@ mod tests {
     }
 
     #[test]
+    fn lengths_are_counted_as_der_writes_them() {
+        for content in [0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000] {
+            let value = vec![b'a'; content];
+            let header = Header::new(Class::Universal, false, Tag::Utf8String, Length::Definite(content));
+
+            assert_eq!(encoded(content), Any::new(header, &value).to_der_vec().unwrap().len(), "{content}");
+        }
+    }
+
+    #[test]
     fn a_relative_name_is_a_set() {
         let read = |relative: &[&[Part<'_>]]| relative_names(&name(relative)).unwrap();
         let (a, b) = (utf8("O", "a"), utf8("O", "b"));
