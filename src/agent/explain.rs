@@ -53,8 +53,13 @@ pub(super) fn explain(
         (None, Some(service)) => Part::Tcp(service),
         (None, None) => return Err(StewardError::Invalid("nothing is asked for".into())),
     };
+    let objection = verified.as_ref().and_then(|one| snapshot.registry.objection_to_name(&one.subject));
     let outcome = rehearse(listener, verified, &part, snapshot, now);
-    Ok(explanation(&outcome, snapshot, now))
+    let mut explanation = explanation(&outcome, snapshot, now);
+    if let Some(objection) = objection.filter(|_| outcome.code == Refusal::UnmappedCertificate.code()) {
+        explanation.sentence = format!("{} That is because {objection}.", explanation.sentence);
+    }
+    Ok(explanation)
 }
 
 fn listener<'a>(question: &Question, snapshot: &'a Snapshot) -> Result<&'a Arc<Listener>, StewardError> {

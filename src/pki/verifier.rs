@@ -20,7 +20,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::clock::Timestamp;
-use crate::identity::{InvalidSubject, Subject, TrustDomain};
+use crate::identity::{InvalidName, InvalidSubject, Subject, TrustDomain};
 use crate::pki::bundle::BundleSet;
 use crate::pki::foreign_crl::CrlSet;
 use crate::pki::revocation::{Revocations, Revoked};
@@ -196,6 +196,7 @@ impl Verifier {
         let (leaf, intermediates) = within_budget(chain)?;
         let time = unix_time(now)?;
         let subject = Subject::from_der(leaf)?;
+        named_for(usage, &subject)?;
         let domain = subject.spiffe_id.trust_domain();
         let Some(roots) = self.roots.get(&domain) else {
             return Err(VerifyError::UnknownTrustDomain(domain));
@@ -258,6 +259,15 @@ impl Verifier {
             return Err(VerifyError::Revoked(revoked));
         }
         self.crls.check(&domain, verified, &root.signer.link, now)
+    }
+}
+
+/// Whether the holder of a name like the subject's may be believed at all. A caller's name is for the rules on file to judge;
+/// none speaks for a server, so a multi-valued one is refused at once.
+fn named_for(usage: Usage, subject: &Subject) -> Result<(), InvalidSubject> {
+    match usage {
+        Usage::Server if subject.is_multi_valued() => Err(InvalidName::MultiValued.into()),
+        Usage::Client | Usage::Server => Ok(()),
     }
 }
 

@@ -20,6 +20,7 @@ use super::worker::{OpenConnection, Worker, back_off};
 use super::{http1, http2, linger, tcp};
 use crate::clock::Timestamp;
 use crate::id::ListenerId;
+use crate::identity::Subject;
 use crate::pki::{Usage, Verified, VerifyError};
 
 /// Accepts callers at a listener for as long as the door is open.
@@ -85,6 +86,9 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
         }
     };
     worker.handshakes.count("ok");
+    if let Some(verified) = &verified {
+        tell_of_name(&listener, peer, &verified.subject, &snapshot);
+    }
     let until = verified.as_ref().map(|verified| verified.not_after());
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, verified));
@@ -126,6 +130,16 @@ fn verified(
 ) -> Result<Option<Arc<Verified>>, VerifyError> {
     let chain = stream.get_ref().1.peer_certificates();
     chain.map(|chain| verdict(&snapshot.verifier, chain, Usage::Client, now)).transpose()
+}
+
+/// Says once for a connection why its certificate may belong to nobody, where that is for the form of its name: what the caller
+/// is told, and the access log, is only that it does.
+fn tell_of_name(listener: &Listener, peer: SocketAddr, subject: &Subject, snapshot: &Snapshot) {
+    if let Some(reason) = snapshot.registry.objection_to_name(subject) {
+        let (listener, spiffe_id, subject) =
+            (&listener.settings.id, &subject.spiffe_id, &subject.distinguished_name);
+        tracing::warn!(target: "postern::proxy", %peer, %listener, %spiffe_id, subject, %reason, "the caller's certificate belongs to nobody");
+    }
 }
 
 fn count_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, error: &io::Error) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::id::{AppId, CredentialId, DeveloperId, OperationId, ProductId, ServiceId};
-use crate::identity::CertificateRule;
+use crate::identity::{CertificateRule, Subject};
 use crate::limit::{Limits, Priority};
 use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath};
 
@@ -221,6 +221,18 @@ pub struct Credential {
 }
 
 impl Credential {
+    /// Whether a certificate that meets its rule counts as it, with the name that it has.
+    #[must_use]
+    pub fn admits(&self, subject: &Subject) -> bool {
+        match &self.secret {
+            CredentialSecret::ApiKey { .. } => false,
+            CredentialSecret::Certificate(on_file) => match on_file.multi_valued {
+                MultiValued::Admit => true,
+                MultiValued::Refuse => !subject.is_multi_valued(),
+            },
+        }
+    }
+
     /// Its kind.
     #[must_use]
     pub const fn kind(&self) -> CredentialKind {
@@ -252,15 +264,35 @@ pub enum CredentialSecret {
         /// The name of the pepper.
         pepper: Arc<str>,
     },
-    /// A certificate that meets this rule.
-    Certificate(CertificateRule),
+    /// One of these certificates.
+    Certificate(CertificatesOnFile),
+}
+
+/// The certificates that a credential stands for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificatesOnFile {
+    /// Which they are.
+    pub rule: CertificateRule,
+    /// Whether those with a multi-valued name are among them.
+    pub multi_valued: MultiValued,
+}
+
+/// Whether a credential stands for certificates, too, in whose name several attributes share a relative name.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum MultiValued {
+    /// It does; written `multi_valued = true`.
+    Admit,
+    /// It does not.
+    Refuse,
 }
 
 impl fmt::Debug for CredentialSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ApiKey { pepper, .. } => write!(f, "ApiKey {{ hash: …, pepper: {pepper:?} }}"),
-            Self::Certificate(rule) => write!(f, "Certificate({rule})"),
+            Self::Certificate(CertificatesOnFile { rule, multi_valued }) => {
+                write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?})")
+            }
         }
     }
 }

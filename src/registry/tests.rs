@@ -6,11 +6,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::clock::Timestamp;
-use crate::identity::{Match, Subject};
+use crate::identity::{Attribute, Match, RelativeName, Subject};
 use crate::limit::{Priority, Quota, Spike, Unit, Window};
 use crate::registry::{
     AppStatus, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus, Methods,
-    PolicyPath, Snapshot, Source, Target, parse,
+    NameNotAdmitted, PolicyPath, Snapshot, Source, Target, parse,
 };
 
 fn sources(texts: &[(&str, &str)]) -> Vec<Source> {
@@ -255,6 +255,95 @@ fn one_certificate_cannot_stand_for_two_credentials() {
     );
 }
 
+/// `CN=jane,O=a+O=b`, as a Go program writes it.
+fn jane(id: &str) -> Subject {
+    let part = |short: &str, value: &str| Attribute {
+        oid: Attribute::oid_of(short).unwrap().to_owned(),
+        value: value.to_owned(),
+    };
+    let groups = RelativeName::new(vec![part("O", "a"), part("O", "b")]).unwrap();
+    Subject { attributes: vec![groups, part("CN", "jane").into()], ..subject(id) }
+}
+
+#[test]
+fn a_multi_valued_name_stands_for_an_app_only_by_a_rule_that_says_so() {
+    let registry = |lines: &str| {
+        read(&format!(
+            "{DEVELOPER}[[app]]\nid = 'ledger'\ndeveloper = 'team'\n[[app.certificate]]\n{lines}\n"
+        ))
+    };
+    let caller = jane("spiffe://td/jane");
+    for rule in [
+        "uri = 'spiffe://td/jane'",
+        "uri = 'spiffe://td/**'",
+        "subject = [{ oid = 'CN', value = 'jane' }]",
+        "sha256 = '0000000000000000000000000000000000000000000000000000000000000000'",
+        "spki = '0000000000000000000000000000000000000000000000000000000000000000'",
+    ] {
+        let (silent, not) = (registry(rule), registry(&format!("{rule}\nmulti_valued = false")));
+        let willing = registry(&format!("{rule}\nmulti_valued = true"));
+        let reason = Some(NameNotAdmitted::ByRule("ledger-cert-1".parse().unwrap()));
+
+        let Match::Found(found) = willing.certificate(&caller) else { panic!("{rule}") };
+        assert_eq!((found.app.id.as_str(), willing.objection_to_name(&caller)), ("ledger", None));
+        for refusing in [silent, not] {
+            assert_eq!(refusing.certificate(&caller), Match::NotFound, "{rule}");
+            assert_eq!(refusing.objection_to_name(&caller), reason, "{rule}");
+        }
+    }
+    let by_set = "subject = [[{ oid = 'O', value = 'b' }, { oid = 'O', value = 'a' }]]\nmulti_valued = true";
+    assert!(matches!(registry(by_set).certificate(&caller), Match::Found(_)));
+    let one_by_one =
+        "subject = [{ oid = 'O', value = 'a' }, { oid = 'O', value = 'b' }]\nmulti_valued = true";
+    assert_eq!(registry(one_by_one).certificate(&caller), Match::NotFound);
+    assert_eq!(registry(one_by_one).objection_to_name(&caller), Some(NameNotAdmitted::NoRule));
+}
+
+#[test]
+fn a_rule_that_admits_multi_valued_names_admits_all_others_as_before() {
+    let rule = "uri = 'spiffe://td/jane'\nmulti_valued = true";
+    let snapshot = read(&format!(
+        "{DEVELOPER}[[app]]\nid = 'ledger'\ndeveloper = 'team'\n[[app.certificate]]\n{rule}\n"
+    ));
+
+    assert!(matches!(snapshot.certificate(&subject("spiffe://td/jane")), Match::Found(_)));
+    assert_eq!(snapshot.certificate(&subject("spiffe://td/joe")), Match::NotFound);
+    assert_eq!(snapshot.objection_to_name(&subject("spiffe://td/joe")), None);
+}
+
+/// Else a caller would become somebody else by the form of its name.
+#[test]
+fn a_wider_rule_that_admits_the_name_does_not_stand_in_for_the_narrowest() {
+    let snapshot = read(&format!(
+        "{DEVELOPER}[[app]]\nid = 'jane'\ndeveloper = 'team'\n[[app.certificate]]\nuri = 'spiffe://td/jane'\n\
+         [[app]]\nid = 'all'\ndeveloper = 'team'\n[[app.certificate]]\nuri = 'spiffe://td/**'\nmulti_valued = true\n"
+    ));
+    let caller = jane("spiffe://td/jane");
+
+    assert!(
+        matches!(snapshot.certificate(&jane("spiffe://td/joe")), Match::Found(all) if all.app.id.as_str() == "all")
+    );
+    assert_eq!(snapshot.certificate(&caller), Match::NotFound);
+    let reason = snapshot.objection_to_name(&caller).unwrap().to_string();
+    assert!(
+        reason.contains("the rule of `jane-cert-1`, which it meets, does not say multi_valued = true"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn the_same_rule_is_the_same_whatever_it_says_of_multi_valued_names() {
+    let rule = "uri = 'spiffe://td/a'";
+    assert_eq!(
+        app_problems(&format!(
+            "[[app.certificate]]\n{rule}\n[[app.certificate]]\nid = 'again'\n{rule}\nmulti_valued = true"
+        )),
+        [
+            "9:6: app.ledger.certificate.again.id: the credential `ledger-cert-1` at a.toml:6 stands for the same certificates"
+        ]
+    );
+}
+
 #[test]
 fn a_certificate_has_exactly_one_rule() {
     assert_eq!(
@@ -292,6 +381,26 @@ fn a_rule_that_is_none_says_why() {
     assert_eq!(
         rule("subject = [{ oid = 'CN', value = '' }]"),
         "subject[1].value: expected a value, found nothing"
+    );
+    let (a, b) = ("{ oid = 'O', value = 'a' }", "{ oid = 'O', value = 'b' }");
+    assert_eq!(
+        rule(&format!("multi_valued = true\nsubject = [{b}, [{a}]]")),
+        "subject[2]: expected several attributes: one alone stands without brackets of its own"
+    );
+    assert_eq!(
+        rule(&format!("multi_valued = true\nsubject = [[{a}, {b}, {a}]]")),
+        "subject[1]: the same attribute stands twice"
+    );
+    assert_eq!(
+        rule(&format!("multi_valued = true\nsubject = [[{a}, {{ oid = 'O' }}]]")),
+        "subject[1][2].value: the key is missing"
+    );
+    assert_eq!(rule("multi_valued = 1\ndns = 'a'"), "multi_valued: expected true or false, found an integer");
+    assert_eq!(
+        app_problems(&format!("[[app.certificate]]\nsubject = [[{a}, {b}]]")),
+        [
+            "6:1: app.ledger.certificate[1]: `subject` lists attributes that share a relative name; that needs multi_valued = true"
+        ]
     );
     assert_eq!(
         rule("subject = [{ oid = 'cn', value = 'x' }]"),
