@@ -1,6 +1,6 @@
 //! The operators' scripts, each run as an operator runs it: again, in rehearsal, and wrongly.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 
 #[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
 #[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
