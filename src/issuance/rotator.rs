@@ -721,7 +721,11 @@ impl Rotator {
         let profile = self.settings.workloads.get(workload).cloned();
         let profile = profile.ok_or_else(|| IssuanceError::UnknownWorkload(workload.clone()))?;
         if self.active_cannot_serve(now) {
-            self.rotate(now)?;
+            if self.makes_its_own() {
+                self.rotate(now)?;
+            } else {
+                self.rotate_or_retry(now);
+            }
         }
         self.expect_unexpired(now)?;
         let svid = self.renew(workload, &profile, self.generation.saturating_add(1), now)?;

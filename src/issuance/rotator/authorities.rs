@@ -277,9 +277,12 @@ impl Rotator {
 
     /// Replaces the issuing authority of its own accord: a failure is noted and followed by another attempt.
     pub(super) fn rotate_or_retry(&mut self, now: Timestamp) {
-        if let Err(error) = self.rotate(now) {
-            tracing::warn!(error = %Causes(&error), "issuing authority not rotated");
-            self.rotation.fail(&error, now, self.means.rng.as_mut());
+        match self.rotate(now) {
+            Ok(()) => self.rotation.failure = None,
+            Err(error) => {
+                tracing::warn!(error = %Causes(&error), "issuing authority not rotated");
+                self.rotation.fail(&error, now, self.means.rng.as_mut());
+            }
         }
     }
 

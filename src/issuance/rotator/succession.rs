@@ -149,7 +149,8 @@ impl Rotator {
         if self.makes_its_own() {
             self.replace_active(now)?;
         } else {
-            self.succeed(now)?;
+            // Even the request may fail, on a full disk for one; what is there goes on all the same.
+            self.rotate_or_retry(now);
             self.expect_unexpired(now)?;
         }
         Ok(self.hierarchy.issuing().active.id() == &former)

@@ -169,6 +169,30 @@ async fn an_agent_whose_authority_has_expired_says_so_instead_of_starting() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_starts_with_what_is_left_of_its_authority_also_while_no_request_can_be_written() {
+    let (world, office) = installed(elsewhere(&["agent", "orders"], HOUR), HOUR * 12);
+    let (clock, ends) = (Arc::clone(&world.clock), world.issued().hierarchy.issuing[0].not_after);
+    let state = world.stop().await;
+    pass(HOUR * 11 + MINUTE * 30).await;
+    // Whatever makes the request fail: a full disk, a read-only one, or this.
+    std::fs::create_dir(state.path().join("request.pem")).unwrap();
+
+    let world = World::start_in(state, elsewhere(&["agent", "orders"], HOUR), clock).unwrap();
+
+    assert!(world.issued().svids.values().all(|svid| svid.not_after == ends));
+    assert_eq!(world.issued().hierarchy.shortened.len(), 2);
+    world.ask(|reply| Command::IssueNow { workload: workload("agent"), reply }).await.unwrap();
+    pass(MINUTE).await;
+    let failure = world.issued().hierarchy.rotation.last_failure.clone();
+    assert!(failure.is_some_and(|failure| failure.1.contains("request.pem")), "it is told");
+    std::fs::remove_dir(world.state.path().join("request.pem")).unwrap();
+    pass(MINUTE * 10).await;
+    assert_eq!(world.issued().hierarchy.rotation.last_failure, None, "the request is made at last");
+    let chain = office.sign(world.state.path(), DAY, world.now());
+    assert_eq!(world.install(chain).await.unwrap().slot, Slot::Active);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_request_outlives_a_restart_and_changes_only_on_demand() {
     let (world, office) = installed(elsewhere(&["agent"], HOUR), DAY * 7);
     pass(DAY * 4).await;
