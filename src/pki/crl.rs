@@ -22,7 +22,7 @@ use rustls::pki_types::CertificateRevocationListDer;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::SpiffeId;
-use crate::pki::authority::{Authority, AuthorityError};
+use crate::pki::authority::{Authority, AuthorityError, Level};
 use crate::pki::hierarchy::Hierarchy;
 use crate::pki::marks::Marks;
 use crate::pki::revocation::{Revocation, Revocations, Revoked};
@@ -144,9 +144,13 @@ pub fn crl_entries<'a>(
             continue;
         }
         for (_, authority) in hierarchy.iter() {
-            // What was there to be revoked lives for a third of its issuer's life at most.
             let life = authority.life();
-            let gone = revocation.at + life.not_after.since(life.issued_at) / 3;
+            let gone = match authority.level() {
+                // A leaf lives for a third of its issuer's life at most.
+                Level::Issuing => revocation.at + life.not_after.since(life.issued_at) / 3,
+                // What is signed for another host may live as long as the root.
+                Level::Root => life.not_after,
+            };
             enter(authority.id(), serial, gone, revocation);
         }
     }
