@@ -601,7 +601,7 @@ impl Rotator {
         let leaves = self.holders.values().map(|holder| holder.tracked.next(now));
         // What is past is held, or waits for somebody; then looking again at times is enough.
         let authorities = [&self.rotation, &self.roll_over].map(|tracked| tracked.next(now));
-        let lists = self.lists.due(self.settings.crl_ttl);
+        let lists = self.lists.next_look(self.settings.crl_ttl);
         let next = leaves.chain(authorities.into_iter().filter(|at| *at > now)).chain(lists).min();
         let next = next.unwrap_or(now + LONGEST_NAP);
         next.since(now).clamp(SHORTEST_NAP, LONGEST_NAP)

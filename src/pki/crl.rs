@@ -24,6 +24,7 @@ use crate::id::AuthorityId;
 use crate::identity::SpiffeId;
 use crate::pki::authority::{Authority, AuthorityError, Level};
 use crate::pki::hierarchy::Hierarchy;
+use crate::pki::key::RemoteFailure;
 use crate::pki::marks::Marks;
 use crate::pki::revocation::{Revocation, Revocations, Revoked};
 use crate::pki::svid::X509Svid;
@@ -99,6 +100,9 @@ pub enum CrlError {
     /// The authority's key is not here.
     #[error(transparent)]
     Signer(#[from] AuthorityError),
+    /// The keeper of the authority's key did not sign.
+    #[error("the authority's key did not sign the revocation list")]
+    Unsigned(#[source] RemoteFailure),
 }
 
 /// What the list of each authority in `hierarchy` has to say. An entry stays for `kept` beyond the end of its certificate.
@@ -190,7 +194,11 @@ pub fn draw_up_crl(
             .clone()
             .map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified),
     };
-    Ok(params.signed_by(authority.issuer()?).map_err(CrlError::Sign)?.into())
+    let issuer = authority.issuer()?;
+    let signed = params.signed_by(issuer);
+    let signed = signed
+        .map_err(|error| issuer.key().take_failure().map_or(CrlError::Sign(error), CrlError::Unsigned))?;
+    Ok(signed.into())
 }
 
 /// The code of a reason that is given in the standard's own words, however they are joined: `keyCompromise`,
