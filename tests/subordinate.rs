@@ -89,6 +89,45 @@ fn calls(scene: &mut Scene, ip: std::net::Ipv4Addr) {
     ));
 }
 
+#[test]
+fn whoever_revokes_an_authority_is_told_that_only_the_office_can_tell_others() {
+    let (office_scene, host_scene) = (office(), host("one", "two"));
+    host_scene.write();
+    let (office, host) = (office_scene.path(), host_scene.path());
+    let installed = |outcome: Outcome| {
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+        outcome.out.trim().to_owned()
+    };
+    let former = installed(renew(office, host, "7d"));
+    let serial = std::fs::read_to_string(host.join("chain.pem")).unwrap();
+    let serial = first_serial(&serial);
+    installed(renew(office, host, "7d"));
+
+    for command in ["ca revoke --dry-run", "ca revoke"] {
+        let done = postern(host, &format!("{command} {former}"));
+        assert_eq!(done.code, 0, "{done:?}");
+        let there = format!("`postern cert revoke serial:{serial}` there");
+        assert_eq!(done.err.contains(&there), command == "ca revoke", "{done:?}");
+    }
+
+    does(office, &format!("cert revoke serial:{serial}"));
+    let lists = office.join("crl.pem");
+    write(&lists, &does(office, "ca crl"));
+    let shown = Command::new("openssl").arg("crl").arg("-in").arg(&lists).args(["-noout", "-text"]).output();
+    let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+    assert!(shown.contains(&serial.to_uppercase()), "{shown}");
+}
+
+/// The serial number of the first certificate, as OpenSSL reads it.
+fn first_serial(pem: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("one.pem");
+    write(&path, pem);
+    let said = Command::new("openssl").arg("x509").arg("-in").arg(&path).args(["-noout", "-serial"]).output();
+    let said = String::from_utf8(said.unwrap().stdout).unwrap();
+    said.trim().strip_prefix("serial=").unwrap().to_lowercase()
+}
+
 /// What the callers have seen.
 #[derive(Debug, Default)]
 struct Tally {

@@ -1,5 +1,6 @@
 //! `postern ca`: the local CA, with or without a running agent.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,9 +19,9 @@ use crate::admin::{
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::id::AuthorityId;
-use crate::issuance::{self, AuthorityRevocation, Change, Insistence, Run, Verb};
-use crate::pki::Level;
-use crate::store::{AuthorityDir, Rekeyed, SecretSource, revocation_file};
+use crate::issuance::{self, AuthorityRevocation, Change, Insistence, Mode, Run, Verb};
+use crate::pki::{Level, Revoked};
+use crate::store::{AuthorityDir, Rekeyed, SecretSource, pem, revocation_file};
 
 pub(super) async fn run(config: &Path, verb: CaVerb) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
@@ -328,6 +329,7 @@ fn revocation(id: AuthorityId, reason: String, terms: Terms, Force { force }: Fo
 }
 
 async fn revoke(config: &Config, order: AuthorityRevocation, timeout: Duration) -> anyhow::Result<Verdict> {
+    let others = what_others_need(config, &order);
     let outcome = match LocalCa::reach(config).await? {
         LocalCa::Running(client, status) => {
             let signs = active(&status, order.level.as_str()) == Some(&order.id);
@@ -357,15 +359,28 @@ async fn revoke(config: &Config, order: AuthorityRevocation, timeout: Duration) 
             let all_below = format!("the {} {} with all below it", order.level, order.id);
             match order.run {
                 Run::Rehearsal => output::tell(&format!("It would revoke {all_below}; nothing was changed.")),
-                Run::Real => {
-                    output::tell(&format!("Revoked: {all_below}. Others need `ca crl` and `ca bundle`."))
-                }
+                Run::Real => output::tell(&format!("Revoked: {all_below}. {others}")),
             }
             tell_left_behind(&moved);
             output::print(&format!("{}\n", moved.id))?;
             Ok(Verdict::Yes)
         }
     }
+}
+
+/// How others learn of a revocation. That of an issuing authority stands in its root's list.
+fn what_others_need(config: &Config, order: &AuthorityRevocation) -> String {
+    if (config.issuance.mode, order.level) != (Mode::Subordinate, Level::Issuing) {
+        return "Others need `ca crl` and `ca bundle`.".to_owned();
+    }
+    let path = config.state_dir.join("authorities").join(order.id.as_str()).join("certificate.pem");
+    let certificates = fs::read(path).ok().and_then(|bytes| pem::certificates(&bytes).ok());
+    let what = certificates.and_then(|certificates| Revoked::serial_of(certificates.first()?));
+    let what = what.map_or_else(|| "serial:…".to_owned(), |what| what.to_string());
+    format!(
+        "Others learn of it from the list of the root, which is drawn up where that is: `postern cert revoke {what}` there, \
+         and they need its `ca crl`."
+    )
 }
 
 /// Lets the next authority sign in the place of the one that is to be revoked, if that signs, and waits until nobody shows a

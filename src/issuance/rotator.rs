@@ -601,7 +601,7 @@ impl Rotator {
         let leaves = self.holders.values().map(|holder| holder.tracked.next(now));
         // What is past is held, or waits for somebody; then looking again at times is enough.
         let authorities = [&self.rotation, &self.roll_over].map(|tracked| tracked.next(now));
-        let lists = self.lists.due(self.settings.crl_ttl);
+        let lists = self.lists.next_look(self.settings.crl_ttl);
         let next = leaves.chain(authorities.into_iter().filter(|at| *at > now)).chain(lists).min();
         let next = next.unwrap_or(now + LONGEST_NAP);
         next.since(now).clamp(SHORTEST_NAP, LONGEST_NAP)
@@ -721,7 +721,11 @@ impl Rotator {
         let profile = self.settings.workloads.get(workload).cloned();
         let profile = profile.ok_or_else(|| IssuanceError::UnknownWorkload(workload.clone()))?;
         if self.active_cannot_serve(now) {
-            self.rotate(now)?;
+            if self.makes_its_own() {
+                self.rotate(now)?;
+            } else {
+                self.rotate_or_retry(now);
+            }
         }
         self.expect_unexpired(now)?;
         let svid = self.renew(workload, &profile, self.generation.saturating_add(1), now)?;

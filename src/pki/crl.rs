@@ -22,8 +22,9 @@ use rustls::pki_types::CertificateRevocationListDer;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::SpiffeId;
-use crate::pki::authority::{Authority, AuthorityError};
+use crate::pki::authority::{Authority, AuthorityError, Level};
 use crate::pki::hierarchy::Hierarchy;
+use crate::pki::key::RemoteFailure;
 use crate::pki::marks::Marks;
 use crate::pki::revocation::{Revocation, Revocations, Revoked};
 use crate::pki::svid::X509Svid;
@@ -99,6 +100,9 @@ pub enum CrlError {
     /// The authority's key is not here.
     #[error(transparent)]
     Signer(#[from] AuthorityError),
+    /// The keeper of the authority's key did not sign.
+    #[error("the authority's key did not sign the revocation list")]
+    Unsigned(#[source] RemoteFailure),
 }
 
 /// What the list of each authority in `hierarchy` has to say. An entry stays for `kept` beyond the end of its certificate.
@@ -144,9 +148,13 @@ pub fn crl_entries<'a>(
             continue;
         }
         for (_, authority) in hierarchy.iter() {
-            // What was there to be revoked lives for a third of its issuer's life at most.
             let life = authority.life();
-            let gone = revocation.at + life.not_after.since(life.issued_at) / 3;
+            let gone = match authority.level() {
+                // A leaf lives for a third of its issuer's life at most.
+                Level::Issuing => revocation.at + life.not_after.since(life.issued_at) / 3,
+                // What is signed for another host may live as long as the root.
+                Level::Root => life.not_after,
+            };
             enter(authority.id(), serial, gone, revocation);
         }
     }
@@ -186,7 +194,11 @@ pub fn draw_up_crl(
             .clone()
             .map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified),
     };
-    Ok(params.signed_by(authority.issuer()?).map_err(CrlError::Sign)?.into())
+    let issuer = authority.issuer()?;
+    let signed = params.signed_by(issuer);
+    let signed = signed
+        .map_err(|error| issuer.key().take_failure().map_or(CrlError::Sign(error), CrlError::Unsigned))?;
+    Ok(signed.into())
 }
 
 /// The code of a reason that is given in the standard's own words, however they are joined: `keyCompromise`,

@@ -282,8 +282,7 @@ impl AuthorityDir {
             Hierarchy::assemble(manifest.trust_domain(&path)?, roots, issuing, manifest.bundle_sequence)
                 .map_err(|source| StoreError::Hierarchy { path: path.clone(), source })?;
         // Last, for whatever else is wrong says more.
-        seal::check(&manifest_text)
-            .map_err(|broken| StoreError::Manifest { path, reason: broken.to_string() })?;
+        check_seal(&path, &manifest_text)?;
         untidy.extend(self.publish_bundle(&hierarchy).err());
         let orphans = self.orphans(&hierarchy)?;
         Ok(Some(StoredHierarchy { hierarchy, orphans, untidy }))
@@ -342,7 +341,7 @@ impl AuthorityDir {
     /// were, which this call, made again, finishes.
     ///
     /// # Errors
-    /// A key cannot be read, and nothing was changed; or the system refused something.
+    /// A key cannot be read or `authorities.toml` is damaged, and nothing was changed; or the system refused something.
     pub fn rekey(&self, former: Option<&Secret>) -> Result<Rekeyed, StoreError> {
         self.lock_for_writing()?;
         let path = self.manifest_path();
@@ -350,7 +349,9 @@ impl AuthorityDir {
             self.expect_nothing(&path)?;
             return Err(StoreError::NoCa(self.state.clone()));
         }
-        let (manifest, _) = Manifest::read(&path)?;
+        let (manifest, manifest_text) = Manifest::read(&path)?;
+        // What it does not list is taken away below, so it has to be whole.
+        check_seal(&path, &manifest_text)?;
         let mut rekeyed = Rekeyed { written: 0, kept: 0, on_token: 0 };
         let mut listed = BTreeSet::new();
         let mut anew = Vec::new();
@@ -737,6 +738,11 @@ impl Entry {
             reason: format!("the {key} {text:?} of {} is malformed", self.id),
         })
     }
+}
+
+fn check_seal(manifest: &Path, text: &str) -> Result<(), StoreError> {
+    seal::check(text)
+        .map_err(|broken| StoreError::Manifest { path: manifest.to_owned(), reason: broken.to_string() })
 }
 
 fn entries_of(slots: &Slots) -> Vec<Entry> {

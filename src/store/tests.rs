@@ -935,6 +935,28 @@ fn a_change_of_the_passphrase_leaves_no_key_in_its_former_form() {
 }
 
 #[test]
+fn rekeying_takes_nothing_away_on_the_word_of_a_damaged_manifest() {
+    let (state, hierarchy) = with_ca();
+    let hierarchy = rotated(&hierarchy);
+    commit(state.path(), &hierarchy);
+    let manifest = state.path().join("authorities.toml");
+    let whole = fs::read_to_string(&manifest).unwrap();
+    let former = hierarchy.issuing().retired[0].authority.id().clone();
+    // The last entry is that of the retired authority; without it the rest still reads well.
+    let cut = whole.rfind("[[issuing]]").unwrap();
+    assert!(whole[cut..].contains(former.as_str()), "{whole}");
+    overwrite(&manifest, &whole.as_bytes()[..cut]);
+
+    let error = sealed(state.path(), "new words").rekey(None).unwrap_err();
+
+    assert!(error.to_string().contains("it is cut short"), "{error}");
+    assert!(state.path().join("authorities").join(former.as_str()).join("key.pem").exists());
+    overwrite(&manifest, whole.as_bytes());
+    assert_eq!(load(state.path()).unwrap(), Some(summary(&hierarchy)), "nothing was changed");
+    assert_eq!(sealed(state.path(), "new words").rekey(None).unwrap().written, 3);
+}
+
+#[test]
 fn there_is_nothing_to_rekey_without_a_ca() {
     let state = tempfile::tempdir().unwrap();
 

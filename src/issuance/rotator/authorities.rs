@@ -48,7 +48,10 @@ impl Rotator {
             (verb, _) => self.plan(level, verb, insistence, keys, now)?,
         };
         match run {
-            Run::Rehearsal => try_out(&self.settings, Some(&self.hierarchy), &plan.next, now)?,
+            Run::Rehearsal => {
+                self.expect_none_revoked(&plan.next)?;
+                try_out(&self.settings, Some(&self.hierarchy), &plan.next, now)?;
+            }
             Run::Real => {
                 let signer = self.hierarchy.issuing().active.id().clone();
                 self.adopt(plan.next, now)?;
@@ -274,9 +277,12 @@ impl Rotator {
 
     /// Replaces the issuing authority of its own accord: a failure is noted and followed by another attempt.
     pub(super) fn rotate_or_retry(&mut self, now: Timestamp) {
-        if let Err(error) = self.rotate(now) {
-            tracing::warn!(error = %Causes(&error), "issuing authority not rotated");
-            self.rotation.fail(&error, now, self.means.rng.as_mut());
+        match self.rotate(now) {
+            Ok(()) => self.rotation.failure = None,
+            Err(error) => {
+                tracing::warn!(error = %Causes(&error), "issuing authority not rotated");
+                self.rotation.fail(&error, now, self.means.rng.as_mut());
+            }
         }
     }
 
@@ -395,6 +401,7 @@ impl Rotator {
 
     /// Tries `next` out, stores it and, once that is done, goes by it.
     pub(super) fn adopt(&mut self, next: Hierarchy, now: Timestamp) -> Result<(), IssuanceError> {
+        self.expect_none_revoked(&next)?;
         try_out(&self.settings, Some(&self.hierarchy), &next, now)?;
         let committed = self.directory.commit(&next)?;
         self.untidy = Untidy::of(&committed.untidy, now);

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{IssuanceError, Rotator, try_out};
+use super::{IssuanceError, Mode, Rotator, try_out};
 use crate::causes::Causes;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
@@ -39,7 +39,9 @@ impl Rotator {
         let mut left_behind = Vec::new();
         if run == Run::Rehearsal {
             if slot == Slot::Active {
+                let level = self.level_of_successor(level, now);
                 let next = self.plan_rotation(level, now)?.next;
+                self.expect_none_revoked(&next)?;
                 try_out(&self.settings, Some(&self.hierarchy), &next, now)?;
                 left_behind = self.waits_for(level, now);
             }
@@ -63,12 +65,24 @@ impl Rotator {
         insistence: Insistence,
         now: Timestamp,
     ) -> Result<Vec<String>, IssuanceError> {
-        let level = level.max(self.level_to_replace(now));
+        let level = self.level_of_successor(level, now);
         let next = self.prepared_for_use(level, now)?;
         let plan = self.plan_activation(level, next, insistence, self.directory.keys(), now)?;
         self.adopt(plan.next, now)?;
         self.renew_all(self.holders.keys().cloned().collect(), now);
         Ok(plan.changed.left_behind)
+    }
+
+    /// On which level something has to be activated so that another authority signs than the active one of `level`.
+    fn level_of_successor(&self, level: Level, now: Timestamp) -> Level {
+        if self.hierarchy.prepared_pair().is_some() {
+            return Level::Root;
+        }
+        match self.settings.mode {
+            Mode::Standalone => level.max(self.level_to_replace(now)),
+            // How long an authority lives is decided where the root is, and so is when there is another root.
+            Mode::Subordinate => level,
+        }
     }
 
     /// Writes down that `authority` is revoked; with a root, also all that it has signed, for those who still have it.
@@ -128,11 +142,25 @@ impl Rotator {
     /// Whether an authority may sign, or sign again.
     pub(super) fn expect_not_revoked(&self, level: Level, id: &AuthorityId) -> Result<(), IssuanceError> {
         let of_that_name = self.hierarchy.slots(level).iter().find(|(_, authority)| authority.id() == id);
-        let Some((_, authority)) = of_that_name else { return Ok(()) };
-        let above = self.hierarchy.roots().iter().find(|(_, root)| authority.is_signed_by(root));
+        of_that_name.map_or(Ok(()), |(_, authority)| self.expect_believed(&self.hierarchy, authority))
+    }
+
+    /// Whether nothing that signs in `next`, or is to, and did not before, is revoked: however it came there.
+    pub(super) fn expect_none_revoked(&self, next: &Hierarchy) -> Result<(), IssuanceError> {
+        let stands_there = |slot: Slot, authority: &Authority| {
+            self.hierarchy.iter().any(|(was, known)| was == slot && known.id() == authority.id())
+        };
+        let mut arrived =
+            next.iter().filter(|(slot, authority)| *slot != Slot::Retired && !stands_there(*slot, authority));
+        arrived.try_for_each(|(_, authority)| self.expect_believed(next, authority))
+    }
+
+    /// Whether neither `authority` nor its root in `hierarchy` is revoked.
+    fn expect_believed(&self, hierarchy: &Hierarchy, authority: &Authority) -> Result<(), IssuanceError> {
         let of = |authority: &Authority| self.revocations.of_authority(authority);
-        match of(authority).or_else(|| above.and_then(|(_, root)| of(root))) {
-            Some(revoked) => Err(IssuanceError::Revoked { id: id.clone(), revoked }),
+        let above = || hierarchy.root_of(authority).and_then(|(_, root)| of(root));
+        match of(authority).or_else(above) {
+            Some(revoked) => Err(IssuanceError::Revoked { id: authority.id().clone(), revoked }),
             None => Ok(()),
         }
     }

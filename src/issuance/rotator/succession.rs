@@ -62,6 +62,7 @@ impl Rotator {
         let place = place(&self.directory, Some(&self.hierarchy), &self.settings, order, now)?;
         let Placement { next, id, level, mut slot } = place;
         let next = next.unwrap_or_else(|| self.hierarchy.clone());
+        self.expect_none_revoked(&next)?;
         try_out(&self.settings, Some(&self.hierarchy), &next, now)?;
         if order.run == Run::Real {
             self.adopt(next.clone(), now)?;
@@ -78,6 +79,7 @@ impl Rotator {
                     self.adopt(active, now)?;
                     self.renew_all(self.holders.keys().cloned().collect(), now);
                 } else {
+                    self.expect_none_revoked(&active)?;
                     try_out(&self.settings, Some(&next), &active, now)?;
                 }
             }
@@ -103,8 +105,10 @@ impl Rotator {
         let Some(prepared) = self.hierarchy.issuing().prepared.clone() else {
             return self.ask_for_signature(now);
         };
-        if now + self.settings.longest_leaf() > prepared.life().not_after {
+        let is_too_old = now + self.settings.longest_leaf() > prepared.life().not_after;
+        if is_too_old || self.expect_not_revoked(Level::Issuing, prepared.id()).is_err() {
             self.adopt(self.hierarchy.discard(Level::Issuing, prepared.id())?, now)?;
+            self.asked_for = None;
             return self.ask_for_signature(now);
         }
         let (level, id) = signs_next(&self.hierarchy, prepared.id());
@@ -145,7 +149,8 @@ impl Rotator {
         if self.makes_its_own() {
             self.replace_active(now)?;
         } else {
-            self.succeed(now)?;
+            // Even the request may fail, on a full disk for one; what is there goes on all the same.
+            self.rotate_or_retry(now);
             self.expect_unexpired(now)?;
         }
         Ok(self.hierarchy.issuing().active.id() == &former)

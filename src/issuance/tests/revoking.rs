@@ -9,7 +9,7 @@ use crate::pki::{ForeignCrl, Revocation, Revoked};
 use crate::store::{pem, revocation_file};
 
 impl World {
-    async fn revoke(
+    pub(super) async fn revoke(
         &self,
         level: Level,
         id: &AuthorityId,
@@ -21,7 +21,7 @@ impl World {
     }
 
     /// Revokes as an operator's command does, and tells the owner of the CA as the agent does.
-    async fn revoke_certificate(&self, what: &str) {
+    pub(super) async fn revoke_certificate(&self, what: &str) {
         let because = Revocation { at: self.now().to_whole_second(), reason: "superseded".to_owned() };
         let list =
             revocation_file::update(self.state.path(), |list| list.with(what.parse().unwrap(), because));
@@ -61,7 +61,7 @@ impl World {
         self.lists().into_iter().filter(|(_, list, _)| has(list)).map(|(id, _, _)| id).collect()
     }
 
-    fn serial_of(&self, id: &AuthorityId) -> String {
+    pub(super) fn serial_of(&self, id: &AuthorityId) -> String {
         let path: PathBuf = self.state.path().join("authorities").join(id.as_str()).join("certificate.pem");
         let certificates = pem::certificates(&std::fs::read(path).unwrap()).unwrap();
         Revoked::serial_of(&certificates[0]).unwrap().to_string().replace("serial:", "")

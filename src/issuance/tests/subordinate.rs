@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
-use crate::pki::{Authority, AuthorityPlan, Hierarchy, LocalKeys, SignedChain, SigningRequest};
+use crate::pki::{Authority, AuthorityPlan, Hierarchy, LocalKeys, Revoked, SignedChain, SigningRequest};
 use crate::store::StoreError;
 
 /// Everything goes sixty times as fast here, for the clock is looked at every other second.
@@ -70,6 +70,14 @@ fn installed(settings: Settings, ttl: Duration) -> (World, Office) {
 impl World {
     async fn install(&self, chain: SignedChain) -> Result<Installed, IssuanceError> {
         let order = Box::new(order(chain));
+        self.ask(|reply| Command::Install { order, reply }).await
+    }
+
+    /// Has the next authority signed by `office` and installed, but does not let it sign yet.
+    async fn prepare(&self, office: &Office) -> Result<Installed, IssuanceError> {
+        self.ask(|reply| Command::Request { wanted: Wanted::Same, run: Run::Real, reply }).await?;
+        let chain = office.sign(self.state.path(), DAY * 7, self.now());
+        let order = Box::new(InstallOrder { reach: Reach::Prepared, ..order(chain) });
         self.ask(|reply| Command::Install { order, reply }).await
     }
 }
@@ -161,6 +169,30 @@ async fn an_agent_whose_authority_has_expired_says_so_instead_of_starting() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_starts_with_what_is_left_of_its_authority_also_while_no_request_can_be_written() {
+    let (world, office) = installed(elsewhere(&["agent", "orders"], HOUR), HOUR * 12);
+    let (clock, ends) = (Arc::clone(&world.clock), world.issued().hierarchy.issuing[0].not_after);
+    let state = world.stop().await;
+    pass(HOUR * 11 + MINUTE * 30).await;
+    // Whatever makes the request fail: a full disk, a read-only one, or this.
+    std::fs::create_dir(state.path().join("request.pem")).unwrap();
+
+    let world = World::start_in(state, elsewhere(&["agent", "orders"], HOUR), clock).unwrap();
+
+    assert!(world.issued().svids.values().all(|svid| svid.not_after == ends));
+    assert_eq!(world.issued().hierarchy.shortened.len(), 2);
+    world.ask(|reply| Command::IssueNow { workload: workload("agent"), reply }).await.unwrap();
+    pass(MINUTE).await;
+    let failure = world.issued().hierarchy.rotation.last_failure.clone();
+    assert!(failure.is_some_and(|failure| failure.1.contains("request.pem")), "it is told");
+    std::fs::remove_dir(world.state.path().join("request.pem")).unwrap();
+    pass(MINUTE * 10).await;
+    assert_eq!(world.issued().hierarchy.rotation.last_failure, None, "the request is made at last");
+    let chain = office.sign(world.state.path(), DAY, world.now());
+    assert_eq!(world.install(chain).await.unwrap().slot, Slot::Active);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_request_outlives_a_restart_and_changes_only_on_demand() {
     let (world, office) = installed(elsewhere(&["agent"], HOUR), DAY * 7);
     pass(DAY * 4).await;
@@ -239,6 +271,96 @@ async fn who_lags_is_left_behind_only_when_everybody_would_be_left_without() {
     pass(MINUTE * 10).await;
 
     assert_eq!(world.active(), installed.id);
+    world.check_history();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_revoked_while_it_waits_never_signs_and_another_one_is_asked_for() {
+    let (world, office) = installed(elsewhere(&["agent"], HOUR), DAY * 7);
+    let first = world.active();
+    let waiting = world.prepare(&office).await.unwrap().id;
+
+    world.revoke_certificate(&format!("serial:{}", world.serial_of(&waiting))).await;
+    pass(DAY * 4).await;
+
+    assert_eq!(world.active(), first);
+    let issued = world.issued();
+    assert!(issued.hierarchy.issuing.iter().all(|one| one.id != waiting), "{:?}", issued.hierarchy);
+    assert!(issued.hierarchy.awaiting.is_some() && world.state.path().join("request.pem").exists());
+    let chain = office.sign(world.state.path(), DAY * 7, world.now());
+    assert_eq!(world.install(chain).await.unwrap().slot, Slot::Active);
+    world.check_history();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_revoked_already_is_not_installed() {
+    let (world, office) = installed(elsewhere(&["agent"], HOUR), DAY * 7);
+    let first = world.active();
+    world.ask(|reply| Command::Request { wanted: Wanted::Same, run: Run::Real, reply }).await.unwrap();
+    let chain = office.sign(world.state.path(), DAY * 7, world.now());
+    let revoked = Revoked::serial_of(&chain.certificates[0]).unwrap().to_string();
+    world.revoke_certificate(&revoked).await;
+
+    for run in [Run::Rehearsal, Run::Real] {
+        let order = Box::new(InstallOrder { run, ..order(chain.clone()) });
+        let error = world.ask(|reply| Command::Install { order, reply }).await.unwrap_err();
+        assert!(error.to_string().ends_with(&format!("{revoked} is revoked")), "{error}");
+    }
+
+    assert_eq!(world.issued().hierarchy.issuing.len(), 1);
+    assert_eq!(world.active(), first);
+    let chain = office.sign(world.state.path(), DAY * 7, world.now());
+    assert_eq!(
+        world.install(chain).await.unwrap().slot,
+        Slot::Active,
+        "the same request is signed once more"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_authority_that_signs_is_revoked_when_its_successor_waits() {
+    // How long an authority would live that was made here says nothing where none is.
+    let settings = Settings { issuing_ttl: DAY * 4000, ..elsewhere(&["agent"], HOUR) };
+    let (world, office) = installed(settings, DAY * 7);
+    let first = world.active();
+    let alone = world.revoke(Level::Issuing, &first, Insistence::Force).await.unwrap_err();
+    assert!(crate::causes::Causes(&alone).to_string().contains("`postern ca csr`"), "{alone}");
+    let second = world.prepare(&office).await.unwrap().id;
+
+    world.revoke(Level::Issuing, &first, Insistence::Heed).await.unwrap();
+
+    assert_eq!((&world.active(), &world.svid("agent").authority), (&second, &second));
+    world.check_history();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_authority_that_signs_is_revoked_when_its_successor_waits_under_a_new_root() {
+    let (world, _) = installed(elsewhere(&["agent"], HOUR), DAY * 7);
+    let (first, next) = (world.active(), Office::open(world.now()));
+    let second = world.prepare(&next).await.unwrap().id;
+
+    let refused = world.revoke(Level::Issuing, &first, Insistence::Heed).await.unwrap_err();
+    assert!(matches!(refused, IssuanceError::NotAcknowledged { .. }), "{refused}");
+    world.revoke(Level::Issuing, &first, Insistence::Force).await.unwrap();
+
+    assert_eq!(world.active(), second);
+    assert_eq!(world.roots()[0], (Slot::Active, next.0.id().clone()));
+    world.check_history();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_elsewhere_is_not_gone_back_to_if_what_it_has_signed_here_is_revoked() {
+    let (world, _) = installed(elsewhere(&["agent"], HOUR), DAY * 7);
+    let (first, former) = (world.active(), world.roots()[0].1.clone());
+    let second = world.prepare(&Office::open(world.now())).await.unwrap().id;
+    world.revoke(Level::Issuing, &first, Insistence::Force).await.unwrap();
+
+    for run in [Run::Rehearsal, Run::Real] {
+        let change = Change { run, ..Change::new(Level::Root, Verb::RollBack(Some(former.clone()))) };
+        let refused = world.ask(|reply| Command::Change { change, reply }).await.unwrap_err();
+        assert!(matches!(&refused, IssuanceError::Revoked { id, .. } if *id == first), "{refused}");
+    }
+    assert_eq!(world.active(), second);
     world.check_history();
 }
 

@@ -95,6 +95,23 @@ const REASON: &[u8] = &[0x55, 0x1d, 21];
 const DISTRIBUTION_POINT: &[u8] = &[0x55, 0x1d, 28];
 
 #[test]
+fn what_a_root_signed_for_another_host_stays_in_its_list_for_as_long_as_it_can_be_valid() {
+    let world = World::of("a.test");
+    let (root, issuing) = (&world.hierarchy.roots().active, world.active());
+    let because = Revocation { at: now(), reason: "superseded".to_owned() };
+    let revoked = Revocations::default().with("serial:0abc".parse().unwrap(), because);
+    let listed_by = |authority: &Authority, at: Timestamp| {
+        let lists = crl_entries(&world.hierarchy, &[], &revoked, HOUR, at);
+        lists[authority.id()].contains_key("0abc")
+    };
+    assert!(listed_by(root, now()) && listed_by(issuing, now()));
+
+    // `ca sign --ttl` goes up to the end of the root, leaves are shorter.
+    assert!(listed_by(root, root.life().not_after) && !listed_by(root, root.life().not_after + HOUR * 2));
+    assert!(!listed_by(issuing, issuing.life().not_after));
+}
+
+#[test]
 fn a_chain_of_which_current_lists_say_nothing_bad_is_believed() {
     let abroad = Abroad::new();
     let lists = || vec![list(abroad.root(), &[]), list(abroad.issuing(), &["0abc".to_owned()])];
