@@ -895,7 +895,10 @@ impl Tracked {
 
     /// When to look again.
     fn next(&self, now: Timestamp) -> Timestamp {
-        self.renewal.poll_timeout().max(now + self.rest(now))
+        // A clock that was set back makes a renewal due that has a far deadline.
+        let due = self.renewal.handle_timeout(now) == Step::Renew;
+        let at = if due { now } else { self.renewal.poll_timeout() };
+        at.max(now + self.rest(now))
     }
 
     /// How long it must be kept yet.
