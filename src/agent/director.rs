@@ -73,6 +73,13 @@ pub enum ReloadError {
     Selectors,
 }
 
+impl ReloadError {
+    /// Whether the files of trusted roots are to blame.
+    const fn is_about_roots(&self) -> bool {
+        matches!(self, Self::Assembly(AssemblyError::Root(_)) | Self::Trust(_))
+    }
+}
+
 /// What is in force and how it got there, for whoever asks.
 #[derive(Clone, Debug)]
 pub(super) struct InForce {
@@ -199,15 +206,25 @@ impl Director {
 
     fn follow_issued(&mut self) {
         let issued = Arc::clone(&self.feed.borrow_and_update());
-        let same_roots = issued.bundle == self.materials.issued.bundle;
-        let mut next = Materials { issued: Arc::clone(&issued), ..self.materials.clone() };
-        if !same_roots {
-            match trust::bundles(&issued.bundle, &next.config.trust) {
-                Ok(bundles) => next.bundles = Arc::new(bundles),
-                Err(error) => return self.reject_trust(&[error.into()]),
-            }
-        }
-        match self.publish(next) {
+        let before = self.materials.clone();
+        let next = Materials { issued: Arc::clone(&issued), ..before.clone() };
+        let published = if issued.bundle == before.issued.bundle {
+            self.publish(next)
+        } else {
+            let bundles = trust::bundles(&issued.bundle, &next.config.trust).map_err(ReloadError::from);
+            let published = bundles
+                .and_then(|bundles| self.publish(Materials { bundles: Arc::new(bundles), ..next.clone() }));
+            published.or_else(|error| {
+                if !error.is_about_roots() {
+                    return Err(error);
+                }
+                // What is wrong with somebody else's roots must not hold back our own, nor what is issued below them.
+                self.reject_trust(&[error]);
+                let bundles = trust::renewed(&before.bundles, &before.issued.bundle, &issued.bundle);
+                self.publish(Materials { bundles: Arc::new(bundles), ..next })
+            })
+        };
+        match published {
             Ok(()) => self.note_certificates(),
             Err(error) => {
                 tracing::error!(error = %Causes(&error), "new certificates cannot be put into force")

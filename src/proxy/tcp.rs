@@ -291,7 +291,8 @@ mod tests {
         };
 
         let code =
-            tokio::time::timeout(Duration::from_secs(1), forbidden(&mut signal, Duration::ZERO, allowed)).await;
+            tokio::time::timeout(Duration::from_secs(1), forbidden(&mut signal, Duration::ZERO, allowed))
+                .await;
 
         assert_eq!(code, Ok("revoked"));
     }
