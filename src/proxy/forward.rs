@@ -9,7 +9,7 @@ use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
 use super::settings::Limits;
-use super::snapshot::Client;
+use super::snapshot::{Client, Standing};
 use super::upstream::{Bond, DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
 use super::worker::Worker;
 use crate::causes::Causes;
@@ -95,9 +95,10 @@ pub(super) async fn forward(
         outcome
     };
     let way = valid_way(worker, route, limits).await.ok_or(Failure::Answer(NO_IDENTITY))?;
-    let mut upstream = match worker.pool.take(&way.key, worker.now()) {
+    let kept = worker.pool.take(&way.key, worker.now());
+    let mut upstream = match kept.filter(|kept| still_stands(worker, route, kept)) {
         Some(upstream) => upstream,
-        None => dial(worker, &way, limits).await?,
+        None => dial_believed(worker, route, &way, limits).await?,
     };
     loop {
         let may_repeat = upstream.reused && repeatable == Repeatable::Yes;
@@ -108,9 +109,30 @@ pub(super) async fn forward(
                 }
                 return Ok(relayed);
             }
-            Err(RelayError::Upstream(_)) if may_repeat => upstream = dial(worker, &way, limits).await?,
+            Err(RelayError::Upstream(_)) if may_repeat => {
+                upstream = dial_believed(worker, route, &way, limits).await?;
+            }
             Err(error) => return Err(failure(worker, route, &error)),
         }
+    }
+}
+
+/// A fresh connection along `way` that is still believed now that it is there: trust may have changed meanwhile.
+async fn dial_believed(
+    worker: &Worker,
+    route: &Route<'_>,
+    way: &Way,
+    limits: &Limits,
+) -> Result<Upstream, Failure> {
+    let upstream = dial(worker, way, limits).await?;
+    if still_stands(worker, route, &upstream) { Ok(upstream) } else { Err(Failure::Answer(UNAVAILABLE)) }
+}
+
+/// Whether the certificates under a connection are believed now. A pool does not notice when one ceases to be.
+fn still_stands(worker: &Worker, route: &Route<'_>, upstream: &Upstream) -> bool {
+    match (route, &upstream.bond) {
+        (Route::Remote(resident), Some(bond)) => may_go_on(worker, resident, bond).is_ok(),
+        (Route::Remote(_) | Route::Service(_), _) => true,
     }
 }
 
@@ -152,10 +174,12 @@ fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
     }
 }
 
-/// The way that `route` takes, waiting a moment for a certificate that is valid now: after the clock was set or the machine has
-/// slept, the one at hand may not be, and the next one is on its way.
+/// The way that `route` takes, waiting a moment for a certificate that is valid now and not revoked: after the clock was set, the
+/// machine has slept or somebody has revoked it, the one at hand may not be, and the next one is on its way.
 pub(super) async fn valid_way(worker: &Worker, route: &Route<'_>, limits: &Limits) -> Option<Way> {
-    let valid = |way: &Way| way.remote.as_ref().is_none_or(|(_, client)| client.life.covers(worker.now()));
+    let showable =
+        |client: &Client| client.life.covers(worker.now()) && !matches!(client.standing, Standing::Revoked);
+    let valid = |way: &Way| way.remote.as_ref().is_none_or(|(_, client)| showable(client));
     let found = way(worker, route)?;
     if valid(&found) {
         return Some(found);
@@ -164,7 +188,7 @@ pub(super) async fn valid_way(worker: &Worker, route: &Route<'_>, limits: &Limit
     if found.is_none()
         && let Route::Remote(Resident { remote, workload, .. }) = route
     {
-        tracing::warn!(target: "postern::proxy", %remote, %workload, "the workload has no certificate that is valid now");
+        tracing::warn!(target: "postern::proxy", %remote, %workload, "the workload has no certificate that is valid now and not revoked");
     }
     found
 }
