@@ -8,6 +8,8 @@ mod support;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use postern::clock::{Clock as _, SystemClock};
@@ -15,7 +17,7 @@ use postern::identity::Subject;
 use postern::issuance::{Change, Verb};
 use postern::pki::Level;
 use postern::store::pem;
-use support::{Identity, Scene, Service, World, eventually, write};
+use support::{Identity, Scene, Service, Talk, World, eventually, write};
 use tokio::time::Instant;
 
 /// How long traffic goes on: several lives of a leaf.
@@ -229,6 +231,42 @@ async fn a_configuration_that_cannot_be_used_changes_nothing_and_is_told() {
     })
     .await;
     assert_eq!(talk.get("/a", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_listener_under_another_name_drops_nobody_who_was_waiting() {
+    let service = Service::start().await;
+    let world = Scene::guarding(service.address).start().await;
+    let (caller, path) = (world.identity("caller"), world.path().join("postern.toml"));
+    let good = std::fs::read_to_string(&path).unwrap();
+    let (seen, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let bundle = std::fs::read(world.path().join("state/bundle.pem")).unwrap();
+    let roots = pem::certificates(&bundle).unwrap();
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (address, caller, roots) = (world.address(), caller.clone(), roots.clone());
+        let (seen, stop) = (Arc::clone(&seen), Arc::clone(&stop));
+        callers.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let tls = support::caller::dial(address, &roots, Some(&caller), "http/1.1").await.unwrap();
+                assert_eq!(Talk::new(tls).get("/a", "").await.status, 200);
+                seen.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    for number in 0..30 {
+        write(&path, &good.replace("id = \"inbound\"", &format!("id = \"inbound-{number}\"")));
+        world.admin().reload().await.unwrap();
+        let before = seen.load(Ordering::Relaxed);
+        eventually("callers go on", async || (seen.load(Ordering::Relaxed) > before + 20).then_some(()))
+            .await;
+    }
+
+    stop.store(true, Ordering::Relaxed);
+    while let Some(outcome) = callers.join_next().await {
+        outcome.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -197,7 +197,7 @@ impl Director {
             let (door, sockets) = match change {
                 Change::OpenTcp(door, address) => (door, self.plane.bind_tcp(*address, claim(*address))?),
                 Change::OpenUnix(door, path) => (door, self.plane.bind_unix(path)?),
-                Change::Close(_) | Change::Issuance | Change::Workloads => continue,
+                Change::Close(_) | Change::Issuance | Change::Rename(..) | Change::Workloads => continue,
             };
             openings.push(Opening { door: door.clone(), sockets });
         }
@@ -513,6 +513,15 @@ impl Director {
                 self.plane.close(door);
             }
         }
+        let rename = |change: &Change| match change {
+            Change::Rename(from, to) => Some((from.clone(), to.clone())),
+            Change::Close(_)
+            | Change::Issuance
+            | Change::OpenTcp(..)
+            | Change::OpenUnix(..)
+            | Change::Workloads => None,
+        };
+        self.plane.rename(&changes.iter().filter_map(rename).collect::<Vec<_>>());
         openings.into_iter().for_each(|opening| self.plane.open(opening));
         Ok(changes.iter().map(ToString::to_string).collect())
     }
