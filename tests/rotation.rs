@@ -290,3 +290,44 @@ async fn a_workload_that_is_added_gets_its_identity_at_once() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_reload_tells_the_metrics_whose_certificates_there_are() {
+    let world = Scene::guarding("builtin:whoami").start().await;
+    let (path, ends) = (world.path().join("postern.toml"), "postern_certificate_not_after_seconds");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let known = async |there: bool| {
+        eventually("the metric", async || {
+            let found = world.metric(&format!("{ends}{{workload=\"new\"}}")).await;
+            (found.is_some() == there).then_some(())
+        })
+        .await;
+    };
+
+    write(&path, &format!("{good}\n[[workload]]\nid = \"new\"\n"));
+    world.admin().reload().await.unwrap();
+    known(true).await;
+    write(&path, &good);
+    world.admin().reload().await.unwrap();
+    known(false).await;
+}
+
+#[tokio::test]
+async fn files_that_are_not_delivered_any_more_are_no_trouble() {
+    let mut scene = Scene::guarding("builtin:whoami");
+    scene.config("[[workload]]\nid = \"slow\"\n");
+    let world = scene.start().await;
+    let path = world.path().join("postern.toml");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let files = "[workload.files]\ndirectory = \"files/slow\"\nreload = [\"/usr/bin/false\"]\n";
+    let degraded = async || world.status().await.degraded;
+
+    write(&path, &(good.clone() + files));
+    world.admin().reload().await.unwrap();
+    eventually("it is told", async || (!degraded().await.is_empty()).then_some(())).await;
+    assert!(degraded().await[0].starts_with("the files of slow are not taken"));
+    write(&path, &good);
+    world.admin().reload().await.unwrap();
+
+    assert_eq!(degraded().await, [""; 0]);
+}

@@ -481,7 +481,8 @@ impl Director {
         if changes.contains(&Change::Issuance) {
             self.configure_issuance(&new).await?;
         }
-        let issued = Arc::clone(&self.feed.borrow_and_update());
+        // Not marked as seen, so that it is followed in any case, whatever comes of this.
+        let issued = Arc::clone(&self.feed.borrow());
         // Not before: a new root may have come with what was issued.
         let bundles = match trust::bundles(&issued.bundle, &new.trust) {
             Ok(bundles) if bundles == *self.materials.bundles => Arc::clone(&self.materials.bundles),
@@ -649,8 +650,10 @@ impl Deliveries {
     pub(super) fn follow(&mut self, config: &Config, feed: &Feed) {
         self.running.abort_all();
         self.running = JoinSet::new();
-        self.statuses
-            .send_modify(|statuses| statuses.retain(|workload, _| config.workloads.contains_key(workload)));
+        let is_read = |workload: &WorkloadId| {
+            config.workloads.get(workload).is_some_and(|settings| settings.files.is_some())
+        };
+        self.statuses.send_modify(|statuses| statuses.retain(|workload, _| is_read(workload)));
         let consumers = readers(config).chain(doors(config));
         self.acknowledgements.send_modify(|all| all.expect(consumers, self.clock.now()));
         for (workload, settings) in &config.workloads {
