@@ -88,7 +88,7 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
         Err(error) => {
             let reason = error.to_string();
             worker.handshakes.count("not-valid-any-more");
-            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, reason, "resumed session refused");
+            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, reason, "caller refused: its certificate does not hold after the handshake");
             return;
         }
     };
