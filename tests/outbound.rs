@@ -11,12 +11,15 @@ mod support;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use support::{Act, Answer, Scene, Service, Talk, World, eventually, soon, write};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Users that need not exist: the kernel knows numbers only.
@@ -263,6 +266,11 @@ struct Neighbours {
 
 impl Neighbours {
     async fn start() -> Self {
+        Self::with("", None).await
+    }
+
+    /// The far agent is told `keys` besides, and reached by way of `by`, if it is given.
+    async fn with(keys: &str, by: Option<&Gate>) -> Self {
         let long = |_: &support::Seen| {
             let head = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n".to_vec();
             vec![
@@ -275,6 +283,7 @@ impl Neighbours {
         let services = [Service::answering(long).await, Service::echoing("hello ").await];
         let mut far = Scene::of("far.test");
         far.config("[[trust]]\ndomain = \"near.test\"\nbundle = \"other.pem\"\n")
+            .config(keys)
             .listener("inbound", "")
             .config("[[listener]]\nid = \"raw\"\naddress = \"{ip}:8444\"\nprotocol = \"tcp\"\nservice = \"echo\"\n")
             .service("long", &services[0].address.to_string(), "")
@@ -289,10 +298,10 @@ impl Neighbours {
         near.config("[[trust]]\ndomain = \"far.test\"\nbundle = \"other.pem\"\n")
             .config(&format!("[[workload]]\nid = \"web\"\nmatch = {{ uid = {uid} }}\n"));
         for (id, port, protocol, listen) in [("long", 8443, "http", 15001), ("raw", 8444, "tcp", 15002)] {
+            let address = by.map_or_else(|| format!("{}:{port}", far.ip), |gate| gate.address.to_string());
             near.config(&format!(
-                "[[remote]]\nid = \"{id}\"\naddress = \"{}:{port}\"\nprotocol = \"{protocol}\"\nlisten = \"{{ip}}:{listen}\"\n\
-                 spiffe_ids = [\"spiffe://far.test/agent\"]\n",
-                far.ip
+                "[[remote]]\nid = \"{id}\"\naddress = \"{address}\"\nprotocol = \"{protocol}\"\nlisten = \"{{ip}}:{listen}\"\n\
+                 spiffe_ids = [\"spiffe://far.test/agent\"]\n"
             ));
         }
         write(&near.path().join("other.pem"), &far.init_ca());
@@ -331,4 +340,86 @@ async fn a_connection_out_ends_when_either_certificate_under_it_is_revoked_here(
         assert_eq!(pair.near.metric("postern_connections_cut_total{code=\"revoked\"}").await, Some(2.0));
         drop(pair.far);
     }
+}
+
+#[tokio::test]
+async fn an_answer_from_outside_ends_with_the_remotes_certificate() {
+    let pair = Neighbours::with("[leaf]\nttl = \"4s\"\n", None).await;
+    let mut talk = Talk::new(TcpStream::connect((pair.near.ip, 15001)).await.unwrap());
+    let begun = Instant::now();
+    talk.send("GET /long HTTP/1.1\r\nhost: far.test\r\n\r\n").await;
+
+    let heard = talk.rest().await;
+
+    assert!(String::from_utf8(heard).unwrap().starts_with("HTTP/1.1 200 OK"));
+    assert!(begun.elapsed() < Duration::from_secs(7), "cut after {:?}", begun.elapsed());
+    let cut = pair.near.metric("postern_connections_cut_total{code=\"certificate-expired\"}").await;
+    assert_eq!(cut, Some(1.0));
+}
+
+#[tokio::test]
+async fn a_workload_whose_identity_is_revoked_here_does_not_get_out_any_more() {
+    let pair = Neighbours::start().await;
+    drop(pair.under_way().await);
+    let mut revoke = support::world::postern(pair.near.path());
+    assert!(revoke.args(["cert", "revoke", "spiffe://near.test/web"]).output().unwrap().status.success());
+    pair.near.log_with("a certificate of this host is revoked").await;
+
+    let mut talk = Talk::new(TcpStream::connect((pair.near.ip, 15001)).await.unwrap());
+    let answer = talk.get("/long", "").await;
+    let mut raw = Talk::new(TcpStream::connect((pair.near.ip, 15002)).await.unwrap());
+
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(raw.rest().await, b"");
+    let refused = pair.near.metric("postern_outbound_total{code=\"no-identity\"}").await;
+    assert_eq!(refused, Some(2.0));
+}
+
+/// A way to one address that is closed at first.
+struct Gate {
+    address: std::net::SocketAddr,
+    /// Connections that have come to it.
+    waiting: Arc<AtomicUsize>,
+    open: watch::Sender<Option<std::net::SocketAddr>>,
+}
+
+impl Gate {
+    async fn closed() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (open, opened) = watch::channel(None);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&waiting);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                let mut opened = opened.clone();
+                tokio::spawn(async move {
+                    let to = opened.wait_for(Option::is_some).await.map(|to| *to).ok().flatten();
+                    let mut far = TcpStream::connect(to.unwrap()).await.unwrap();
+                    // Whoever hangs up has had enough.
+                    drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+                });
+            }
+        });
+        Self { address, waiting, open }
+    }
+}
+
+#[tokio::test]
+async fn a_remote_that_is_revoked_while_it_is_dialled_gets_no_request() {
+    let gate = Gate::closed().await;
+    let pair = Neighbours::with("", Some(&gate)).await;
+    let mut talk = Talk::new(TcpStream::connect((pair.near.ip, 15001)).await.unwrap());
+    talk.send("GET /long HTTP/1.1\r\nhost: far.test\r\n\r\n").await;
+    eventually("the remote is dialled", async || (gate.waiting.load(Ordering::SeqCst) == 1).then_some(()))
+        .await;
+    let mut revoke = support::world::postern(pair.near.path());
+    assert!(revoke.args(["cert", "revoke", "spiffe://far.test/agent"]).output().unwrap().status.success());
+    pair.near.log_with("\"revoked\":1").await;
+
+    gate.open.send_replace(Some((pair.far.ip, 8443).into()));
+    let answer = talk.answer().await;
+
+    assert_eq!(answer.status, 502, "{}", answer.text());
 }

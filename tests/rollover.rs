@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use postern::store::pem;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use support::{Identity, Scene, Talk, World, eventually};
+use support::world::GRANT;
+use support::{ForeignCa, Identity, Scene, Talk, World, eventually};
 
 const LIFETIMES: &str =
     "[authority]\nroot_ttl = \"90s\"\nissuing_ttl = \"30s\"\ndistribute = \"1s\"\n\n[leaf]\nttl = \"3s\"\n";
@@ -169,6 +170,46 @@ async fn a_reader_that_lags_keeps_the_old_root_active_and_is_named_until_it_is_l
     support::write(&awake, "");
     let caught_up = async || (world.metric("postern_bundle_laggards").await == Some(0.0)).then_some(());
     eventually("the reader has caught up", caught_up).await;
+}
+
+#[tokio::test]
+async fn a_foreign_bundle_that_is_broken_does_not_hold_back_our_own_roots() {
+    let mut scene = Scene::guarding("builtin:whoami");
+    scene.config("[[trust]]\ndomain = \"other.test\"\nbundle = \"other.pem\"\n");
+    scene.config("[[trust]]\ndomain = \"postern.test\"\nbundle = \"more.pem\"\n");
+    scene.config(&LIFETIMES.replace("\"1s\"", "\"0s\""));
+    scene.app("others", "[[app.certificate]]\nuri = \"spiffe://other.test/**\"\n").registry(GRANT);
+    scene.app("more", "[[app.certificate]]\nuri = \"spiffe://postern.test/more/**\"\n").registry(GRANT);
+    let (other, more) = (ForeignCa::root("other"), ForeignCa::root("more"));
+    let path = scene.path().join("other.pem");
+    support::write(&path, &other.pem());
+    support::write(&scene.path().join("more.pem"), &more.pem());
+    let world = scene.start().await;
+    let strangers = [
+        other.leaf("spiffe://other.test/a", Duration::from_secs(3600)),
+        more.leaf("spiffe://postern.test/more/a", Duration::from_secs(3600)),
+    ];
+    let first = active(&world, "root").await;
+
+    support::write(&path, "no certificate\n");
+    eventually("it is told", async || {
+        world.status().await.degraded.iter().any(|reason| reason.contains("other.pem")).then_some(())
+    })
+    .await;
+    does(&world, "ca rotate --root --timeout 9s").await;
+
+    assert_ne!(active(&world, "root").await, first);
+    assert_eq!(world.metric("postern_bundle_laggards").await, Some(0.0));
+    does(&world, &format!("ca retire --root {first} --force")).await;
+    assert_eq!(world.try_get(Some(&world.identity("caller")), "").await.unwrap().status, 200);
+    for stranger in &strangers {
+        assert_eq!(world.try_get(Some(stranger), "").await.unwrap().status, 200, "believed as before");
+    }
+    let degraded = world.status().await.degraded;
+    assert!(degraded.iter().any(|reason| reason.contains("other.pem")), "{degraded:?}");
+    support::write(&path, &other.pem());
+    eventually("all is well", async || world.status().await.degraded.is_empty().then_some(())).await;
+    assert_eq!(world.try_get(Some(&world.identity("caller")), "").await.unwrap().status, 200);
 }
 
 #[tokio::test]

@@ -14,10 +14,10 @@ use crate::credential::Peppers;
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::Issued;
 use crate::limit::{Inflight, Ledger, Throttle};
-use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Usage, Verifier};
+use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Usage, Verifier, VerifyError};
 use crate::proxy::{
-    self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, TlsError, client_config,
-    server_config,
+    self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, Standing, TlsError,
+    client_config, server_config,
 };
 use crate::registry;
 
@@ -150,7 +150,7 @@ impl Assembly {
             };
             listeners.insert(settings.id.clone(), made);
         }
-        let mut own = BTreeMap::new();
+        let mut standings = BTreeMap::new();
         let mut remotes = BTreeMap::new();
         for settings in &config.remotes {
             let before =
@@ -169,11 +169,15 @@ impl Assembly {
                         let clock = Arc::clone(&self.clock);
                         let tls = client_config(svid, Arc::clone(&verifier), clock, expected, protocols)
                             .map_err(|source| AssemblyError::Tls { door: settings.id.to_string(), source })?;
-                        let own = own.entry(workload).or_insert_with(|| {
-                            verifier.verify(&svid.chain, Usage::Client, self.clock.now()).ok().map(Arc::new)
+                        let standing = standings.entry(workload).or_insert_with(|| {
+                            match verifier.verify(&svid.chain, Usage::Client, self.clock.now()) {
+                                Ok(own) => Standing::Believed(Arc::new(own)),
+                                Err(VerifyError::Revoked(_)) => Standing::Revoked,
+                                Err(_) => Standing::Unproven,
+                            }
                         });
                         Client {
-                            own: own.clone(),
+                            standing: standing.clone(),
                             own_id: svid.spiffe_id.clone(),
                             generation: svid.generation,
                             life: svid.life(),

@@ -73,6 +73,13 @@ pub enum ReloadError {
     Selectors,
 }
 
+impl ReloadError {
+    /// Whether the files of trusted roots are to blame.
+    const fn is_about_roots(&self) -> bool {
+        matches!(self, Self::Assembly(AssemblyError::Root(_)) | Self::Trust(_))
+    }
+}
+
 /// What is in force and how it got there, for whoever asks.
 #[derive(Clone, Debug)]
 pub(super) struct InForce {
@@ -190,7 +197,7 @@ impl Director {
             let (door, sockets) = match change {
                 Change::OpenTcp(door, address) => (door, self.plane.bind_tcp(*address, claim(*address))?),
                 Change::OpenUnix(door, path) => (door, self.plane.bind_unix(path)?),
-                Change::Close(_) | Change::Issuance | Change::Workloads => continue,
+                Change::Close(_) | Change::Issuance | Change::Rename(..) | Change::Workloads => continue,
             };
             openings.push(Opening { door: door.clone(), sockets });
         }
@@ -199,15 +206,25 @@ impl Director {
 
     fn follow_issued(&mut self) {
         let issued = Arc::clone(&self.feed.borrow_and_update());
-        let same_roots = issued.bundle == self.materials.issued.bundle;
-        let mut next = Materials { issued: Arc::clone(&issued), ..self.materials.clone() };
-        if !same_roots {
-            match trust::bundles(&issued.bundle, &next.config.trust) {
-                Ok(bundles) => next.bundles = Arc::new(bundles),
-                Err(error) => return self.reject_trust(&[error.into()]),
-            }
-        }
-        match self.publish(next) {
+        let before = self.materials.clone();
+        let next = Materials { issued: Arc::clone(&issued), ..before.clone() };
+        let published = if issued.bundle == before.issued.bundle {
+            self.publish(next)
+        } else {
+            let bundles = trust::bundles(&issued.bundle, &next.config.trust).map_err(ReloadError::from);
+            let published = bundles
+                .and_then(|bundles| self.publish(Materials { bundles: Arc::new(bundles), ..next.clone() }));
+            published.or_else(|error| {
+                if !error.is_about_roots() {
+                    return Err(error);
+                }
+                // What is wrong with somebody else's roots must not hold back our own, nor what is issued below them.
+                self.reject_trust(&[error]);
+                let bundles = trust::renewed(&before.bundles, &before.issued.bundle, &issued.bundle);
+                self.publish(Materials { bundles: Arc::new(bundles), ..next })
+            })
+        };
+        match published {
             Ok(()) => self.note_certificates(),
             Err(error) => {
                 tracing::error!(error = %Causes(&error), "new certificates cannot be put into force")
@@ -464,7 +481,8 @@ impl Director {
         if changes.contains(&Change::Issuance) {
             self.configure_issuance(&new).await?;
         }
-        let issued = Arc::clone(&self.feed.borrow_and_update());
+        // Not marked as seen, so that it is followed in any case, whatever comes of this.
+        let issued = Arc::clone(&self.feed.borrow());
         // Not before: a new root may have come with what was issued.
         let bundles = match trust::bundles(&issued.bundle, &new.trust) {
             Ok(bundles) if bundles == *self.materials.bundles => Arc::clone(&self.materials.bundles),
@@ -496,6 +514,15 @@ impl Director {
                 self.plane.close(door);
             }
         }
+        let rename = |change: &Change| match change {
+            Change::Rename(from, to) => Some((from.clone(), to.clone())),
+            Change::Close(_)
+            | Change::Issuance
+            | Change::OpenTcp(..)
+            | Change::OpenUnix(..)
+            | Change::Workloads => None,
+        };
+        self.plane.rename(&changes.iter().filter_map(rename).collect::<Vec<_>>());
         openings.into_iter().for_each(|opening| self.plane.open(opening));
         Ok(changes.iter().map(ToString::to_string).collect())
     }
@@ -623,8 +650,10 @@ impl Deliveries {
     pub(super) fn follow(&mut self, config: &Config, feed: &Feed) {
         self.running.abort_all();
         self.running = JoinSet::new();
-        self.statuses
-            .send_modify(|statuses| statuses.retain(|workload, _| config.workloads.contains_key(workload)));
+        let is_read = |workload: &WorkloadId| {
+            config.workloads.get(workload).is_some_and(|settings| settings.files.is_some())
+        };
+        self.statuses.send_modify(|statuses| statuses.retain(|workload, _| is_read(workload)));
         let consumers = readers(config).chain(doors(config));
         self.acknowledgements.send_modify(|all| all.expect(consumers, self.clock.now()));
         for (workload, settings) in &config.workloads {

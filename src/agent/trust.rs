@@ -155,3 +155,15 @@ pub(super) fn bundles(own: &TrustBundle, foreign: &[ForeignBundle]) -> Result<Bu
     }
     Ok(set)
 }
+
+/// `former`, with our own roots replaced and all that was read from files as it is: for when the files cannot be read again.
+pub(super) fn renewed(former: &BundleSet, own_before: &TrustBundle, own: &TrustBundle) -> BundleSet {
+    let mut bundle = own.clone();
+    let known = former.get(&own.domain).map(|bundle| bundle.roots.as_slice()).unwrap_or_default();
+    for root in known.iter().filter(|root| !own_before.roots.contains(root)) {
+        if !bundle.roots.contains(root) {
+            bundle.roots.push(root.clone());
+        }
+    }
+    former.clone().with(bundle)
+}

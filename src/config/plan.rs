@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::id::ListenerId;
 use crate::proxy::Door;
 
 use super::settings::Config;
@@ -18,6 +19,8 @@ pub enum Change {
     OpenTcp(Door, SocketAddr),
     /// A door on a Unix socket that is new, or has moved.
     OpenUnix(Door, PathBuf),
+    /// A listener that has another name at the same address.
+    Rename(ListenerId, ListenerId),
     /// Which files are delivered, and to whom.
     Workloads,
 }
@@ -29,6 +32,7 @@ impl std::fmt::Display for Change {
             Self::Issuance => f.write_str("what is issued, and for whom, follows the new settings"),
             Self::OpenTcp(door, address) => write!(f, "{door} is open on {address}"),
             Self::OpenUnix(door, path) => write!(f, "{door} is open at {}", path.display()),
+            Self::Rename(from, to) => write!(f, "the listener {from} is called {to}"),
             Self::Workloads => f.write_str("files and callers of workloads follow the new settings"),
         }
     }
@@ -70,17 +74,33 @@ pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>
         changes.push(Change::Workloads);
     }
     let (before, after) = (doors(old), doors(new));
-    let gone = before.iter().filter(|door| !after.contains(door));
-    changes.extend(gone.map(|(door, _)| Change::Close(door.clone())));
-    let added = after.into_iter().filter(|door| !before.contains(door));
-    changes.extend(added.map(|(door, place)| match place {
+    let mut gone: Vec<_> = before.iter().filter(|door| !after.contains(door)).collect();
+    let mut added: Vec<_> = after.iter().filter(|door| !before.contains(door)).cloned().collect();
+    let renames = renames(&gone, &added);
+    gone.retain(|(door, _)| !renames.iter().any(|(from, _)| *door == Door::Inbound(from.clone())));
+    added.retain(|(door, _)| !renames.iter().any(|(_, to)| *door == Door::Inbound(to.clone())));
+    changes.extend(gone.into_iter().map(|(door, _)| Change::Close(door.clone())));
+    changes.extend(renames.into_iter().map(|(from, to)| Change::Rename(from, to)));
+    changes.extend(added.into_iter().map(|(door, place)| match place {
         Place::Tcp(address) => Change::OpenTcp(door, address),
         Place::Unix(path) => Change::OpenUnix(door, path),
     }));
     Ok(changes)
 }
 
-#[derive(Eq, PartialEq)]
+/// The listeners among `gone` at whose address one of another name is `added`, with that name.
+fn renames(gone: &[&(Door, Place)], added: &[(Door, Place)]) -> Vec<(ListenerId, ListenerId)> {
+    let heir = |(door, place): &&(Door, Place)| {
+        let Door::Inbound(from) = door else { return None };
+        added.iter().find_map(|(door, other)| match door {
+            Door::Inbound(to) if other == place => Some((from.clone(), to.clone())),
+            Door::Inbound(_) | Door::OutboundTcp(_) | Door::OutboundUnix(_) => None,
+        })
+    };
+    gone.iter().filter_map(heir).collect()
+}
+
+#[derive(Clone, Eq, PartialEq)]
 enum Place {
     Tcp(SocketAddr),
     Unix(PathBuf),

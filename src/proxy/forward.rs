@@ -11,7 +11,7 @@ use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
 use super::settings::Limits;
-use super::snapshot::Client;
+use super::snapshot::{Client, Standing};
 use super::upstream::{Bond, DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
 use super::worker::Worker;
 use crate::causes::Causes;
@@ -99,9 +99,10 @@ pub(super) async fn forward(
     };
     let way = valid_way(worker, route, limits).await.ok_or(Failure::Answer(NO_IDENTITY))?;
     let begun = Instant::now();
-    let mut upstream = match worker.pool.take(&way.key, worker.now()) {
+    let kept = worker.pool.take(&way.key, worker.now());
+    let mut upstream = match kept.filter(|kept| still_stands(worker, route, kept)) {
         Some(upstream) => upstream,
-        None => dial(worker, &way, limits).await?,
+        None => dial_believed(worker, route, &way, limits).await?,
     };
     loop {
         let may_repeat = upstream.reused && repeatable == Repeatable::Yes;
@@ -113,7 +114,9 @@ pub(super) async fn forward(
                 }
                 return Ok(relayed);
             }
-            Err(RelayError::Upstream(_)) if may_repeat => upstream = dial(worker, &way, limits).await?,
+            Err(RelayError::Upstream(_)) if may_repeat => {
+                upstream = dial_believed(worker, route, &way, limits).await?;
+            }
             Err(error) => {
                 if matches!(error, RelayError::TimedOut) {
                     note_delay(worker, route, begun);
@@ -128,6 +131,25 @@ pub(super) async fn forward(
 fn note_delay(worker: &Worker, route: &Route<'_>, begun: Instant) {
     if let Route::Service(admission) = route {
         admission.permit.answered(begun.elapsed(), worker.now());
+    }
+}
+
+/// A fresh connection along `way` that is still believed now that it is there: trust may have changed meanwhile.
+async fn dial_believed(
+    worker: &Worker,
+    route: &Route<'_>,
+    way: &Way,
+    limits: &Limits,
+) -> Result<Upstream, Failure> {
+    let upstream = dial(worker, way, limits).await?;
+    if still_stands(worker, route, &upstream) { Ok(upstream) } else { Err(Failure::Answer(UNAVAILABLE)) }
+}
+
+/// Whether the certificates under a connection are believed now. A pool does not notice when one ceases to be.
+fn still_stands(worker: &Worker, route: &Route<'_>, upstream: &Upstream) -> bool {
+    match (route, &upstream.bond) {
+        (Route::Remote(resident), Some(bond)) => may_go_on(worker, resident, bond).is_ok(),
+        (Route::Remote(_) | Route::Service(_), _) => true,
     }
 }
 
@@ -169,10 +191,12 @@ fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
     }
 }
 
-/// The way that `route` takes, waiting a moment for a certificate that is valid now: after the clock was set or the machine has
-/// slept, the one at hand may not be, and the next one is on its way.
+/// The way that `route` takes, waiting a moment for a certificate that is valid now and not revoked: after the clock was set, the
+/// machine has slept or somebody has revoked it, the one at hand may not be, and the next one is on its way.
 pub(super) async fn valid_way(worker: &Worker, route: &Route<'_>, limits: &Limits) -> Option<Way> {
-    let valid = |way: &Way| way.remote.as_ref().is_none_or(|(_, client)| client.life.covers(worker.now()));
+    let showable =
+        |client: &Client| client.life.covers(worker.now()) && !matches!(client.standing, Standing::Revoked);
+    let valid = |way: &Way| way.remote.as_ref().is_none_or(|(_, client)| showable(client));
     let found = way(worker, route)?;
     if valid(&found) {
         return Some(found);
@@ -181,7 +205,7 @@ pub(super) async fn valid_way(worker: &Worker, route: &Route<'_>, limits: &Limit
     if found.is_none()
         && let Route::Remote(Resident { remote, workload, .. }) = route
     {
-        tracing::warn!(target: "postern::proxy", %remote, %workload, "the workload has no certificate that is valid now");
+        tracing::warn!(target: "postern::proxy", %remote, %workload, "the workload has no certificate that is valid now and not revoked");
     }
     found
 }

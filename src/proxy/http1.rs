@@ -48,6 +48,14 @@ impl Peer {
             Self::Visitor(visitor) => visitor.still_stands(worker).is_ok(),
         }
     }
+
+    /// When the certificates end that the exchange under way rests on, if it leads to a remote.
+    fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Resident(resident) => resident.bond.borrow().as_ref().map(|bond| bond.until),
+            Self::Visitor(_) => None,
+        }
+    }
 }
 
 /// Serves requests on `io` until either side has had enough. `until` is when the certificate ends that it rests on.
@@ -56,7 +64,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = Arc::clone(&worker.snapshot().limits);
-    let validity = || until.map(|until| worker.moment(until));
+    let validity = || until.or_else(|| peer.until()).map(|until| worker.moment(until));
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity());
     let mut signal = worker.signal.clone();
     let ending = Cell::new(signal.borrow_and_update().draining);
@@ -282,7 +290,14 @@ where
                         out: &mut *out,
                         stage: &connection.stage,
                     };
-                    relay(side, upstream, &mut *upstream_head, request.body, &caller, &request.id, pace).await
+                    let head = &mut *upstream_head;
+                    let Some(until) = upstream.until else {
+                        return relay(side, upstream, head, request.body, &caller, &request.id, pace).await;
+                    };
+                    deadline.move_validity(Some(worker.moment(until)));
+                    let outcome = relay(side, upstream, head, request.body, &caller, &request.id, pace).await;
+                    deadline.move_validity(None);
+                    outcome
                 });
                 match relayed.await {
                     Ok(relayed) => Done::from(relayed),

@@ -134,7 +134,8 @@ where
                 if visitor.still_stands(&worker).is_err() {
                     return;
                 }
-                if signal.borrow_and_update().draining && !ending {
+                // Not marked as seen: what has changed since the question above is to be asked about again.
+                if signal.borrow().draining && !ending {
                     ending = true;
                     connection.graceful_shutdown();
                 }

@@ -33,6 +33,7 @@ pub(super) async fn accept(
     socket: std::net::TcpListener,
 ) -> io::Result<()> {
     let socket = TcpListener::from_std(socket)?;
+    let address = socket.local_addr()?;
     let mut failures = 0;
     loop {
         match socket.accept().await {
@@ -43,8 +44,7 @@ pub(super) async fn accept(
                     worker.handshakes.count("too-many-connections");
                     continue;
                 }
-                if let Some(listener) = snapshot.listeners.get(&id) {
-                    let listener = Arc::clone(listener);
+                if let Some(listener) = listener(&snapshot, address, &id) {
                     tokio::task::spawn_local(welcome(Rc::clone(&worker), listener, stream, peer));
                 }
             }
@@ -53,14 +53,21 @@ pub(super) async fn accept(
     }
 }
 
+/// The listener at `address`, whatever its name is by now; one that was given no port of its own is found by the name that it was
+/// opened under.
+fn listener(snapshot: &Snapshot, address: SocketAddr, id: &ListenerId) -> Option<Arc<Listener>> {
+    let is_here = |listener: &&Arc<Listener>| listener.settings.address == address;
+    snapshot.listeners.values().find(is_here).or_else(|| snapshot.listeners.get(id)).cloned()
+}
+
 async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let _open = OpenConnection::on(&worker);
-    let snapshot = worker.snapshot();
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let until = Instant::now() + snapshot.limits.handshake;
-    let Some(listener) = presentable(&worker, listener, snapshot.limits.handshake).await else { return };
+    let within = worker.snapshot().limits.handshake;
+    let until = Instant::now() + within;
+    let Some(listener) = presentable(&worker, listener, within).await else { return };
     let acceptor = TlsAcceptor::from(Arc::clone(&listener.tls));
     let accepting = acceptor.accept(stream).into_fallible();
     let stream = match timeout_at(until, accepting).await {
@@ -75,13 +82,14 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
             return;
         }
     };
-    let now = worker.now();
+    // Not by what was in force when the handshake began: trust may have changed meanwhile, either way.
+    let (snapshot, now) = (worker.snapshot(), worker.now());
     let verified = match verified(&stream, &snapshot, now) {
         Ok(verified) => verified,
         Err(error) => {
             let reason = error.to_string();
             worker.handshakes.count("not-valid-any-more");
-            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, reason, "resumed session refused");
+            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, reason, "caller refused: its certificate does not hold after the handshake");
             return;
         }
     };

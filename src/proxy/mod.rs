@@ -39,7 +39,7 @@ pub use settings::{
     ServiceSettings,
 };
 pub use sightings::{Lookout, Sighting};
-pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot};
+pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing};
 pub use tls::{TlsError, client_config, server_config};
 
 #[cfg(test)]

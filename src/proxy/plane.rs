@@ -80,6 +80,7 @@ pub enum PlaneError {
 enum Order {
     Close(Door),
     Open(Door, Socket),
+    Rename(Vec<(ListenerId, ListenerId)>),
 }
 
 /// The running threads.
@@ -164,6 +165,14 @@ impl Plane {
         }
     }
 
+    /// Gives open listeners other names, from the first to the second of each pair, all at once. Their sockets stay, so that
+    /// nobody who waits at them is turned away: the system resets whoever has not been accepted when a socket closes.
+    pub fn rename(&self, names: &[(ListenerId, ListenerId)]) {
+        for (orders, _) in &self.threads {
+            drop(orders.send(Order::Rename(names.to_vec())));
+        }
+    }
+
     /// Has every live connection looked at again: a new snapshot is in force.
     pub fn announce_change(&self) {
         self.signal.send_modify(|signal| signal.changes = signal.changes.wrapping_add(1));
@@ -223,6 +232,13 @@ async fn run(
                 if let Some(earlier) = doors.insert(door, tokio::task::spawn_local(accepting).abort_handle())
                 {
                     earlier.abort();
+                }
+            }
+            Order::Rename(names) => {
+                // Two may have swapped their names.
+                let found = names.into_iter().map(|(from, to)| (doors.remove(&Door::Inbound(from)), to));
+                for (accepting, to) in found.collect::<Vec<_>>() {
+                    accepting.and_then(|accepting| doors.insert(Door::Inbound(to), accepting));
                 }
             }
         }

@@ -85,10 +85,31 @@ pub struct Client {
     pub generation: u64,
     /// From when until when its certificate is valid: no connection is made at another time, and none outlives it.
     pub life: Life,
-    /// Its own certificate, if we believe it ourselves: what is revoked here is not shown to others for long.
-    pub own: Option<Arc<Verified>>,
+    /// Whether we believe its own certificate ourselves: what is revoked here is not shown to others.
+    pub standing: Standing,
     /// Its certificate and the verifier of the remote's identity; pooled connections are tied to it.
     pub tls: Arc<rustls::ClientConfig>,
+}
+
+/// What we think of a certificate that we show ourselves.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// We would believe it, too.
+    Believed(Arc<Verified>),
+    /// It was revoked here, or its key, its holder or an authority above it.
+    Revoked,
+    /// Our own roots do not prove it now; others may.
+    Unproven,
+}
+
+impl Standing {
+    /// The certificate, if we believe it.
+    pub(super) const fn believed(&self) -> Option<&Arc<Verified>> {
+        match self {
+            Self::Believed(own) => Some(own),
+            Self::Revoked | Self::Unproven => None,
+        }
+    }
 }
 
 /// Which service answers for which host and path.

@@ -206,10 +206,11 @@ async fn forbidden(
     allowed: impl Fn() -> Result<(), &'static str>,
 ) -> &'static str {
     loop {
+        // Before the question, so that what changes while it is answered is asked about again.
+        let draining = signal.borrow_and_update().draining;
         if let Err(code) = allowed() {
             return code;
         }
-        let draining = signal.borrow_and_update().draining;
         // Without a sender there is no plane any more.
         if draining || signal.changed().await.is_err() {
             tokio::time::sleep(within.saturating_sub(Duration::from_secs(1))).await;
@@ -269,5 +270,31 @@ impl OneWay {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_while_it_is_asked_is_asked_about_again() {
+        let (sender, mut signal) = watch::channel(Signal::default());
+        let asked = std::cell::Cell::new(0);
+        let allowed = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 {
+                // The answer is still by the former snapshot when the next one is announced.
+                sender.send_modify(|signal| signal.changes += 1);
+                return Ok(());
+            }
+            Err("revoked")
+        };
+
+        let code =
+            tokio::time::timeout(Duration::from_secs(1), forbidden(&mut signal, Duration::ZERO, allowed))
+                .await;
+
+        assert_eq!(code, Ok("revoked"));
     }
 }

@@ -106,6 +106,8 @@ pub(super) struct Bond {
     pub(super) peer: Arc<Verified>,
     /// The workload's, if we believe it ourselves.
     pub(super) own: Option<Arc<Verified>>,
+    /// When the first of the two ends.
+    pub(super) until: Timestamp,
 }
 
 /// The streams that lead to something that answers.
@@ -264,7 +266,7 @@ pub(super) async fn dial_remote(
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = verdict(verifier, chain, Usage::Server, now)?;
     let until = peer.not_after().min(client.life.not_after);
-    let bond = Some(Arc::new(Bond { peer, own: client.own.clone() }));
+    let bond = Some(Arc::new(Bond { peer, own: client.standing.believed().cloned(), until }));
     Ok(Upstream { until: Some(until), bond, ..Upstream::new(UpstreamIo::Tls(Box::new(stream))) })
 }
 

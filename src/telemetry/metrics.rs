@@ -49,11 +49,6 @@ struct LevelLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct DomainLabel {
-    trust_domain: String,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct AuthorityLabel {
     authority: String,
     level: &'static str,
@@ -94,8 +89,8 @@ pub struct Metrics {
     pub certificates_shortened: Gauge,
     /// Consumers of the trust bundle that have not loaded the one in force.
     pub bundle_laggards: Gauge,
-    crl_next_update: Family<DomainLabel, Gauge>,
-    crl_stale: Family<DomainLabel, Gauge>,
+    crl_next_update: Family<TrustDomainLabel, Gauge>,
+    crl_stale: Family<TrustDomainLabel, Gauge>,
     /// Reasons for which the agent calls itself degraded.
     pub degraded: Gauge,
     /// 1 while the state directory can be written.
@@ -303,7 +298,7 @@ impl Metrics {
 
     /// Remembers how the revocation lists of a trust domain stand.
     pub fn set_crls(&self, trust_domain: &str, next_update: i64, stale: usize) {
-        let label = DomainLabel { trust_domain: trust_domain.to_owned() };
+        let label = TrustDomainLabel { trust_domain: trust_domain.to_owned() };
         self.crl_next_update.get_or_create(&label).set(next_update);
         self.crl_stale.get_or_create(&label).set(i64::try_from(stale).unwrap_or(i64::MAX));
     }
