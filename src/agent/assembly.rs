@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::credential::Peppers;
+use crate::credential::{NonceMemory, Peppers, SignatureTerms};
 use crate::id::{AuthorityId, ListenerId, RemoteId, WorkloadId};
 use crate::issuance::Issued;
 use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Usage, Verifier};
@@ -57,6 +57,7 @@ pub(super) struct Assembly {
     verifier: Option<Arc<Verifier>>,
     listeners: BTreeMap<ListenerId, Made>,
     remotes: BTreeMap<RemoteId, Arc<Remote>>,
+    nonces: Arc<NonceMemory>,
 }
 
 /// A listener's TLS, from which certificate it was made and when.
@@ -75,7 +76,9 @@ const OLDEST_SESSIONS: Duration = Duration::from_secs(55 * 60);
 impl Assembly {
     /// An assembly that has made nothing yet.
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, verifier: None, listeners: BTreeMap::new(), remotes: BTreeMap::new() }
+        // Its size is that of the rules, as soon as there are any.
+        let nonces = Arc::new(NonceMemory::new(0, clock.now()));
+        Self { clock, verifier: None, listeners: BTreeMap::new(), remotes: BTreeMap::new(), nonces }
     }
 
     /// Whether some listener's sessions grow too old unless everything is assembled again.
@@ -178,6 +181,7 @@ impl Assembly {
             remotes,
             limits: Arc::new(config.limits.clone()),
             api_key_header: Arc::clone(&config.api_key_header),
+            signatures: Arc::new(SignatureTerms::new(config.signatures.clone(), Arc::clone(&self.nonces))),
             retired: Arc::new(retired(issued)),
         })
     }

@@ -140,16 +140,21 @@ const STEPS: [&str; 9] = [
 fn decided_by(code: &str) -> (usize, &'static str) {
     if let Some(refusal) = Refusal::ALL.into_iter().find(|refusal| refusal.code() == code) {
         let step = match refusal {
-            Refusal::DuplicateCredential | Refusal::KeyInUrl => 1,
+            Refusal::BadContentDigest | Refusal::DuplicateCredential | Refusal::KeyInUrl => 1,
             Refusal::AmbiguousCertificate
+            | Refusal::InsufficientCoverage
             | Refusal::InvalidCredential
             | Refusal::MissingCredential
             | Refusal::PrincipalMismatch
             | Refusal::UnmappedCertificate => 2,
-            Refusal::CredentialExpired
+            Refusal::ClockSkew
+            | Refusal::CredentialExpired
             | Refusal::CredentialNotYetValid
             | Refusal::CredentialPending
-            | Refusal::CredentialRevoked => 3,
+            | Refusal::CredentialRevoked
+            | Refusal::ReplayMemoryFull
+            | Refusal::Replayed
+            | Refusal::SignatureExpired => 3,
         };
         return (step, refusal.sentence());
     }
@@ -163,6 +168,7 @@ fn decided_by(code: &str) -> (usize, &'static str) {
         return (step, denial.sentence());
     }
     match code {
+        "content-digest-mismatch" => (1, "The body is not the one that was signed."),
         "no-such-service" => (7, "No service answers for this host and path."),
         "bad-path" => (1, "The path is ambiguous."),
         _ => (1, "The request head is malformed or ambiguous."),

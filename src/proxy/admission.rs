@@ -14,7 +14,10 @@ use super::snapshot::{Listener, Snapshot};
 use super::worker::Worker;
 use crate::authz::{Ask, Door, No, Permit, check};
 use crate::clock::Timestamp;
-use crate::credential::{Evidence, HeaderEvidence, Refusal, authenticate};
+use crate::credential::{
+    Content, ContentDigest, DigestCheck, Evidence, HeaderEvidence, Message, NonceUse, Refusal, Signed,
+    authenticate,
+};
 use crate::identity::Subject;
 use crate::pki::Verified;
 use crate::registry::PolicyPath;
@@ -75,6 +78,8 @@ impl Visitor {
 pub(super) struct Admission<'s> {
     pub(super) permit: Permit<'s>,
     pub(super) service: &'s Arc<ServiceSettings>,
+    /// What the body must turn out to be, where the caller has signed it.
+    pub(super) digest: Option<DigestCheck>,
 }
 
 /// What the access log says of the decision.
@@ -130,6 +135,25 @@ pub(super) fn request_id(head: &Head<'_, '_>, ids: &RequestIds, now: Timestamp) 
     taken_over.unwrap_or_else(|| ids.next(now))
 }
 
+/// What a decision is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Purpose {
+    /// Somebody is to be let in.
+    Admit,
+    /// Nobody calls: it is only asked what would be.
+    Rehearse,
+}
+
+impl Purpose {
+    /// Whether the nonce of a signature is used up.
+    const fn nonce_use(self) -> NonceUse {
+        match self {
+            Self::Admit => NonceUse::Spend,
+            Self::Rehearse => NonceUse::Look,
+        }
+    }
+}
+
 /// Decides on a request and, on a yes, writes the head for the service into `out`.
 ///
 /// # Errors
@@ -143,12 +167,15 @@ pub(super) fn admit<'s>(
     visitor: &Visitor,
     snapshot: &'s Snapshot,
     trace: &Trace<'_>,
-    now: Timestamp,
+    (purpose, now): (Purpose, Timestamp),
     out: &mut Vec<u8>,
 ) -> Result<Admission<'s>, (Answer, Verdict<'s>)> {
     let listener = visitor.listener.settings.accepts.as_ref();
-    let refuse =
-        |refusal: Refusal| (Answer::from_refusal(refusal, [listener]), Verdict::of_nobody(refusal.code()));
+    let signatures = &snapshot.signatures;
+    let refuse = |refusal: Refusal| {
+        let answer = Answer::from_refusal(refusal, [listener]).with_terms(signatures, now);
+        (answer, Verdict::of_nobody(refusal.code()))
+    };
     if names_api_key(head.path) || head.query.is_some_and(names_api_key) {
         return Err(refuse(Refusal::KeyInUrl));
     }
@@ -157,6 +184,8 @@ pub(super) fn admit<'s>(
     };
     let fields = head.fields.iter().map(|field| (field.name, field.value));
     let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header).map_err(refuse)?;
+    let signed = Signed::read(message(head), signatures, purpose.nonce_use()).map_err(refuse)?;
+    let headers = HeaderEvidence { signature: signed.as_ref(), ..headers };
     let evidence = Evidence { certificate: visitor.subject(), headers };
 
     let Some(service) = snapshot.routes.find(head.authority, path.as_str()) else {
@@ -167,16 +196,38 @@ pub(super) fn admit<'s>(
     let door = Door { listener, service: service.accepts.as_ref() };
     let ask = Ask::Http { service: &service.id, method: head.method, path: &path };
     let permit = check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, now).map_err(|no| {
-        (Answer::from_no(&no, [door.listener, door.service]), Verdict::of_no(&no, service.id.as_str()))
+        let answer = Answer::from_no(&no, [door.listener, door.service]).with_terms(signatures, now);
+        (answer, Verdict::of_no(&no, service.id.as_str()))
     })?;
+    let digest = signed.as_ref().and_then(Signed::content_digest).map(ContentDigest::begin);
+    if head.body == Framing::Length(0) && !digest.clone().is_none_or(DigestCheck::matches) {
+        let verdict =
+            Verdict { code: DIGEST_MISMATCH.code, ..Verdict::of_permit(&permit, service.id.as_str()) };
+        return Err((DIGEST_MISMATCH, verdict));
+    }
 
     start(out, head, path.as_str());
-    pass_fields(out, head, &snapshot.api_key_header, trace);
+    let signature = if signed.is_some() { SignatureFields::End } else { SignatureFields::Pass };
+    pass_fields(out, head, &snapshot.api_key_header, signature, trace);
     out.extend_from_slice(&visitor.fields);
     vouch(out, &permit);
     finish(out, head, trace);
-    Ok(Admission { permit, service })
+    Ok(Admission { permit, service, digest })
 }
+
+/// What a signature can cover of `head`.
+fn message<'h>(head: &Head<'h, 'h>) -> Message<'h> {
+    let content = if head.body == Framing::Length(0) { Content::Absent } else { Content::Present };
+    let Head { method, authority, path, query, fields, .. } = *head;
+    Message { method, authority, path, query, fields, content }
+}
+
+/// The body is not the one that the caller has signed.
+pub(super) const DIGEST_MISMATCH: Answer = Answer::new(
+    400,
+    "content-digest-mismatch",
+    "The body does not match the signed Content-Digest; the service was not given all of it.",
+);
 
 /// The path could be read in two ways.
 const BAD_PATH: Answer = Answer::new(
@@ -255,15 +306,39 @@ fn start(out: &mut Vec<u8>, head: &Head<'_, '_>, path: &str) {
     field(out, "host", head.authority.as_bytes());
 }
 
-fn pass_fields(out: &mut Vec<u8>, head: &Head<'_, '_>, api_key_header: &str, trace: &Trace<'_>) {
+fn pass_fields(
+    out: &mut Vec<u8>,
+    head: &Head<'_, '_>,
+    api_key_header: &str,
+    signature: SignatureFields,
+    trace: &Trace<'_>,
+) {
     for line in head.fields {
         let passes = fate_of_request_field(line.name, line.value) == Fate::Pass
             && !line.name.eq_ignore_ascii_case(api_key_header)
+            && !signature.ends_with_us(line.name)
             && !trace.replaces(line.name)
             && !is_nominated(head, line.name);
         if passes {
             field(out, line.name, line.value);
         }
+    }
+}
+
+/// What becomes of the fields that carry a signature.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum SignatureFields {
+    /// They end here: with them, the service could ask us for something in the caller's name.
+    End,
+    /// They are not for us.
+    Pass,
+}
+
+impl SignatureFields {
+    fn ends_with_us(self, name: &str) -> bool {
+        let carries_one =
+            name.eq_ignore_ascii_case("signature") || name.eq_ignore_ascii_case("signature-input");
+        self == Self::End && carries_one
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::admission::{Admission, Trace, Verdict, Visitor, admit, dispatch, request_id};
+use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, dispatch, request_id};
 use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
@@ -21,7 +21,7 @@ use super::headers::loggable;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
 use super::linger::{self, LINGER};
 use super::refuse::Answer;
-use super::relay::{Pace, Relayed, Side, Stage, relay};
+use super::relay::{Body, Pace, Relayed, Side, Stage, relay};
 use super::request_id::RequestId;
 use super::response::Caller;
 use super::settings::{Endpoint, Limits};
@@ -262,6 +262,11 @@ where
             } else {
                 let pace = Pace { deadline, stall: snapshot.limits.stall, ending };
                 let repeatable = Repeatable::of(request.method, request.body);
+                // What has a body is sent once only.
+                let mut digest = match route {
+                    Route::Service(admission) => admission.digest.clone(),
+                    Route::Remote(_) => None,
+                };
                 let relayed = forward(worker, route, &snapshot.limits, repeatable, async |upstream| {
                     let side = Side {
                         io: &mut connection.io,
@@ -269,7 +274,8 @@ where
                         out: &mut *out,
                         stage: &connection.stage,
                     };
-                    relay(side, upstream, &mut *upstream_head, request.body, &caller, &request.id, pace).await
+                    let body = Body { framing: request.body, digest: digest.take() };
+                    relay(side, upstream, &mut *upstream_head, body, &caller, &request.id, pace).await
                 });
                 match relayed.await {
                     Ok(relayed) => Done::from(relayed),
@@ -354,19 +360,24 @@ fn judge<'a>(
     let caller =
         Caller { version: head.version, keep_alive: head.keep_alive, to_head_request: head.method == "HEAD" };
     let (outcome, verdict) = match peer {
-        Peer::Visitor(visitor) => match admit(&head, visitor, snapshot, &trace, now, upstream_head) {
-            Ok(admission) => {
-                let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
-                (Outcome::Forward(Route::Service(admission)), verdict)
+        Peer::Visitor(visitor) => {
+            match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
+                Ok(admission) => {
+                    let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                    (Outcome::Forward(Route::Service(admission)), verdict)
+                }
+                Err((answer, verdict)) => (Outcome::Answer(answer), verdict),
             }
-            Err((answer, verdict)) => (Outcome::Answer(answer), verdict),
-        },
+        }
         Peer::Resident(resident) => match dispatch(&head, &trace, upstream_head) {
             Ok(()) => {
                 let verdict = Verdict { service: resident.remote.as_str(), ..Verdict::of_nobody("allowed") };
                 (Outcome::Forward(Route::Remote(resident)), verdict)
             }
-            Err(answer) => (Outcome::Answer(answer), Verdict::of_nobody(answer.code)),
+            Err(answer) => {
+                let verdict = Verdict::of_nobody(answer.code);
+                (Outcome::Answer(answer), verdict)
+            }
         },
     };
     Ok(Request { id, method: head.method, path: head.path, body: head.body, caller, verdict, outcome })

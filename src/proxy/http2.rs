@@ -16,7 +16,7 @@ use httparse::Header;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::admission::{Admission, Trace, Verdict, Visitor, admit, request_id};
+use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, request_id};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, Repeatable, Route, forward};
@@ -33,6 +33,7 @@ use super::upstream::Upstream;
 use super::whoami;
 use super::worker::Worker;
 use crate::clock::Timestamp;
+use crate::credential::DigestCheck;
 use crate::telemetry::AccessEvent;
 
 /// What a stream may have under way before it must be read; the connection gets four times as much.
@@ -194,22 +195,25 @@ impl Stream {
         let trace = Trace::new(&head, &id, &self.worker.ids);
         let to_head_request = head.method == "HEAD";
         let mut upstream_head = Vec::with_capacity(512);
-        let (verdict, done) = match admit(&head, &self.visitor, &snapshot, &trace, now, &mut upstream_head) {
-            Err((answer, verdict)) => {
-                let sent = reply(&mut respond, &answer, &id, to_head_request);
-                (verdict, Done { status: answer.status, received: 0, sent, code: None })
-            }
-            Ok(admission) => {
-                let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
-                let done = if admission.service.endpoint == Endpoint::Whoami {
-                    show(&mut respond, &upstream_head, &id, to_head_request)
-                } else {
-                    let exchange = Exchange { respond, body, framing: head.body, to_head_request, id };
-                    exchange.run(&self.worker, admission, &snapshot.limits, head.method, &upstream_head).await
-                };
-                (verdict, done)
-            }
-        };
+        let (verdict, done) =
+            match admit(&head, &self.visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head) {
+                Err((answer, verdict)) => {
+                    let sent = reply(&mut respond, &answer, &id, to_head_request);
+                    (verdict, Done { status: answer.status, received: 0, sent, code: None })
+                }
+                Ok(admission) => {
+                    let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                    let done = if admission.service.endpoint == Endpoint::Whoami {
+                        show(&mut respond, &upstream_head, &id, to_head_request)
+                    } else {
+                        let exchange = Exchange { respond, body, framing: head.body, to_head_request, id };
+                        exchange
+                            .run(&self.worker, admission, &snapshot.limits, head.method, &upstream_head)
+                            .await
+                    };
+                    (verdict, done)
+                }
+            };
         let code = done.code.unwrap_or(verdict.code);
         self.worker.requests.count(code);
         self.worker.log(&AccessEvent {
@@ -263,8 +267,8 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_
         .header("cache-control", "no-store")
         .header("x-request-id", id.as_str())
         .header("content-length", body.len());
-    if let Some(challenge) = answer.challenge() {
-        response = response.header("www-authenticate", challenge);
+    for (name, value) in answer.challenge() {
+        response = response.header(name, &*value);
     }
     send_whole(respond, response, body.into(), to_head_request)
 }
@@ -323,6 +327,8 @@ impl Exchange {
     ) -> Done {
         let Self { mut respond, mut body, framing, to_head_request, id } = self;
         let repeatable = Repeatable::of(method, framing);
+        // What has a body is sent once only.
+        let mut digest = admission.digest.clone();
         let route = Route::Service(admission);
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
@@ -331,6 +337,7 @@ impl Exchange {
                 respond: &mut respond,
                 body: &mut body,
                 framing,
+                digest: digest.take(),
                 to_head_request,
                 id: &id,
                 begun: &begun,
@@ -364,6 +371,7 @@ struct Way<'a> {
     respond: &'a mut SendResponse<Bytes>,
     body: &'a mut RecvStream,
     framing: Framing,
+    digest: Option<DigestCheck>,
     to_head_request: bool,
     id: &'a RequestId,
     /// Whether the answer has gone out to the caller, as far as it has come.
@@ -373,13 +381,13 @@ struct Way<'a> {
 impl Way<'_> {
     /// Sends the request up and the answer down, both at once.
     async fn relay(
-        self,
+        mut self,
         upstream: &mut Upstream,
         head: &[u8],
         deadline: &Deadline,
         stall: Duration,
     ) -> Result<Relayed, RelayError> {
-        let mut sending = Sending::new(head, self.framing);
+        let mut sending = Sending::new(head, self.framing, self.digest.take());
         let mut asked = false;
         let answer = loop {
             let answer = poll_fn(|cx| {
@@ -507,13 +515,22 @@ struct Sending {
     ended: bool,
     failed: bool,
     moved: u64,
+    /// The body's length, where it is known.
+    length: Option<u64>,
+    /// What the body must be; taken when it has been compared.
+    digest: Option<DigestCheck>,
 }
 
 impl Sending {
-    fn new(head: &[u8], framing: Framing) -> Self {
+    fn new(head: &[u8], framing: Framing, digest: Option<DigestCheck>) -> Self {
         let ended = framing == Framing::Length(0);
         let chunked = framing == Framing::Chunked;
-        Self { staged: head.to_vec(), written: 0, chunked, ended, failed: false, moved: 0 }
+        let length = match framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::Close => None,
+        };
+        let digest = digest.filter(|_| !ended);
+        Self { staged: head.to_vec(), written: 0, chunked, ended, failed: false, moved: 0, length, digest }
     }
 
     const fn is_done(&self) -> bool {
@@ -541,11 +558,18 @@ impl Sending {
                 continue;
             }
             match body.poll_data(cx) {
-                Poll::Ready(Some(Ok(data))) => self.stage(&data, body),
+                Poll::Ready(Some(Ok(data))) => {
+                    if let Err(error) = self.stage(&data, body) {
+                        return Poll::Ready(Err(error));
+                    }
+                }
                 Poll::Ready(Some(Err(error))) => {
                     return Poll::Ready(Err(RelayError::Caller(PumpError::Read(io::Error::other(error)))));
                 }
                 Poll::Ready(None) => {
+                    if let Err(error) = self.compare() {
+                        return Poll::Ready(Err(error));
+                    }
                     self.ended = true;
                     self.staged.clear();
                     self.written = 0;
@@ -558,8 +582,15 @@ impl Sending {
         }
     }
 
-    fn stage(&mut self, data: &Bytes, body: &mut RecvStream) {
+    /// Takes the next piece of the body; the last one only if the whole is what was signed.
+    fn stage(&mut self, data: &Bytes, body: &mut RecvStream) -> Result<(), RelayError> {
         self.moved += u64::try_from(data.len()).unwrap_or(0);
+        if let Some(digest) = &mut self.digest {
+            digest.update(data);
+        }
+        if self.length.is_some_and(|length| self.moved >= length) {
+            self.compare()?;
+        }
         self.staged.clear();
         self.written = 0;
         if !data.is_empty() {
@@ -573,6 +604,13 @@ impl Sending {
         }
         // Fails only for more than was received, which this is not.
         drop(body.flow_control().release_capacity(data.len()));
+        Ok(())
+    }
+
+    /// Compares the body, of which nothing more comes, with what was signed.
+    fn compare(&mut self) -> Result<(), RelayError> {
+        let matches = self.digest.take().is_none_or(DigestCheck::matches);
+        if matches { Ok(()) } else { Err(RelayError::Caller(PumpError::Digest)) }
     }
 }
 

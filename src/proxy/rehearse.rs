@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::admission::{Trace, Verdict, Visitor, admit, request_id};
+use super::admission::{Purpose, Trace, Verdict, Visitor, admit, request_id};
 use super::http_gate::{MAX_FIELDS, read_http1};
 use super::request_id::RequestIds;
 use super::snapshot::{Listener, Snapshot};
@@ -65,7 +65,7 @@ pub fn rehearse(
             let ids = RequestIds::new();
             let id = request_id(&head, &ids, now);
             let trace = Trace::new(&head, &id, &ids);
-            match admit(&head, &visitor, snapshot, &trace, now, &mut Vec::new()) {
+            match admit(&head, &visitor, snapshot, &trace, (Purpose::Rehearse, now), &mut Vec::new()) {
                 Ok(admission) => {
                     outcome(200, &Verdict::of_permit(&admission.permit, admission.service.id.as_str()))
                 }

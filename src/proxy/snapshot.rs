@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::credential::Peppers;
+use crate::credential::{Peppers, SignatureTerms};
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::pki::{Life, Verified, Verifier};
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub limits: Arc<Limits>,
     /// The header that carries API keys, in lower case.
     pub api_key_header: Arc<str>,
+    /// What signatures must be like, and the nonces that were used.
+    pub signatures: Arc<SignatureTerms>,
     /// Our issuing authorities that sign no more, by their distinguished names.
     pub retired: Arc<BTreeMap<String, AuthorityId>>,
 }

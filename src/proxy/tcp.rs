@@ -90,9 +90,10 @@ pub(super) fn judge<'s>(
         check(&evidence, &Ask::Tcp { service }, door, &snapshot.registry, &snapshot.peppers, now),
         settings,
     ) {
-        (Ok(permit), Some(service)) => {
-            (Verdict::of_permit(&permit, service.id.as_str()), Some(Admission { permit, service }))
-        }
+        (Ok(permit), Some(service)) => (
+            Verdict::of_permit(&permit, service.id.as_str()),
+            Some(Admission { permit, service, digest: None }),
+        ),
         (Ok(_), None) => (Verdict::of_nobody("no-such-service"), None),
         (Err(no), _) => (Verdict::of_no(&no, service.as_str()), None),
     }

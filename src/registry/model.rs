@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::id::{AppId, CredentialId, DeveloperId, ProductId, ServiceId};
 use crate::identity::CertificateRule;
-use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath};
+use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath, SignatureKey};
 
 /// Whoever owns apps.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -214,6 +214,19 @@ impl Credential {
         match self.secret {
             CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey,
             CredentialSecret::Certificate(_) => CredentialKind::Mtls,
+            CredentialSecret::Signature(_) => CredentialKind::Signature,
+        }
+    }
+
+    /// The pepper without which it is worth nothing, if it needs one.
+    #[must_use]
+    pub fn pepper(&self) -> Option<&str> {
+        match &self.secret {
+            CredentialSecret::ApiKey { pepper, .. }
+            | CredentialSecret::Signature(SignatureKey::Sealed { pepper, .. }) => Some(pepper),
+            CredentialSecret::Certificate(_) | CredentialSecret::Signature(SignatureKey::Public { .. }) => {
+                None
+            }
         }
     }
 }
@@ -241,6 +254,8 @@ pub enum CredentialSecret {
     },
     /// A certificate that meets this rule.
     Certificate(CertificateRule),
+    /// A signature that this key made, or that its private half did.
+    Signature(SignatureKey),
 }
 
 impl fmt::Debug for CredentialSecret {
@@ -248,6 +263,7 @@ impl fmt::Debug for CredentialSecret {
         match self {
             Self::ApiKey { pepper, .. } => write!(f, "ApiKey {{ hash: …, pepper: {pepper:?} }}"),
             Self::Certificate(rule) => write!(f, "Certificate({rule})"),
+            Self::Signature(key) => write!(f, "Signature({key:?})"),
         }
     }
 }
