@@ -131,6 +131,7 @@ async fn explain(world: &World, certificate: Option<Presented>, key: Option<&str
         operation: Operation::Http { method: "GET".into(), host: "localhost".into(), path },
         certificate,
         api_key: key.map(|key| SecretText::new(Secret::new(key.as_bytes().to_vec()))),
+        fields: Vec::new(),
     };
     world.admin().explain(&question).await.unwrap()
 }

@@ -92,8 +92,11 @@ fn head(
     header: &str,
 ) -> Result<Vec<u8>, StewardError> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n").into_bytes();
-    if head.iter().filter(|&&byte| byte == b'\n').count() != 2 {
-        return Err(StewardError::Invalid("method, host and path must each be one line".into()));
+    for (name, value) in &question.fields {
+        head.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    }
+    if head.iter().filter(|&&byte| byte == b'\n').count() != 2 + question.fields.len() {
+        return Err(StewardError::Invalid("method, host, path and each field must be one line".into()));
     }
     if let Some(key) = &question.api_key {
         head.extend_from_slice(header.as_bytes());

@@ -13,6 +13,7 @@ mod explain;
 mod ca;
 mod cert;
 mod key;
+mod sign;
 mod dispatch;
 
 pub use dispatch::main;
