@@ -36,6 +36,19 @@ impl Timestamp {
         self.0.unix_timestamp()
     }
 
+    /// The instant `nanos` nanoseconds after the Unix epoch.
+    #[must_use]
+    pub fn from_unix_nanos(nanos: u64) -> Self {
+        Self::from_unix(0) + Duration::from_nanos(nanos)
+    }
+
+    /// Nanoseconds since the Unix epoch, held within what 64 bits can count (the years 1970 to 2554).
+    #[must_use]
+    pub fn unix_nanos(self) -> u64 {
+        let nanos = self.0.unix_timestamp_nanos();
+        if nanos < 0 { 0 } else { u64::try_from(nanos).unwrap_or(u64::MAX) }
+    }
+
     /// How long `self` lies after `earlier`; zero when it does not.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
@@ -220,6 +233,15 @@ mod tests {
         let parsed: Timestamp = "2026-11-22T07:21:00+02:00".parse().unwrap();
 
         assert_eq!(parsed.to_string(), "2026-11-22T05:21:00Z");
+    }
+
+    #[test]
+    fn nanoseconds_are_counted_both_ways() {
+        let instant = Timestamp::FLOOR + Duration::from_nanos(1_000_000_007);
+
+        assert_eq!(Timestamp::from_unix_nanos(instant.unix_nanos()), instant);
+        assert_eq!(Timestamp::from_unix(-1).unix_nanos(), 0);
+        assert_eq!(Timestamp::from_unix(i64::MAX).unix_nanos(), u64::MAX);
     }
 
     #[test]

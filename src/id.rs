@@ -100,6 +100,8 @@ id! {
     DeveloperId
     /// Names a listener of this agent.
     ListenerId
+    /// Names an operation within its product, for what is counted by it.
+    OperationId
     /// Names a product: a bundle of operations that apps are granted.
     ProductId
     /// Names a remote: something outside this host that local workloads reach through the agent.

@@ -35,6 +35,7 @@
 //! | [`suggest`] | *pure*: the valid word that somebody probably meant |
 //! | [`toml_text`] | *pure*: TOML read strictly, with every problem and its place at once |
 //! | [`identity`] | *pure*: SPIFFE IDs, what a verified leaf says, and which rule it meets |
+//! | [`limit`] | *pure*: quotas, spike arrest, the ledger that is charged, concurrency, the throttle on failures |
 //! | [`registry`] | *pure*: developers, apps, credentials, products, grants, and how paths are matched |
 //! | [`pki`] | *pure*: keys, authorities and their slots, issuing, verifying, when to renew |
 //! | [`credential`] | *pure*: evidence becomes a principal, or a refusal |
@@ -60,7 +61,8 @@
 //!    [`credential::authenticate`] turns it into a [`credential::Principal`] or a [`credential::Refusal`] (mostly 401).
 //!    All that is presented must hold, and belong to one app.
 //! 4. [`authz::decide`] answers from the principal, the [`authz::Ask`] and `now`: allow with terms, or a
-//!    [`authz::Denial`] (403). [`authz::check`] is the only maker of an [`authz::Permit`], and forwarding takes one.
+//!    [`authz::Denial`] (403). Then it is paid for: the [`limit::Ledger`] checks all limits and charges all or none, and a
+//!    service may have no place left. [`authz::check`] is the only maker of an [`authz::Permit`], and forwarding takes one.
 //! 5. The head for the service is written anew. Every field by which a caller could speak for the agent is removed, then
 //!    the agent says who calls. Secrets stay here.
 //! 6. The exchange runs over a kept connection of that thread, and one line goes to the access log.
@@ -91,21 +93,24 @@
 //! [`store::AuthorityDir`] makes each one the state of the disk in a single step before it is published. Rotating the
 //! issuing authority prepares the next one, activates it, and issues everything anew under it at once. Chains carry the
 //! issuing certificate, so whoever trusts the root notices nothing. The former authority is retired until the last
-//! certificate under it has ended.
+//! certificate under it has ended. Where the root signs elsewhere ([`issuance::Mode`]), the agent asks for a signature instead
+//! of making the next one, and installs what comes back.
 //!
 //! # Threads, and the one snapshot
 //!
 //! The data plane has one thread per core, each with a runtime, listening sockets (`SO_REUSEPORT`), upstream pools and
-//! counters of its own. The control plane (issuing, watching, admin) has another runtime, so that a storm there does not
-//! stall traffic. Between them stands one value, [`proxy::Snapshot`], which is replaced whole: it is loaded once for each
-//! request, and what was loaded cannot change under that request. A change that cannot be used is never published; the
-//! last good state stays, and status, log and metric say why.
+//! counters of its own. What apps have used is the one thing that all threads write to: a charge takes its turn by
+//! compare-and-swap, for some nanoseconds and without ever sleeping. The control plane (issuing, watching, admin) has
+//! another runtime, so that a storm there does not stall traffic. Between them stands one value, [`proxy::Snapshot`], which
+//! is replaced whole: it is loaded once for each request, and what was loaded cannot change under that request. A change
+//! that cannot be used is never published; the last good state stays, and status, log and metric say why.
 //!
 //! # Time
 //!
 //! Everything that decides takes `now` as a [`clock::Timestamp`]; only [`clock`] reads it, and TLS is given the same clock.
 //! So days of rotation run in milliseconds in tests. Spans that a connection waits for are the runtime's own, which tests
-//! can pause.
+//! can pause. Where the end of a certificate became a moment of the runtime's clock, that holds only as long as the two go
+//! together: when the clock is set, or the machine has slept, the agent first has the CA look, then every live connection.
 
 pub mod clock;
 pub mod secret;
@@ -114,6 +119,7 @@ pub mod causes;
 pub mod suggest;
 pub mod toml_text;
 pub mod identity;
+pub mod limit;
 pub mod registry;
 pub mod pki;
 pub mod credential;

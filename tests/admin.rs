@@ -7,14 +7,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use postern::admin::{
-    AuthorityStatus, Client, ClientError, ConfigStatus, Explanation, IssuedCertificate, Operation, Order,
-    Question, Readiness, RegistryStatus, Reloaded, RenewalStatus, SecretText, Status, Steward, StewardError,
-    WorkloadStatus, bind, serve, serve_health,
+    AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Explanation, InstalledStatus,
+    IssuedCertificate, Operation, Order, Question, Readiness, RegistryStatus, Reloaded, RenewalStatus,
+    SecretText, SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus, bind, serve,
+    serve_health,
 };
 use postern::clock::Timestamp;
 use postern::id::{AuthorityId, WorkloadId};
-use postern::issuance::{Change, Changed, Insistence, Run, Verb};
-use postern::pki::Level;
+use postern::issuance::{
+    AuthorityRevocation, Change, Changed, Insistence, InstallOrder, Reach, Run, SignOrder, Verb, Wanted,
+};
+use postern::pki::{Level, SignedChain};
 use postern::secret::Secret;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -52,6 +55,7 @@ fn authority(slot: &str) -> AuthorityStatus {
         not_before: Timestamp::FLOOR,
         not_after: Timestamp::FLOOR,
         drained_at: None,
+        revoked: false,
     }
 }
 
@@ -80,6 +84,7 @@ impl Steward for Scribe {
             authorities: vec![authority("active")],
             rotation: renewal(),
             roll_over: None,
+            limits: Default::default(),
             workloads: vec![WorkloadStatus {
                 id: "billing".parse().unwrap(),
                 spiffe_id: "spiffe://postern.test/billing".into(),
@@ -107,6 +112,10 @@ impl Steward for Scribe {
         "-----BEGIN CERTIFICATE-----\n".into()
     }
 
+    fn crl_pem(&self) -> String {
+        "-----BEGIN X509 CRL-----\n".into()
+    }
+
     fn explain(&self, question: Question) -> Result<Explanation, StewardError> {
         let key = question.api_key.map(|key| key.secret().expose_secret().to_vec()).unwrap_or_default();
         self.note(format!("explain {}", String::from_utf8(key).unwrap()));
@@ -126,9 +135,37 @@ impl Steward for Scribe {
         Ok(Changed { id: "next".parse().unwrap(), left_behind: vec!["web".into()] })
     }
 
+    async fn revoke_authority(&self, order: AuthorityRevocation) -> Result<Changed, StewardError> {
+        self.note(format!("{order:?}"));
+        if order.insistence == Insistence::Heed {
+            return Err(StewardError::Behind("it waits for the files of web".into()));
+        }
+        Ok(Changed { id: order.id, left_behind: vec!["web".into()] })
+    }
+
     async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {
         self.note(format!("renew {workload}"));
         Ok(())
+    }
+
+    async fn request(&self, wanted: Wanted, run: Run) -> Result<AuthorityRequest, StewardError> {
+        self.note(format!("request {wanted:?} {run:?}"));
+        Ok(AuthorityRequest { request_pem: None, is_new: true })
+    }
+
+    async fn sign(&self, order: SignOrder) -> Result<SignedAuthorityStatus, StewardError> {
+        self.note(format!("sign {:?} {:?} {:?}", order.request, order.ttl, order.run));
+        Err(StewardError::Invalid("the request is not signed".into()))
+    }
+
+    async fn install(&self, order: InstallOrder) -> Result<InstalledStatus, StewardError> {
+        self.note(format!("install {:?} {:?} {:?}", order.chain, order.reach, order.run));
+        Ok(InstalledStatus {
+            id: "next".parse().unwrap(),
+            level: "issuing".into(),
+            slot: "prepared".into(),
+            waits_for: vec!["web".into()],
+        })
     }
 
     async fn issue(&self, order: Order) -> Result<IssuedCertificate, StewardError> {
@@ -245,6 +282,49 @@ async fn a_change_of_an_authority_arrives_as_it_was_meant() {
 }
 
 #[tokio::test]
+async fn what_concerns_a_root_elsewhere_arrives_as_it_was_meant() {
+    let world = World::start();
+    let chain = SignedChain { certificates: vec![vec![1, 2].into()], roots: vec![vec![3].into()] };
+    let ttl = Some(std::time::Duration::from_secs(60));
+
+    let request = world.client.request(Wanted::Anew, Run::Rehearsal).await.unwrap();
+    assert_eq!(request, AuthorityRequest { request_pem: None, is_new: true });
+    let order = SignOrder { request: vec![7, 8], ttl, run: Run::Real };
+    let error = world.client.sign(&order).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unwilling { code, .. } if code == "invalid"));
+    let order = InstallOrder { chain: chain.clone(), reach: Reach::Prepared, run: Run::Rehearsal };
+    let installed = world.client.install(&order).await.unwrap();
+    assert_eq!(installed.waits_for, ["web"]);
+
+    let expected = [
+        "request Anew Rehearsal".to_owned(),
+        "sign [7, 8] Some(60s) Real".to_owned(),
+        format!("install {chain:?} Prepared Rehearsal"),
+    ];
+    assert_eq!(world.scribe.asked(), expected);
+}
+
+#[tokio::test]
+async fn a_revocation_of_an_authority_arrives_as_it_was_meant() {
+    let world = World::start();
+    let order = AuthorityRevocation {
+        level: Level::Root,
+        id: "0123456789abcdef".parse().unwrap(),
+        reason: "the key was \"copied\"".into(),
+        insistence: Insistence::Force,
+        run: Run::Rehearsal,
+    };
+
+    let moved = world.client.revoke_authority(&order).await.unwrap();
+    assert_eq!((moved.id, moved.left_behind), (order.id.clone(), vec!["web".to_owned()]));
+    assert_eq!(world.scribe.asked(), [format!("{order:?}")]);
+    assert!(world.client.crl_pem().await.unwrap().starts_with("-----BEGIN X509 CRL"));
+    let heeding = AuthorityRevocation { insistence: Insistence::Heed, ..order };
+    let error = world.client.revoke_authority(&heeding).await;
+    assert!(matches!(error, Err(ClientError::Unwilling { code, .. }) if code == "left-behind"));
+}
+
+#[tokio::test]
 async fn a_no_says_why() {
     let world = World::start();
     let question = Question {
@@ -304,6 +384,9 @@ async fn health_is_told_in_plain_http() {
     let metrics = health(&scribe, "GET /metrics").await;
     assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"));
     assert!(metrics.ends_with("# EOF\n"));
+    let lists = health(&scribe, "GET /crl").await;
+    assert!(lists.contains("content-type: application/x-pem-file\r\n"), "{lists}");
+    assert!(lists.ends_with("-----BEGIN X509 CRL-----\n"), "{lists}");
     assert!(health(&scribe, "HEAD /live").await.ends_with("\r\n\r\n"));
     assert!(health(&scribe, "POST /live").await.starts_with("HTTP/1.1 405 "));
     assert!(health(&scribe, "GET /").await.starts_with("HTTP/1.1 404 "));

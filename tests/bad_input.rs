@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use support::world::postern;
-use support::{Identity, Scene, World, eventually, write};
+use support::{ForeignCa, Identity, Scene, World, eventually, write};
 use tempfile::TempDir;
 
 /// How a command ended.
@@ -114,6 +114,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("root_ttl =", "root_ttl = \"365\"", &["authority.root_ttl: "]),
     ("root_ttl =", "root_ttl = 365", &["authority.root_ttl: "]),
     ("backdate = \"5m\"         #", "backdate = \"-5m\"", &["authority.backdate: "]),
+    ("crl_ttl =", "crl_ttl = \"1s\"", &["authority.crl_ttl: ", "2s or more"]),
     (
         "second_opinion =",
         "second_opinion = \"openssl\"",
@@ -138,6 +139,8 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("handshake =", "handshake = \"0s\"", &["limits.handshake: ", "zero"]),
     ("head_size =", "head_size = \"32MB\"", &["limits.head_size: "]),
     ("h2_streams =", "h2_streams = 0", &["limits.h2_streams: "]),
+    ("failed_keys =", "failed_keys = \"10/m\"", &["limits.failed_keys: ", "10/min"]),
+    ("failed_keys_burst =", "failed_keys_burst = -1", &["limits.failed_keys_burst: "]),
     ("id = \"sample\"", "id = \"\"", &["id: "]),
     ("id = \"sample\"", "id = \"agent\"", &[]),
     ("uid = 60001", "uid = \"web\"", &["workload.sample.match.uid: "]),
@@ -156,6 +159,12 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("oldest_tls =", "oldest_tls = \"1.1\"", &["listener.inbound.oldest_tls: "]),
     ("base_path =", "base_path = \"/a/../b\"", &["service.whoami.base_path: "]),
     ("endpoint =", "endpoint = \"192.0.2.1:80\"", &["service.whoami.endpoint: ", "loopback"]),
+    (
+        "# concurrency =",
+        "concurrency = { minimum = 9, maximum = 3 }",
+        &["service.whoami.concurrency: ", "greater than `maximum`"],
+    ),
+    ("# concurrency =", "concurrency = { minimum = 0 }", &["service.whoami.concurrency.minimum: "]),
     ("endpoint =", "endpoint = \"builtin:whoareyou\"", &["service.whoami.endpoint: ", "whoami"]),
     ("spiffe_ids =", "spiffe_ids = []", &["remote.loopback.spiffe_ids: ", "nobody"]),
     ("listen =", "listen = \"0.0.0.0:15001\"", &["remote.loopback.listen: ", "loopback"]),
@@ -195,6 +204,23 @@ async fn lifetimes_that_do_not_fit_are_refused_with_the_arithmetic() {
 }
 
 #[tokio::test]
+async fn what_is_decided_where_the_root_is_cannot_be_set_where_it_is_not() {
+    let sample = Sample::new();
+    let (config, _) = with_line(&sample.config, "mode = \"standalone\"", "mode = \"subordinate\"");
+    sample.write(&config, &sample.registry);
+    let text = refusal(&sample.folder()).await;
+    for key in ["authority.root_ttl: ", "authority.issuing_ttl: ", "authority.backdate: "] {
+        assert!(text.contains(key), "{text}");
+    }
+    assert_eq!(text.matches("is decided where the root is").count(), 3, "{text}");
+
+    let lines = ["root_ttl =", "issuing_ttl =", "backdate = \"5m\"         #"];
+    let config = lines.into_iter().fold(config, |config, line| with_line(&config, line, "").0);
+    sample.write(&config, &sample.registry);
+    assert_eq!(sample.check().await.code, Some(0));
+}
+
+#[tokio::test]
 async fn all_mistakes_are_told_at_once() {
     let sample = Sample::new();
     let mut config = sample.config.clone();
@@ -229,7 +255,7 @@ async fn all_mistakes_are_told_at_once() {
 #[tokio::test]
 async fn a_registry_that_is_wrong_at_the_start_is_told_with_place_and_meaning() {
     let sample = Sample::new();
-    let cases: [(&str, &str, &[&str]); 8] = [
+    let cases: [(&str, &str, &[&str]); 10] = [
         ("developer = \"sample-team\"", "developer = \"sample-taem\"", &["did you mean `sample-team`?"]),
         ("product = \"whoami\"", "product = \"whoamI\"", &["whoami"]),
         ("status = \"approved\"", "status = \"aproved\"", &["app.sample.status: ", "approved"]),
@@ -238,6 +264,8 @@ async fn a_registry_that_is_wrong_at_the_start_is_told_with_place_and_meaning() 
         ("path = \"/**\"", "path = \"/**/a\"", &["path: "]),
         ("id = \"stranger\"", "id = \"sample\"", &["sample.toml:"]),
         ("[[app.grant]]", "[[app.grnat]]", &["did you mean `grant`?"]),
+        ("quota =", "quota = { limit = 1, per = \"day\" }", &["product.whoami.quota.per: ", "1d"]),
+        ("spike =", "spike = { rate = 100 }", &["product.whoami.spike.rate: "]),
     ];
 
     for (line, instead, told) in cases {
@@ -466,4 +494,35 @@ async fn a_bundle_that_is_none_is_named() {
         let told = refusal(scene.path()).await;
         assert!(told.contains("other.pem") || told.contains("other.test"), "{text:?}: {told}");
     }
+}
+
+#[tokio::test]
+async fn revocation_lists_that_are_none_are_named() {
+    let mut scene = Scene::guarding("builtin:whoami");
+    scene.config("[[trust]]\ndomain = \"other.test\"\nbundle = \"other.pem\"\ncrl = \"other-crl.pem\"\n");
+    scene.write();
+    let root = ForeignCa::root("their root");
+    write(&scene.path().join("other.pem"), &root.pem());
+
+    let whole = root.crl(&[]);
+    for text in [None, Some(""), Some("<html>not found</html>"), Some(&whole[..whole.len() / 2])] {
+        if let Some(text) = text {
+            write(&scene.path().join("other-crl.pem"), text);
+        }
+        let told = refusal(scene.path()).await;
+        assert!(told.contains("other-crl.pem"), "{text:?}: {told}");
+    }
+    write(&scene.path().join("other-crl.pem"), &whole);
+    assert_eq!(scene.start().await.status().await.degraded, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_said_of_stale_lists_needs_lists() {
+    let mut scene = Scene::guarding("builtin:whoami");
+    scene.config("[[trust]]\ndomain = \"other.test\"\nbundle = \"other.pem\"\nstale_crl = \"accept\"\n");
+    scene.write();
+
+    let told = refusal(scene.path()).await;
+
+    assert!(told.contains("`stale_crl`") && told.contains("there is no `crl`"), "{told}");
 }

@@ -273,6 +273,66 @@ fn a_certificate_is_written_and_never_over_another() {
 }
 
 #[test]
+fn without_an_agent_what_is_revoked_is_in_the_published_lists_at_once() {
+    let world = World::new();
+    world.postern("ca init");
+    let rehearsed = world.postern("cert issue web --out a --dry-run");
+    assert!(rehearsed.code == 0 && !world.path("a").exists(), "{rehearsed:?}");
+    world.postern("cert issue web --out a");
+    let refuses = || {
+        let lists = world.read("state/crl.pem");
+        let lists = postern::store::pem::crls(lists.as_bytes()).unwrap();
+        let entries = lists.iter().map(|list| {
+            let (_, list) = x509_parser::parse_x509_crl(list).unwrap();
+            list.iter_revoked_certificates().map(|entry| entry.raw_serial_as_string()).collect::<Vec<_>>()
+        });
+        entries.collect::<Vec<_>>().concat()
+    };
+    assert_eq!(refuses(), [""; 0]);
+
+    let rehearsed = world.postern("cert revoke --certificate a/chain.pem --dry-run");
+    assert!(rehearsed.code == 0 && rehearsed.err.contains("nothing was changed"), "{rehearsed:?}");
+    assert_eq!((refuses().len(), world.path("state/revocations.toml").exists()), (0, false));
+    let revoked = world.postern("cert revoke --certificate a/chain.pem --reason superseded");
+    assert_eq!(revoked.code, 0, "{revoked:?}");
+
+    let serial = refuses().concat().replace(':', "");
+    assert!(revoked.err.contains(&format!("serial:{serial} is revoked")), "{serial}: {revoked:?}");
+    assert_eq!(world.postern("ca crl").out, world.read("state/crl.pem"));
+    let unreadable = world.postern("cert revoke --certificate a/key.pem");
+    assert_eq!(unreadable.code, 1, "{unreadable:?}");
+    world.postern(&format!("cert unrevoke serial:{serial}"));
+    assert_eq!(refuses(), [""; 0]);
+}
+
+#[test]
+fn without_an_agent_an_authority_is_revoked_and_cannot_come_back() {
+    let world = World::new();
+    world.postern("ca init");
+    let authority = |level: &str| {
+        let json = world.postern("ca status --json").json();
+        let all = json["authorities"].as_array().unwrap().clone();
+        let found = all.iter().find(|one| one["level"] == level && one["slot"] == "active");
+        found.unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let (root, issuing) = (authority("root"), authority("issuing"));
+
+    let revoked = world.postern(&format!("ca revoke {issuing}"));
+    assert_eq!((revoked.code, revoked.out.as_str()), (0, format!("{issuing}\n").as_str()), "{revoked:?}");
+    assert_ne!(authority("issuing"), issuing);
+    assert!(world.postern("ca status").out.contains("retired, REVOKED"));
+    assert_eq!(world.postern("ca rollback").code, 1);
+
+    assert_eq!(world.postern(&format!("ca revoke --root {root}")).code, 3);
+    let forced = world.postern(&format!("ca revoke --root --force {root}"));
+    assert_eq!(forced.code, 0, "{forced:?}");
+    assert_eq!(world.read("state/bundle.pem").matches("BEGIN CERTIFICATE").count(), 1);
+    assert_ne!(authority("root"), root);
+    assert_eq!(world.postern(&format!("ca revoke --root {root}")).code, 0, "it is done already");
+    assert_eq!(world.postern("ca revoke 0123456789abcdef").code, 1);
+}
+
+#[test]
 fn certificates_are_for_our_own_and_fit_their_authority() {
     let world = World::new();
     world.postern("ca init");

@@ -145,19 +145,7 @@ impl Stage {
 
     /// A certificate of the agent's CA that was valid an hour ago and is for `left` from now on.
     async fn veteran(&self, name: &str, left: Duration) -> Identity {
-        let folder = self.world.issuing_folder().await;
-        let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
-        let certificate = pem::certificates(&read("certificate.pem")).unwrap().remove(0);
-        let key = pem::private_key(&read("key.pem")).unwrap();
-        let authority = Authority::load(certificate, &key, SystemClock.now()).unwrap();
-        let profile = Profile {
-            spiffe_id: format!("spiffe://postern.test/{name}").parse().unwrap(),
-            dns: Vec::new(),
-            ttl: left + MINUTE * 90,
-            backdate: MINUTE,
-            algorithm: KeyAlgorithm::EcdsaP256,
-        };
-        Identity::from(&issue(&authority, &profile, SystemClock.now() - MINUTE * 90).unwrap())
+        issued(&self.world, name, SystemClock.now() - MINUTE * 90, left + MINUTE * 90).await
     }
 
     /// Connects as somebody whose clock goes as the agent's.
@@ -216,6 +204,23 @@ impl Stage {
         let path = self.world.files("caller").join("current/generation");
         std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
     }
+}
+
+/// A certificate that the agent's CA might have issued at `at`.
+async fn issued(world: &World, name: &str, at: Timestamp, ttl: Duration) -> Identity {
+    let folder = world.issuing_folder().await;
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let certificate = pem::certificates(&read("certificate.pem")).unwrap().remove(0);
+    let key = pem::private_key(&read("key.pem")).unwrap();
+    let authority = Authority::load(certificate, &key, SystemClock.now()).unwrap();
+    let profile = Profile {
+        spiffe_id: format!("spiffe://postern.test/{name}").parse().unwrap(),
+        dns: Vec::new(),
+        ttl,
+        backdate: MINUTE,
+        algorithm: KeyAlgorithm::EcdsaP256,
+    };
+    Identity::from(&issue(&authority, &profile, at).unwrap())
 }
 
 fn ids(status: &postern::admin::Status) -> Vec<String> {
@@ -353,6 +358,18 @@ async fn an_hour_forwards_and_backwards_ends_what_has_expired_and_nothing_else()
 }
 
 #[tokio::test]
+async fn after_a_restart_under_a_clock_that_was_set_back_generations_still_grow() {
+    let Some(mut stage) = Stage::set().await else { return };
+    let before = (stage.delivered_generation(), ids(&stage.world.status().await));
+
+    stage.clock.step_to(-HOUR);
+    stage.world.restart().await;
+
+    assert!(stage.delivered_generation() > before.0);
+    stage.stands(&before.1).await;
+}
+
+#[tokio::test]
 async fn a_clock_that_is_set_back_gives_a_connection_the_rest_of_its_certificate() {
     let Some(stage) = Stage::set().await else { return };
     let end = Duration::from_secs(6);
@@ -425,4 +442,34 @@ async fn connections_to_outside_follow_the_clock_too() {
         let mut raw = TcpStream::connect((near.ip, 15003)).await.unwrap();
         assert!(echoes(&mut raw).await, "a new one works at once");
     }
+}
+
+#[tokio::test]
+async fn a_peer_whose_clock_is_ahead_is_named_and_several_mean_this_hosts_clock() {
+    let world = Scene::guarding("builtin:whoami").start().await;
+    let future = SystemClock.now() + MINUTE * 5;
+    let degraded = async || world.status().await.degraded;
+
+    for name in ["caller", "stranger", "caller", "caller"] {
+        let early = issued(&world, name, future, MINUTE * 60).await;
+        assert!(world.try_get(Some(&early), "").await.is_err());
+    }
+
+    world.log_with("their clock is ahead of ours by at least as much, or ours is behind").await;
+    let skew = world.metric("postern_clock_skew_seconds{trust_domain=\"postern.test\"}").await.unwrap();
+    assert!(skew > 200.0 && skew <= 240.0, "a backdate of one minute hides as much of the five: {skew}");
+    assert_eq!(degraded().await, Vec::<String>::new(), "two peers may be wrong themselves");
+    let foreign = Identity::of_another_ca("spiffe://postern.test/outsider");
+    assert!(world.try_get(Some(&foreign), "").await.is_err());
+    assert_eq!(degraded().await, Vec::<String>::new());
+
+    let early = issued(&world, "nobody", future, MINUTE * 60).await;
+    assert!(world.try_get(Some(&early), "").await.is_err());
+
+    let reasons = degraded().await;
+    assert!(
+        reasons.iter().any(|reason| reason.starts_with("3 peers show certificates that begin")),
+        "{reasons:?}"
+    );
+    assert_eq!(world.health("/ready").await.unwrap().0, 200, "it serves all the same");
 }

@@ -1,4 +1,5 @@
-"""Lints chains with pkilint. Each argument is a folder with root.pem, issuing.pem and leaf.pem.
+"""Lints chains and their revocation lists with pkilint. Each argument is a folder with root.pem, issuing.pem and leaf.pem, and
+the lists root-crl.pem, issuing-crl.pem and empty-crl.pem.
 
 Prints one line for each finding that counts. Exit code: 0 none, 1 some.
 """
@@ -9,13 +10,14 @@ import json
 import pathlib
 import sys
 
-from pkilint.bin import lint_pkix_cert, lint_pkix_signer_signee_cert_chain
+from pkilint.bin import lint_crl, lint_pkix_cert, lint_pkix_signer_signee_cert_chain
 
 
 def findings(linter, *files):
+    kind = ["--type", "CRL", "--profile", "PKIX"] if linter is lint_crl else []
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        linter.main(["lint", "--severity", "WARNING", "--format", "JSON", *map(str, files)])
+        linter.main(["lint", *kind, "--severity", "WARNING", "--format", "JSON", *map(str, files)])
     for result in json.loads(printed.getvalue())["results"]:
         for finding in result["finding_descriptions"]:
             yield finding["severity"], finding["code"], finding.get("message") or "", result["node_path"]
@@ -35,6 +37,8 @@ def main(folders):
         tasks = [(lint_pkix_cert, file) for file in (root, issuing, leaf)]
         pairs = [(root, root), (root, issuing), (issuing, leaf)]
         tasks += [(lint_pkix_signer_signee_cert_chain, *pair) for pair in pairs]
+        crls = ("root-crl.pem", "issuing-crl.pem", "empty-crl.pem")
+        tasks += [(lint_crl, folder / name) for name in crls]
         for linter, *files in tasks:
             checked += 1
             for severity, code, message, path in findings(linter, *files):

@@ -204,6 +204,33 @@ async fn a_remote_that_is_somebody_else_is_refused() {
 }
 
 #[tokio::test]
+async fn a_raw_connection_ends_when_the_remotes_certificate_is_revoked() {
+    if !is_root() {
+        return;
+    }
+    let pair = Pair::start().await;
+    let connection = pair.hears(WEB, "15003", "world");
+    let revoking = async {
+        eventually("the connection is there", async || {
+            (pair.near.metric("postern_connections").await == Some(1.0)).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut revoke = support::world::postern(pair.near.path());
+        assert!(
+            revoke.args(["cert", "revoke", "spiffe://far.test/agent"]).output().unwrap().status.success()
+        );
+        Instant::now()
+    };
+
+    let (heard, begun) = tokio::join!(connection, revoking);
+
+    assert_eq!(heard, "hello world");
+    assert!(begun.elapsed() < Duration::from_secs(1), "cut after {:?}", begun.elapsed());
+    assert_eq!(pair.near.metric("postern_connections_cut_total{code=\"revoked\"}").await, Some(1.0));
+}
+
+#[tokio::test]
 async fn raw_connections_reach_whom_they_may_and_end_with_their_certificate() {
     if !is_root() {
         return;

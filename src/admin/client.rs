@@ -15,9 +15,14 @@ use tokio::net::UnixStream;
 
 use super::answer::Problem;
 use super::question::{Explanation, Question};
-use super::view::{IssuedCertificate, MoveOrder, Moved, Order, Reloaded, Status, WorkloadStatus};
+use super::signing::{
+    AuthorityRequest, InstallationOrder, InstalledStatus, RequestOrder, SignatureOrder, SignedAuthorityStatus,
+};
+use super::view::{
+    IssuedCertificate, MoveOrder, Moved, Order, Reloaded, RevokeOrder, Status, WorkloadStatus,
+};
 use crate::id::WorkloadId;
-use crate::issuance::Change;
+use crate::issuance::{AuthorityRevocation, Change, InstallOrder, Run, SignOrder, Wanted};
 
 /// Why the agent gave no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +128,39 @@ impl Client {
         self.post(&path, Some(&order)).await
     }
 
+    /// Has the request for the next issuing authority made ready.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn request(&self, wanted: Wanted, run: Run) -> Result<AuthorityRequest, ClientError> {
+        self.post("/v1/authorities/request", Some(&RequestOrder::of(wanted, run))).await
+    }
+
+    /// Has the issuing authority of another host signed.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn sign(&self, order: &SignOrder) -> Result<SignedAuthorityStatus, ClientError> {
+        self.post("/v1/authorities/sign", Some(&SignatureOrder::of(order))).await
+    }
+
+    /// Has something installed that was signed elsewhere.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn install(&self, order: &InstallOrder) -> Result<InstalledStatus, ClientError> {
+        self.post("/v1/authorities/install", Some(&InstallationOrder::of(order))).await
+    }
+
+    /// Has an authority revoked. A `left-behind` means that it signs, and somebody does not know the next one yet.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn revoke_authority(&self, order: &AuthorityRevocation) -> Result<Moved, ClientError> {
+        let path = format!("/v1/authorities/{}/revoke", order.level.as_str());
+        self.post(&path, Some(&RevokeOrder::of(order))).await
+    }
+
     /// Has a workload's identity issued anew.
     ///
     /// # Errors
@@ -146,6 +184,15 @@ impl Client {
     pub async fn bundle_pem(&self) -> Result<String, ClientError> {
         let body = self.exchange(Method::GET, "/v1/bundle", Bytes::new()).await?;
         String::from_utf8(body.into()).map_err(|_| self.malformed("the bundle is no text"))
+    }
+
+    /// The revocation lists of the agent's authorities, as PEM.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn crl_pem(&self) -> Result<String, ClientError> {
+        let body = self.exchange(Method::GET, "/v1/crl", Bytes::new()).await?;
+        String::from_utf8(body.into()).map_err(|_| self.malformed("the revocation lists are no text"))
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

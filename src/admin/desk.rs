@@ -2,9 +2,14 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::admin::{IssuedCertificate, Order, StewardError};
+use crate::admin::{
+    AuthorityRequest, InstalledStatus, IssuedCertificate, Order, SignedAuthorityStatus, StewardError,
+};
 use crate::id::WorkloadId;
-use crate::issuance::{Change, Changed, Command, Feed, Reply, Settings};
+use crate::issuance::{
+    AuthorityRevocation, Change, Changed, Command, Feed, InstallOrder, Reply, Run, Settings, SignOrder,
+    Wanted,
+};
 
 /// The CA as the front door sees it, whether it belongs to a running agent or only to this one command.
 #[derive(Clone, Debug)]
@@ -34,12 +39,46 @@ impl Desk {
         self.ask(|reply| Command::Change { change, reply }).await
     }
 
+    /// Revokes an authority with all below it.
+    ///
+    /// # Errors
+    /// There is none of that name, somebody would be left behind, or it could not be stored.
+    pub async fn revoke_authority(&self, order: AuthorityRevocation) -> Result<Changed, StewardError> {
+        self.ask(|reply| Command::Revoke { order, reply }).await
+    }
+
     /// Issues a workload's identity anew.
     ///
     /// # Errors
     /// There is no such workload, or it could not be issued.
     pub async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {
         self.ask(|reply| Command::IssueNow { workload, reply }).await.map(drop)
+    }
+
+    /// Makes the request for the next issuing authority ready.
+    ///
+    /// # Errors
+    /// This host makes its issuing authorities itself, or the request could not be stored.
+    pub async fn request(&self, wanted: Wanted, run: Run) -> Result<AuthorityRequest, StewardError> {
+        Ok(self.ask(|reply| Command::Request { wanted, run, reply }).await?.into())
+    }
+
+    /// Signs the issuing authority of another host.
+    ///
+    /// # Errors
+    /// The request is of no use, or the root cannot sign for so long.
+    pub async fn sign(&self, order: SignOrder) -> Result<SignedAuthorityStatus, StewardError> {
+        let order = Box::new(order);
+        Ok(self.ask(|reply| Command::Sign { order, reply }).await?.into())
+    }
+
+    /// Installs what was signed elsewhere.
+    ///
+    /// # Errors
+    /// It is of no use here, or could not be stored.
+    pub async fn install(&self, order: InstallOrder) -> Result<InstalledStatus, StewardError> {
+        let order = Box::new(order);
+        Ok(self.ask(|reply| Command::Install { order, reply }).await?.into())
     }
 
     /// Hands out a certificate by what `settings` say.

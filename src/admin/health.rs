@@ -1,4 +1,5 @@
-//! Life signs for orchestrators and numbers for Prometheus, over plain HTTP: `/live`, `/ready`, `/metrics`.
+//! Life signs for orchestrators, numbers for Prometheus and revocation lists for everybody, over plain HTTP: `/live`,
+//! `/ready`, `/metrics`, `/crl`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,16 +29,19 @@ const BOUNDS: Bounds =
 /// > application/openmetrics-text; version=1.0.0; charset=utf-8 — OpenMetrics 1.0, "Protocol Negotiation"
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+const PEM: &str = "application/x-pem-file";
+
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 fn answer_to(method: &Method, path: &str, steward: &impl Steward) -> Answer {
-    if !matches!(path, "/live" | "/ready" | "/metrics") {
+    if !matches!(path, "/live" | "/ready" | "/metrics" | "/crl") {
         return answer::not_found(path);
     }
     if !matches!(*method, Method::GET | Method::HEAD) {
         return answer::wrong_method("GET, HEAD", method);
     }
     match path {
+        "/crl" => answer::text(StatusCode::OK, PEM, steward.crl_pem()),
         "/live" => answer::text(StatusCode::OK, PLAIN, "alive\n".to_owned()),
         "/metrics" => answer::text(StatusCode::OK, OPEN_METRICS, steward.metrics()),
         _ => readiness(steward),

@@ -3,6 +3,7 @@
 mod secret_text;
 mod steward;
 mod view;
+mod signing;
 mod question;
 mod desk;
 mod answer;
@@ -17,9 +18,11 @@ pub use health::serve as serve_health;
 pub use question::{Explanation, Operation, Presented, Question, StepOutcome, TrailStep};
 pub use secret_text::SecretText;
 pub use server::{bind, serve};
+pub use signing::{AuthorityRequest, InstalledStatus, SignedAuthorityStatus};
 pub use steward::{Steward, StewardError};
 pub use view::{
-    AuthorityStatus, ConfigStatus, DeliveryStatus, Failure, IssuedCertificate, LaggardStatus, ListenerStatus,
-    Moved, Order, PresentedStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus,
-    RollOverStatus, ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
+    AuthorityStatus, AwaitingStatus, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Failure,
+    IssuedCertificate, LaggardStatus, LimitsStatus, ListenerStatus, Moved, Order, PresentedStatus,
+    QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus, RollOverStatus,
+    ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
 };

@@ -15,8 +15,9 @@ use tokio::net::unix::UCred;
 
 use super::answer::{self, Answer};
 use super::connections::{self, Bounds};
+use super::signing::{InstallationOrder, RequestOrder, SignatureOrder};
 use super::steward::{Steward, StewardError};
-use super::view::{MoveOrder, Moved, Order};
+use super::view::{MoveOrder, Moved, Order, RevokeOrder};
 use crate::id::WorkloadId;
 use crate::pki::Level;
 use crate::store::socket_file::{self, SocketError};
@@ -113,10 +114,15 @@ async fn answer_to(request: Request<Incoming>, caller: Caller, steward: &impl St
 enum Call {
     Bundle,
     Change(Level, String),
+    Crl,
     Explain,
+    Install,
     Issue,
     Reload,
     Renew(WorkloadId),
+    Request,
+    Revoke(Level),
+    Sign,
     Status,
 }
 
@@ -124,16 +130,24 @@ impl Call {
     fn parse(path: &str) -> Option<(Self, Method)> {
         let call = match path.strip_prefix("/v1/")? {
             "bundle" => return Some((Self::Bundle, Method::GET)),
+            "authorities/install" => Self::Install,
+            "authorities/request" => Self::Request,
+            "authorities/sign" => Self::Sign,
             "certificates" => Self::Issue,
+            "crl" => return Some((Self::Crl, Method::GET)),
             "explain" => Self::Explain,
             "reload" => Self::Reload,
             "status" => return Some((Self::Status, Method::GET)),
             other => match other.split('/').collect::<Vec<_>>().as_slice() {
                 ["workloads", workload, "renew"] => Self::Renew(workload.parse().ok()?),
-                ["authorities", level, verb] if Moved::VERBS.contains(verb) => {
+                ["authorities", level, verb] => {
                     let level =
                         [Level::Issuing, Level::Root].into_iter().find(|one| one.as_str() == *level)?;
-                    Self::Change(level, (*verb).to_owned())
+                    match *verb {
+                        "revoke" => Self::Revoke(level),
+                        verb if Moved::VERBS.contains(&verb) => Self::Change(level, verb.to_owned()),
+                        _ => return None,
+                    }
                 }
                 _ => return None,
             },
@@ -142,7 +156,7 @@ impl Call {
     }
 
     const fn changes_something(&self) -> bool {
-        !matches!(self, Self::Bundle | Self::Explain | Self::Status)
+        !matches!(self, Self::Bundle | Self::Crl | Self::Explain | Self::Status)
     }
 
     async fn carry_out(self, body: &[u8], steward: &impl Steward) -> Result<Answer, StewardError> {
@@ -152,7 +166,9 @@ impl Call {
                 let order = if body.is_empty() { MoveOrder::default() } else { read(body)? };
                 ok(&Moved::from(steward.change_authority(order.change(level, &verb)?).await?))
             }
+            Self::Crl => answer::text(StatusCode::OK, PEM, steward.crl_pem()),
             Self::Explain => ok(&steward.explain(read(body)?)?),
+            Self::Install => ok(&steward.install(read::<InstallationOrder>(body)?.order()?).await?),
             Self::Issue => ok(&steward.issue(read::<Order>(body)?).await?),
             Self::Reload => ok(&steward.reload().await?),
             Self::Renew(workload) => {
@@ -162,6 +178,16 @@ impl Call {
                 ok(&renewed
                     .ok_or_else(|| StewardError::Unknown(format!("there is no workload {workload}")))?)
             }
+            Self::Request => {
+                let order: RequestOrder = if body.is_empty() { RequestOrder::default() } else { read(body)? };
+                let (wanted, run) = order.terms();
+                ok(&steward.request(wanted, run).await?)
+            }
+            Self::Revoke(level) => {
+                let order: RevokeOrder = read(body)?;
+                ok(&Moved::from(steward.revoke_authority(order.revocation(level)).await?))
+            }
+            Self::Sign => ok(&steward.sign(read::<SignatureOrder>(body)?.order()?).await?),
             Self::Status => ok(&steward.status()),
         })
     }

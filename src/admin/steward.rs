@@ -2,10 +2,15 @@
 
 use std::error::Error;
 
-use crate::admin::{Explanation, IssuedCertificate, Order, Question, Readiness, Reloaded, Status};
+use crate::admin::{
+    AuthorityRequest, Explanation, InstalledStatus, IssuedCertificate, Order, Question, Readiness, Reloaded,
+    SignedAuthorityStatus, Status,
+};
 use crate::causes::Causes;
 use crate::id::WorkloadId;
-use crate::issuance::{Change, Changed, IssuanceError};
+use crate::issuance::{
+    AuthorityRevocation, Change, Changed, InstallOrder, IssuanceError, Run, SignOrder, Wanted,
+};
 use crate::pki::HierarchyError;
 
 /// Answers for the agent. What takes time gives a future; the rest answers from what is in memory.
@@ -22,6 +27,9 @@ pub trait Steward: Send + Sync + 'static {
     /// The roots of this host's trust domain, as PEM.
     fn bundle_pem(&self) -> String;
 
+    /// The revocation lists of this host's authorities, as PEM.
+    fn crl_pem(&self) -> String;
+
     /// How a caller would fare.
     ///
     /// # Errors
@@ -34,8 +42,33 @@ pub trait Steward: Send + Sync + 'static {
     /// Moves an authority from slot to slot.
     fn change_authority(&self, change: Change) -> impl Future<Output = Result<Changed, StewardError>> + Send;
 
+    /// Revokes an authority with all below it.
+    fn revoke_authority(
+        &self,
+        order: AuthorityRevocation,
+    ) -> impl Future<Output = Result<Changed, StewardError>> + Send;
+
     /// Issues a workload's identity anew.
     fn renew(&self, workload: WorkloadId) -> impl Future<Output = Result<(), StewardError>> + Send;
+
+    /// Makes the request for the next issuing authority ready.
+    fn request(
+        &self,
+        wanted: Wanted,
+        run: Run,
+    ) -> impl Future<Output = Result<AuthorityRequest, StewardError>> + Send;
+
+    /// Signs the issuing authority of another host.
+    fn sign(
+        &self,
+        order: SignOrder,
+    ) -> impl Future<Output = Result<SignedAuthorityStatus, StewardError>> + Send;
+
+    /// Installs what was signed elsewhere.
+    fn install(
+        &self,
+        order: InstallOrder,
+    ) -> impl Future<Output = Result<InstalledStatus, StewardError>> + Send;
 
     /// Hands out a certificate with its key.
     fn issue(&self, order: Order) -> impl Future<Output = Result<IssuedCertificate, StewardError>> + Send;
@@ -75,18 +108,30 @@ impl From<IssuanceError> for StewardError {
         match error {
             IssuanceError::NotAcknowledged { .. }
             | IssuanceError::Hierarchy(HierarchyError::StillInUse { .. }) => Self::Behind(text),
-            IssuanceError::Hierarchy(_) | IssuanceError::Nothing { .. } | IssuanceError::TooOld { .. } => {
-                Self::Conflict(text)
-            }
-            IssuanceError::Foreign { .. }
+            IssuanceError::Expired { .. }
+            | IssuanceError::Hierarchy(_)
+            | IssuanceError::NoRequest
+            | IssuanceError::NotInstalled { .. }
+            | IssuanceError::NotSubordinate
+            | IssuanceError::Nothing { .. }
+            | IssuanceError::Revoked { .. }
+            | IssuanceError::RootElsewhere
+            | IssuanceError::TooOld { .. } => Self::Conflict(text),
+            IssuanceError::Chain(_)
+            | IssuanceError::Foreign { .. }
             | IssuanceError::ForeignWorkload { .. }
-            | IssuanceError::Lifetimes { .. } => Self::Invalid(text),
-            IssuanceError::UnknownWorkload(_) => Self::Unknown(text),
+            | IssuanceError::Lifetimes { .. }
+            | IssuanceError::ManyRoots
+            | IssuanceError::Refused(_)
+            | IssuanceError::Sign(_) => Self::Invalid(text),
+            IssuanceError::UnknownAuthority { .. } | IssuanceError::UnknownWorkload(_) => Self::Unknown(text),
             IssuanceError::Issue { .. }
             | IssuanceError::IssueOnce(_)
             | IssuanceError::OtherDomain { .. }
             | IssuanceError::Preflight(_)
+            | IssuanceError::Revocations(_)
             | IssuanceError::SecondOpinion(_)
+            | IssuanceError::Request(_)
             | IssuanceError::Store(_) => Self::Failed(text),
         }
     }

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{SecretText, StewardError};
 use crate::clock::Timestamp;
-use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
+use crate::id::{AppId, AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::{
-    AuthorityView, Change, Changed, HierarchyView, Insistence, Issued, Laggard, RenewalView, Run, Settings,
-    Verb,
+    AuthorityRevocation, AuthorityView, Change, Changed, HierarchyView, Insistence, Issued, Laggard,
+    RenewalView, Run, Settings, Verb,
 };
-use crate::pki::{DEFAULT_BACKDATE, Level, Lifetimes, Profile, TrustBundle, X509Svid};
+use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Level, Lifetimes, Profile, TrustBundle, X509Svid};
 use crate::store::pem;
 
 /// Everything about a running agent.
@@ -53,6 +53,42 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// The doors to outside.
     pub remotes: Vec<RemoteStatus>,
+    /// How far limits are used.
+    #[serde(default)]
+    pub limits: LimitsStatus,
+}
+
+/// How far limits are used.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LimitsStatus {
+    /// How many accounts are counted.
+    pub accounts: usize,
+    /// The quotas that are nearest to their end, these first.
+    pub fullest: Vec<QuotaStatus>,
+}
+
+/// How far one quota is used.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct QuotaStatus {
+    /// By whom.
+    pub app: AppId,
+    /// What is counted together: `app:…`, `product:…` or `operation:…/…`.
+    pub scope: String,
+    /// How much was used.
+    pub used: u64,
+    /// Of how much.
+    pub limit: u64,
+    /// When all of it is forgotten.
+    pub ends: Timestamp,
+}
+
+/// How many requests a service is given at a time.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ConcurrencyStatus {
+    /// How many there may be now.
+    pub limit: u32,
+    /// How many there are.
+    pub under_way: u32,
 }
 
 /// Whether the agent can serve a valid certificate now and nothing is overdue.
@@ -113,7 +149,7 @@ pub struct AuthorityStatus {
     pub slot: String,
     /// Its name.
     pub id: AuthorityId,
-    /// The kind of its key.
+    /// The kind of its key, or `elsewhere` for a root that signs on another host.
     pub algorithm: String,
     /// When it was made.
     pub created_at: Timestamp,
@@ -123,6 +159,9 @@ pub struct AuthorityStatus {
     pub not_after: Timestamp,
     /// If it is retired: when the last certificate that it signed has expired.
     pub drained_at: Option<Timestamp>,
+    /// Whether it is revoked, and all below it.
+    #[serde(default)]
+    pub revoked: bool,
 }
 
 /// How the renewal of one certificate stands.
@@ -149,6 +188,15 @@ pub struct RollOverStatus {
     pub held: Vec<String>,
     /// Who has not loaded the bundle in force.
     pub laggards: Vec<LaggardStatus>,
+    /// If the next issuing authority is due and has to be signed where the root is.
+    #[serde(default)]
+    pub awaiting: Option<AwaitingStatus>,
+    /// Whether the prepared issuing authority stands under the prepared root, so that both are activated together.
+    #[serde(default)]
+    pub together: bool,
+    /// Whose certificates end with the active issuing authority, sooner than they should, since it has no successor yet.
+    #[serde(default)]
+    pub shortened: Vec<WorkloadId>,
     /// Which workloads' readers have not taken their present certificate, and so may show one of a retired authority.
     pub showing_former: Vec<WorkloadId>,
     /// Who still came in with a leaf of a retired authority.
@@ -165,6 +213,15 @@ pub struct PresentedStatus {
     pub spiffe_id: String,
     /// When, the last time.
     pub last_seen: Timestamp,
+}
+
+/// The next issuing authority waits for a signature.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AwaitingStatus {
+    /// Since when it is due.
+    pub since: Timestamp,
+    /// When the active one ends, and with it everything that it signed.
+    pub until: Timestamp,
 }
 
 /// Somebody who has not loaded the bundle in force.
@@ -197,6 +254,12 @@ impl RollOverStatus {
             distributed_at: hierarchy.distributed_at,
             held: hierarchy.held.iter().map(|level| level.as_str().to_owned()).collect(),
             laggards: laggards.iter().map(laggard).collect(),
+            awaiting: hierarchy
+                .awaiting
+                .as_ref()
+                .map(|awaiting| AwaitingStatus { since: awaiting.since, until: awaiting.until }),
+            together: hierarchy.together,
+            shortened: hierarchy.shortened.clone(),
             showing_former,
             presented,
         }
@@ -273,6 +336,9 @@ pub struct ServiceStatus {
     pub hosts: Vec<String>,
     /// What callers must present, if this level says anything.
     pub accepts: Option<String>,
+    /// How many requests it is given at a time, if that is limited.
+    #[serde(default)]
+    pub concurrency: Option<ConcurrencyStatus>,
 }
 
 /// A door to outside.
@@ -346,6 +412,34 @@ impl MoveOrder {
         let insistence = if force { Insistence::Force } else { Insistence::Heed };
         let run = if dry_run { Run::Rehearsal } else { Run::Real };
         Ok(Change { level, verb, insistence, run })
+    }
+}
+
+/// How an authority is to be revoked.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct RevokeOrder {
+    id: AuthorityId,
+    reason: String,
+    #[serde(default)]
+    force: bool,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl RevokeOrder {
+    /// The terms of a revocation.
+    pub(super) fn of(order: &AuthorityRevocation) -> Self {
+        let AuthorityRevocation { id, reason, insistence, run, .. } = order;
+        let (force, dry_run) = (*insistence == Insistence::Force, *run == Run::Rehearsal);
+        Self { id: id.clone(), reason: reason.clone(), force, dry_run }
+    }
+
+    /// The revocation on these terms.
+    pub(super) fn revocation(self, level: Level) -> AuthorityRevocation {
+        let Self { id, reason, force, dry_run } = self;
+        let insistence = if force { Insistence::Force } else { Insistence::Heed };
+        let run = if dry_run { Run::Rehearsal } else { Run::Real };
+        AuthorityRevocation { level, id, reason, insistence, run }
     }
 }
 
@@ -488,11 +582,12 @@ impl From<&AuthorityView> for AuthorityStatus {
             },
             slot: view.slot.to_string(),
             id: view.id.clone(),
-            algorithm: view.algorithm.to_string(),
+            algorithm: view.algorithm.map_or("elsewhere", KeyAlgorithm::as_str).to_owned(),
             created_at: view.created,
             not_before: view.not_before,
             not_after: view.not_after,
             drained_at: view.drained_at,
+            revoked: view.is_revoked,
         }
     }
 }

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::trust::Crls;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::{NonceMemory, Peppers, SignatureTerms};
-use crate::id::{AuthorityId, ListenerId, RemoteId, WorkloadId};
+use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::Issued;
+use crate::limit::{Inflight, Ledger, Throttle};
 use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Usage, Verifier};
 use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, TlsError, client_config,
@@ -46,6 +48,7 @@ pub(super) struct Materials {
     pub(super) issued: Arc<Issued>,
     pub(super) bundles: Arc<BundleSet>,
     pub(super) revocations: Arc<Revocations>,
+    pub(super) crls: Arc<Crls>,
     pub(super) registry: Arc<registry::Snapshot>,
     pub(super) peppers: Arc<Peppers>,
 }
@@ -57,6 +60,9 @@ pub(super) struct Assembly {
     verifier: Option<Arc<Verifier>>,
     listeners: BTreeMap<ListenerId, Made>,
     remotes: BTreeMap<RemoteId, Arc<Remote>>,
+    ledger: Arc<Ledger>,
+    throttle: Arc<Throttle>,
+    inflight: BTreeMap<ServiceId, Arc<Inflight>>,
     nonces: Arc<NonceMemory>,
 }
 
@@ -74,11 +80,20 @@ struct Made {
 const OLDEST_SESSIONS: Duration = Duration::from_secs(55 * 60);
 
 impl Assembly {
-    /// An assembly that has made nothing yet.
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+    /// An assembly that has made nothing yet; what apps use is charged to `ledger`.
+    pub(super) fn new(clock: Arc<dyn Clock>, ledger: Arc<Ledger>) -> Self {
         // Its size is that of the rules, as soon as there are any.
         let nonces = Arc::new(NonceMemory::new(0, clock.now()));
-        Self { clock, verifier: None, listeners: BTreeMap::new(), remotes: BTreeMap::new(), nonces }
+        Self {
+            clock,
+            verifier: None,
+            listeners: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            ledger,
+            throttle: Arc::default(),
+            inflight: BTreeMap::new(),
+            nonces,
+        }
     }
 
     /// Whether some listener's sessions grow too old unless everything is assembled again.
@@ -92,16 +107,21 @@ impl Assembly {
     /// # Errors
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
-        let Materials { config, issued, bundles, revocations, registry, peppers } = materials;
+        let Materials { config, issued, bundles, revocations, crls, registry, peppers } = materials;
         let now = self.clock.since_boot();
         let same = |verifier: &&Arc<Verifier>| {
-            Arc::ptr_eq(verifier.bundles(), bundles) && Arc::ptr_eq(verifier.revocations(), revocations)
+            Arc::ptr_eq(verifier.bundles(), bundles)
+                && Arc::ptr_eq(verifier.revocations(), revocations)
+                && Arc::ptr_eq(verifier.crls(), &crls.set)
         };
         let known = self.verifier.as_ref().filter(same).cloned();
         let trust_is_new = known.is_none();
         let verifier = match known {
             Some(verifier) => verifier,
-            None => Arc::new(Verifier::new(Arc::clone(bundles), Arc::clone(revocations))?),
+            None => {
+                let verifier = Verifier::new(Arc::clone(bundles), Arc::clone(revocations))?;
+                Arc::new(verifier.heeding(Arc::clone(&crls.set)))
+            }
         };
         let mut listeners = BTreeMap::new();
         for settings in &config.listeners {
@@ -172,6 +192,7 @@ impl Assembly {
         self.verifier = Some(Arc::clone(&verifier));
         self.listeners.clone_from(&listeners);
         self.remotes.clone_from(&remotes);
+        self.inflight = self.inflight(config);
         Ok(proxy::Snapshot {
             registry: Arc::clone(registry),
             peppers: Arc::clone(peppers),
@@ -183,7 +204,21 @@ impl Assembly {
             api_key_header: Arc::clone(&config.api_key_header),
             signatures: Arc::new(SignatureTerms::new(config.signatures.clone(), Arc::clone(&self.nonces))),
             retired: Arc::new(retired(issued)),
+            ledger: Arc::clone(&self.ledger),
+            throttle: Arc::clone(&self.throttle),
+            inflight: self.inflight.clone(),
         })
+    }
+
+    /// The services whose requests are limited; what is known of one stays known while its bounds stay.
+    fn inflight(&self, config: &Config) -> BTreeMap<ServiceId, Arc<Inflight>> {
+        let limited = config.services.iter().filter_map(|service| Some((&service.id, service.concurrency?)));
+        limited
+            .map(|(id, bounds)| {
+                let known = self.inflight.get(id).filter(|known| known.bounds() == bounds).cloned();
+                (id.clone(), known.unwrap_or_else(|| Arc::new(Inflight::new(bounds))))
+            })
+            .collect()
     }
 }
 

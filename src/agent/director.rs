@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -25,7 +25,7 @@ use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
 use crate::credential::Peppers;
 use crate::id::WorkloadId;
 use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
-use crate::pki::{BundleSet, Revoked, Usage, VerifyError};
+use crate::pki::{BundleSet, Revoked, Skews, Usage, VerifyError};
 use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
 use crate::store::registry_dir::{self, RegistryReadError};
@@ -86,6 +86,8 @@ pub(super) struct InForce {
     pub(super) registry_error: Option<String>,
     /// Why the trust bundles on disk are not the ones in force.
     pub(super) trust_error: Option<String>,
+    /// Which revocation lists do not speak for now, one sentence each.
+    pub(super) mute_crls: Vec<String>,
 }
 
 /// What the director can be asked.
@@ -97,6 +99,9 @@ pub(super) enum Order {
 
 /// What depends on time alone is looked at this often.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
+
+/// Whether a revocation list has become too old is looked at this often.
+const LOOK_AT_CRLS: Duration = Duration::from_millis(500);
 
 /// Whether the state directory can be written is looked at this often.
 const LOOK_AT_DISK: Duration = Duration::from_secs(2);
@@ -118,6 +123,7 @@ pub(super) struct Director {
     pub(super) feed: Feed,
     pub(super) deliveries: Deliveries,
     pub(super) troubles: Arc<Troubles>,
+    pub(super) skews: Arc<Mutex<Skews>>,
 }
 
 impl Director {
@@ -133,6 +139,7 @@ impl Director {
         self.note_certificates();
         // A clock of its own: other events must not put this off.
         let mut looking = tokio::time::interval(LOOK_AROUND);
+        let mut ageing = tokio::time::interval(LOOK_AT_CRLS);
         let mut watching_disk = tokio::time::interval(LOOK_AT_DISK);
         let (shifted, mut shifts) = mpsc::channel(1);
         tokio::spawn(clock_watch::watch(Arc::clone(&self.clock), shifted));
@@ -156,6 +163,7 @@ impl Director {
                     self.follow_trust().await;
                 }
                 _ = looking.tick() => self.end_old_sessions(),
+                _ = ageing.tick() => self.follow_crls(),
                 _ = watching_disk.tick() => self.look_at_disk(),
             }
         }
@@ -196,7 +204,7 @@ impl Director {
         if !same_roots {
             match trust::bundles(&issued.bundle, &next.config.trust) {
                 Ok(bundles) => next.bundles = Arc::new(bundles),
-                Err(error) => return self.reject_trust(&error.into()),
+                Err(error) => return self.reject_trust(&[error.into()]),
             }
         }
         match self.publish(next) {
@@ -217,6 +225,7 @@ impl Director {
             self.metrics.count_clock_step("suspend");
             tracing::warn!(?slept, now = %self.clock.now(), "the machine has slept; every deadline is looked at again");
         }
+        self.skews.lock().unwrap_or_else(PoisonError::into_inner).forget();
         let (reply, done) = oneshot::channel();
         if self.commands.send(issuance::Command::LookAround { reply }).await.is_ok() {
             // Whatever keeps the CA busy must not let a connection outlive its certificate.
@@ -310,31 +319,71 @@ impl Director {
     }
 
     async fn follow_trust(&mut self) {
-        let config = &self.materials.config;
-        let read = trust::bundles(&self.materials.issued.bundle, &config.trust)
-            .map_err(ReloadError::from)
-            .and_then(|bundles| Ok((bundles, revocation_file::load(&config.state_dir)?)));
-        let (bundles, revocations) = match read {
-            Ok(read) => read,
-            Err(error) => return self.reject_trust(&error),
-        };
-        self.update(|state| state.trust_error = None);
-        let mut next = self.materials.clone();
-        if bundles != *next.bundles {
-            next.bundles = Arc::new(bundles);
-        } else if revocations == *next.revocations {
+        let (mut next, mut errors) = (self.materials.clone(), Vec::new());
+        let config = Arc::clone(&next.config);
+        // Each for itself: what is wrong with one file must not hold back what another one revokes.
+        match trust::bundles(&next.issued.bundle, &config.trust) {
+            Ok(bundles) if bundles != *next.bundles => next.bundles = Arc::new(bundles),
+            Ok(_) => (),
+            Err(error) => errors.push(error.into()),
+        }
+        match revocation_file::load(&config.state_dir) {
+            Ok(revocations) if revocations != *next.revocations => next.revocations = Arc::new(revocations),
+            Ok(_) => (),
+            Err(error) => errors.push(error.into()),
+        }
+        let (crls, problems) = trust::crls(&config.trust, &next.bundles, &next.crls, self.clock.now());
+        next.crls = crls;
+        errors.extend(problems.into_iter().map(ReloadError::from));
+        let before = self.materials.clone();
+        if !is_same_trust(&before, &next) {
+            let outcome = self.publish(next.clone()).or_else(|error| {
+                errors.push(error);
+                self.publish(Materials { bundles: Arc::clone(&before.bundles), ..next })
+            });
+            match outcome {
+                Ok(()) => self.note_trust(&before).await,
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() {
+            self.update(|state| state.trust_error = None);
+        } else {
+            self.reject_trust(&errors);
+        }
+        self.follow_crls();
+    }
+
+    /// Tells who has to know that other certificates are believed than `before`.
+    async fn note_trust(&self, before: &Materials) {
+        tracing::info!(revoked = self.materials.revocations.iter().len(), "trust in force");
+        if !Arc::ptr_eq(&before.revocations, &self.materials.revocations) {
+            // The owner of the CA reads for itself, so that it never goes back behind what it has written.
+            if self.commands.send(issuance::Command::Revoked).await.is_err() {
+                return;
+            }
+        }
+        self.replace_revoked().await;
+    }
+
+    /// Takes the verdict on live connections again when a revocation list ceases to speak, or speaks again.
+    fn follow_crls(&self) {
+        let now = self.clock.now();
+        let (set, was_mute) = (&self.materials.crls.set, &self.in_force.load().mute_crls);
+        let mut mute = Vec::new();
+        for (domain, next_update, sentences) in set.standing(now) {
+            let next_update = next_update.map(Timestamp::unix).unwrap_or_default();
+            self.metrics.set_crls(domain.as_str(), next_update, sentences.len());
+            mute.extend(sentences);
+        }
+        if mute == *was_mute {
             return;
         }
-        if revocations != *next.revocations {
-            next.revocations = Arc::new(revocations);
+        for sentence in mute.iter().filter(|sentence| !was_mute.contains(sentence)) {
+            tracing::error!(reason = sentence, "a revocation list does not speak for now");
         }
-        match self.publish(next) {
-            Ok(()) => {
-                tracing::info!(revoked = self.materials.revocations.iter().len(), "trust in force");
-                self.replace_revoked().await;
-            }
-            Err(error) => self.reject_trust(&error),
-        }
+        self.plane.announce_change();
+        self.update(|state| state.mute_crls = mute);
     }
 
     /// Gives workloads of ours whose certificate or key was revoked a fresh one.
@@ -367,10 +416,13 @@ impl Director {
         }
     }
 
-    fn reject_trust(&self, error: &ReloadError) {
+    fn reject_trust(&self, errors: &[ReloadError]) {
         self.metrics.count_reload(false);
-        let error = Causes(error).to_string();
-        tracing::error!(error, "a trust bundle on disk is wrong; the last good ones stay in force");
+        let error = errors.iter().map(|error| Causes(error).to_string()).collect::<Vec<_>>().join("; ");
+        tracing::error!(
+            error,
+            "what is trusted or revoked on disk is wrong; the last good state stays in force"
+        );
         self.update(|state| state.trust_error = Some(error));
     }
 
@@ -422,8 +474,15 @@ impl Director {
                 return Err(error.into());
             }
         };
-        let materials =
-            Materials { config: Arc::clone(&new), issued, bundles, registry, ..self.materials.clone() };
+        let crls = match trust::all_crls(&new.trust, &bundles, &self.materials.crls, self.clock.now()) {
+            Ok(crls) => crls,
+            Err(error) => {
+                self.configure_issuance(&old).await?;
+                return Err(error.into());
+            }
+        };
+        let config = Arc::clone(&new);
+        let materials = Materials { config, issued, bundles, crls, registry, ..self.materials.clone() };
         if let Err(error) = self.publish(materials) {
             self.configure_issuance(&old).await?;
             return Err(error);
@@ -451,6 +510,9 @@ impl Director {
 
     fn publish(&mut self, materials: Materials) -> Result<(), ReloadError> {
         let snapshot = self.assembly.assemble(&materials)?;
+        if !Arc::ptr_eq(&self.materials.crls, &materials.crls) {
+            self.metrics.clear_crls();
+        }
         self.current.store(Arc::new(snapshot));
         self.plane.announce_change();
         self.deliveries.acknowledge_doors(&materials.config, &materials.bundles);
@@ -483,11 +545,20 @@ impl Director {
         for (level, renewal) in [("root", &hierarchy.roll_over), ("issuing", &hierarchy.rotation)] {
             self.metrics.set_rotation(level, renewal.next_rotation_at.unix(), renewal.overdue);
         }
+        self.metrics.awaits_signature.set(i64::from(hierarchy.awaiting.is_some()));
+        let shortened = i64::try_from(hierarchy.shortened.len()).unwrap_or(i64::MAX);
+        self.metrics.certificates_shortened.set(shortened);
         for authority in issued.hierarchy.roots.iter().chain(&issued.hierarchy.issuing) {
             let (level, slot) = (authority.level.as_str(), authority.slot.as_str());
             self.metrics.set_authority(authority.id.as_str(), level, slot, authority.not_after.unix());
         }
     }
+}
+
+fn is_same_trust(one: &Materials, other: &Materials) -> bool {
+    Arc::ptr_eq(&one.bundles, &other.bundles)
+        && Arc::ptr_eq(&one.revocations, &other.revocations)
+        && Arc::ptr_eq(&one.crls, &other.crls)
 }
 
 /// Reads and understands the registry.
@@ -505,7 +576,8 @@ struct Watching(AbortHandle);
 impl Watching {
     fn start(config: &Config, changed: mpsc::Sender<()>) -> Self {
         let bundles = config.trust.iter().map(|bundle| bundle.path.clone());
-        let files = bundles.chain([revocation_file::path(&config.state_dir)]).collect();
+        let crls = config.trust.iter().filter_map(|bundle| Some(bundle.crl.as_ref()?.path.clone()));
+        let files = bundles.chain(crls).chain([revocation_file::path(&config.state_dir)]).collect();
         let watched = Watched { files, folders: config.registry_dirs.clone() };
         Self(tokio::spawn(config::watch(watched, changed)).abort_handle())
     }

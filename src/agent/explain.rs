@@ -53,8 +53,13 @@ pub(super) fn explain(
         (None, Some(service)) => Part::Tcp(service),
         (None, None) => return Err(StewardError::Invalid("nothing is asked for".into())),
     };
+    let objection = verified.as_ref().and_then(|one| snapshot.registry.objection_to_name(&one.subject));
     let outcome = rehearse(listener, verified, &part, snapshot, now);
-    Ok(explanation(&outcome, snapshot, now))
+    let mut explanation = explanation(&outcome, snapshot, now);
+    if let Some(objection) = objection.filter(|_| outcome.code == Refusal::UnmappedCertificate.code()) {
+        explanation.sentence = format!("{} That is because {objection}.", explanation.sentence);
+    }
+    Ok(explanation)
 }
 
 fn listener<'a>(question: &Question, snapshot: &'a Snapshot) -> Result<&'a Arc<Listener>, StewardError> {
@@ -127,7 +132,7 @@ fn imagined(id: &str, now: Timestamp) -> Result<Verified, StewardError> {
 }
 
 /// What is looked at, in order. A request that is refused at one step passed those before it.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 11] = [
     "certificate",
     "request",
     "credential",
@@ -137,13 +142,21 @@ const STEPS: [&str; 9] = [
     "kind of credential",
     "service",
     "product and operation",
+    "limits",
+    "capacity",
 ];
+
+/// The step that is about quotas and paces.
+const LIMITS: usize = 9;
 
 /// Which step a code belongs to, and what it means.
 fn decided_by(code: &str) -> (usize, &'static str) {
     if let Some(refusal) = Refusal::ALL.into_iter().find(|refusal| refusal.code() == code) {
         let step = match refusal {
-            Refusal::BadContentDigest | Refusal::DuplicateCredential | Refusal::KeyInUrl => 1,
+            Refusal::BadContentDigest
+            | Refusal::ContentDigestMismatch
+            | Refusal::DuplicateCredential
+            | Refusal::KeyInUrl => 1,
             Refusal::AmbiguousCertificate
             | Refusal::InsufficientCoverage
             | Refusal::InvalidCredential
@@ -167,11 +180,12 @@ fn decided_by(code: &str) -> (usize, &'static str) {
             Denial::DeveloperInactive => 5,
             Denial::AuthMethodNotAllowed => 6,
             Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked | Denial::NotEntitled => 8,
+            Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => 9,
+            Denial::Overloaded => 10,
         };
         return (step, denial.sentence());
     }
     match code {
-        "content-digest-mismatch" => (1, "The body is not the one that was signed."),
         "no-such-service" => (7, "No service answers for this host and path."),
         "bad-path" => (1, "The path is ambiguous."),
         _ => (1, "The request head is malformed or ambiguous."),
@@ -190,7 +204,11 @@ fn explanation(outcome: &Outcome, snapshot: &Snapshot, now: Timestamp) -> Explan
             std::cmp::Ordering::Equal => StepOutcome::Failed,
             std::cmp::Ordering::Greater => StepOutcome::NotReached,
         },
-        detail: if at == decisive { sentence.to_owned() } else { detail(at, decisive, outcome, snapshot) },
+        detail: match at {
+            _ if at == LIMITS && at == decisive => format!("{sentence} {}", outcome.limits.join("; ")),
+            _ if at == decisive => sentence.to_owned(),
+            _ => detail(at, decisive, outcome, snapshot),
+        },
     });
     Explanation {
         allowed,
@@ -220,6 +238,7 @@ fn detail(at: usize, decisive: usize, outcome: &Outcome, snapshot: &Snapshot) ->
         5 => app.map(|app| format!("{} is active", app.developer.id)).unwrap_or_default(),
         7 => outcome.service.clone(),
         8 => outcome.product.clone(),
+        LIMITS => outcome.limits.join("; "),
         _ => String::new(),
     }
 }

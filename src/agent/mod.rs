@@ -8,6 +8,7 @@ mod director;
 mod clock_watch;
 mod quickstart;
 mod readiness;
+mod limit_keeper;
 mod explain;
 mod sightings;
 mod steward;
@@ -15,6 +16,7 @@ mod supervise;
 
 pub use assembly::AssemblyError;
 pub use director::ReloadError;
+pub use limit_keeper::KeeperError;
 pub use quickstart::QuickstartError;
 pub use supervise::{AgentError, run};
 pub use trust::TrustError;

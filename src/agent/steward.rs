@@ -1,27 +1,35 @@
 //! Answers for the agent at the operators' door.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::director::{InForce, Order as Directive};
 use super::explain;
-use super::readiness::obstacles;
+use super::limit_keeper::LimitTroubles;
+use super::readiness::{self, obstacles};
 use super::sightings::Sightings;
 use super::troubles::Troubles;
 use crate::admin::{
-    self, ConfigStatus, DeliveryStatus, Desk, Explanation, IssuedCertificate, ListenerStatus, Order,
-    PresentedStatus, Question, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus,
-    ServiceStatus, Status, Steward, StewardError, WorkloadStatus,
+    self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Desk, Explanation,
+    InstalledStatus, IssuedCertificate, LimitsStatus, ListenerStatus, Order, PresentedStatus, Question,
+    QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus,
+    SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus,
 };
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::id::WorkloadId;
-use crate::issuance::{Acknowledgements, Change, Changed, Issued, Laggard};
+use crate::id::{ServiceId, WorkloadId};
+use crate::issuance::{
+    Acknowledgements, AuthorityRevocation, Change, Changed, InstallOrder, Issued, Laggard, Run, SignOrder,
+    Wanted,
+};
+use crate::limit::{Inflight, Scope, Use};
+use crate::pki::{Skews, Suspicion};
 use crate::proxy::{Current, Endpoint, ListenerProtocol, RemoteProtocol};
+use crate::registry;
 use crate::telemetry::Metrics;
 use crate::workload;
 
@@ -39,6 +47,8 @@ pub(super) struct AgentSteward {
     pub(super) directives: mpsc::Sender<Directive>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) troubles: Arc<Troubles>,
+    pub(super) skews: Arc<Mutex<Skews>>,
+    pub(super) limit_troubles: Arc<LimitTroubles>,
 }
 
 impl AgentSteward {
@@ -60,6 +70,13 @@ impl AgentSteward {
             }
         }
         reasons.extend(self.troubles.told());
+        if let Some(Suspicion { peers, at_least }) = self.skews().suspicion(self.clock.now()) {
+            reasons.push(format!(
+                "{peers} peers show certificates that begin in the future, all of them by at least {} s: this host's clock is \
+                 probably behind",
+                at_least.as_secs()
+            ));
+        }
         if let Some(why) = &issued.hierarchy.untidy {
             reasons.push(format!("the CA on disk is whole, but it could not be tidied up: {why}"));
         }
@@ -68,8 +85,18 @@ impl AgentSteward {
                 reasons.push(format!("the files of {workload} are not taken: {error}"));
             }
         }
+        reasons.extend(readiness::on_signature(&issued.hierarchy));
+        reasons.extend(state.mute_crls.iter().cloned());
+        reasons.extend(issued.troubles.iter().cloned());
+        reasons.extend(self.limit_troubles.sentences());
         let roll_over = &issued.hierarchy.roll_over;
-        if roll_over.overdue {
+        if roll_over.overdue && issued.hierarchy.signs_elsewhere {
+            reasons.push(
+                "the root ends before another issuing authority of the present length would: have it replaced \
+                 where it is, and make the next one known here with `postern ca install --root-only`"
+                    .to_owned(),
+            );
+        } else if roll_over.overdue {
             let laggards = self.laggards(issued);
             let laggards: Vec<String> = laggards.iter().map(ToString::to_string).collect();
             let waits = if laggards.is_empty() {
@@ -91,6 +118,10 @@ impl AgentSteward {
         reasons
     }
 
+    fn skews(&self) -> MutexGuard<'_, Skews> {
+        self.skews.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Who has not loaded the bundle in force.
     fn laggards(&self, issued: &Issued) -> Vec<Laggard> {
         self.acknowledged.borrow().laggards(issued.bundle.sequence)
@@ -103,6 +134,21 @@ impl AgentSteward {
             PresentedStatus { authority: authority.clone(), spiffe_id: spiffe_id.to_string(), last_seen }
         });
         presented.collect()
+    }
+
+    /// How many accounts there are, and the quotas that are nearest to their end.
+    fn limits(&self, registry: &registry::Snapshot) -> LimitsStatus {
+        let ledger = &self.current.load().ledger;
+        let quotas = ledger.uses(self.clock.now()).into_iter().filter_map(|one| {
+            let (scope, limit) = quota_of(registry, &one)?;
+            Some(QuotaStatus { app: one.app, scope, used: one.used, limit, ends: one.ends })
+        });
+        let mut fullest: Vec<QuotaStatus> = quotas.collect();
+        let filled =
+            |quota: &QuotaStatus| u128::from(quota.used) * 1_000_000 / u128::from(quota.limit.max(1));
+        fullest.sort_by(|one, other| filled(other).cmp(&filled(one)).then_with(|| one.app.cmp(&other.app)));
+        fullest.truncate(FULLEST);
+        LimitsStatus { accounts: ledger.accounts(), fullest }
     }
 
     fn workloads(&self, config: &Config, issued: &Issued) -> Vec<WorkloadStatus> {
@@ -162,7 +208,8 @@ impl Steward for AgentSteward {
             )),
             workloads,
             listeners: listeners(config),
-            services: services(config),
+            services: services(config, &self.current.load().inflight),
+            limits: self.limits(registry),
             remotes: remotes(config),
         }
     }
@@ -175,13 +222,25 @@ impl Steward for AgentSteward {
         let issued = self.issued();
         let degraded = self.degraded(&self.in_force.load(), &issued).len();
         self.metrics.degraded.set(i64::try_from(degraded).unwrap_or(i64::MAX));
+        let skews = self.skews().by_domain(self.clock.now());
+        self.metrics.set_clock_skews(skews.iter().map(|(domain, ahead)| (domain.as_str(), *ahead)));
         let laggards = self.laggards(&issued).len();
         self.metrics.bundle_laggards.set(i64::try_from(laggards).unwrap_or(i64::MAX));
+        let snapshot = self.current.load();
+        self.metrics.limit_accounts.set(i64::try_from(snapshot.ledger.accounts()).unwrap_or(i64::MAX));
+        self.metrics.clear_concurrency();
+        for (service, inflight) in &snapshot.inflight {
+            self.metrics.set_concurrency(service.as_str(), inflight.limit(), inflight.within());
+        }
         self.metrics.render()
     }
 
     fn bundle_pem(&self) -> String {
         admin::bundle_pem(&self.issued().bundle)
+    }
+
+    fn crl_pem(&self) -> String {
+        self.issued().crl.to_string()
     }
 
     fn explain(&self, question: Question) -> Result<Explanation, StewardError> {
@@ -203,13 +262,46 @@ impl Steward for AgentSteward {
         self.desk.change_authority(change).await
     }
 
+    async fn revoke_authority(&self, order: AuthorityRevocation) -> Result<Changed, StewardError> {
+        self.desk.revoke_authority(order).await
+    }
+
     async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {
         self.desk.renew(workload).await
+    }
+
+    async fn request(&self, wanted: Wanted, run: Run) -> Result<AuthorityRequest, StewardError> {
+        self.desk.request(wanted, run).await
+    }
+
+    async fn sign(&self, order: SignOrder) -> Result<SignedAuthorityStatus, StewardError> {
+        self.desk.sign(order).await
+    }
+
+    async fn install(&self, order: InstallOrder) -> Result<InstalledStatus, StewardError> {
+        self.desk.install(order).await
     }
 
     async fn issue(&self, order: Order) -> Result<IssuedCertificate, StewardError> {
         self.desk.issue(&order, &self.in_force.load().config.issuance).await
     }
+}
+
+/// So many quotas are shown.
+const FULLEST: usize = 10;
+
+/// The name and the limit of the quota that is counted in `one`, if there is one still.
+fn quota_of(registry: &registry::Snapshot, one: &Use) -> Option<(String, u64)> {
+    let (scope, limits) = match (&one.product, &one.operation) {
+        (None, _) => (Scope::App(&one.app), registry.app(one.app.as_str())?.limits.as_deref()),
+        (Some(id), None) => (Scope::Product(id), registry.product(id.as_str())?.limits.as_deref()),
+        (Some(id), Some(operation)) => {
+            let mut operations = registry.product(id.as_str())?.operations.iter();
+            let found = operations.find(|one| one.id.as_ref() == Some(operation))?;
+            (Scope::Operation(id, operation), found.limits.as_deref())
+        }
+    };
+    Some((scope.to_string(), limits?.quota?.limit()))
 }
 
 /// Whose reader has not taken the certificate in force.
@@ -234,7 +326,7 @@ fn listeners(config: &Config) -> Vec<ListenerStatus> {
     config.listeners.iter().map(listener).collect()
 }
 
-fn services(config: &Config) -> Vec<ServiceStatus> {
+fn services(config: &Config, inflight: &BTreeMap<ServiceId, Arc<Inflight>>) -> Vec<ServiceStatus> {
     let service = |service: &crate::proxy::ServiceSettings| ServiceStatus {
         id: service.id.clone(),
         endpoint: match &service.endpoint {
@@ -245,6 +337,9 @@ fn services(config: &Config) -> Vec<ServiceStatus> {
         base_path: service.base_path.clone(),
         hosts: service.hosts.clone(),
         accepts: service.accepts.as_ref().map(ToString::to_string),
+        concurrency: inflight
+            .get(&service.id)
+            .map(|inflight| ConcurrencyStatus { limit: inflight.limit(), under_way: inflight.within() }),
     };
     config.services.iter().map(service).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::director::{Deliveries, Director, InForce, Order, ReloadError, read_registry};
+use super::limit_keeper::{KeeperError, LimitKeeper};
 use super::quickstart::{self, Quickstart, QuickstartError};
 use super::sightings::{self, Sightings};
 use super::steward::AgentSteward;
@@ -26,6 +27,8 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
+use crate::limit::Ledger;
+use crate::pki::Skews;
 use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError};
 use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
@@ -33,6 +36,7 @@ use crate::store::revocation_file::{self, RevocationError};
 use crate::store::socket_file::SocketError;
 use crate::store::{AuthorityDir, StoreError, disk};
 use crate::telemetry::{AccessSink, LogWriter, Metrics, SubscribeError, subscribe};
+use crate::workload;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +71,9 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// What apps have used of their limits cannot be kept.
+    #[error("what apps have used of their limits cannot be kept")]
+    Limits(#[from] KeeperError),
     /// The log cannot be set up.
     #[error("the log cannot be set up")]
     Log(#[from] SubscribeError),
@@ -153,7 +160,12 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         check_first_start(&config)?;
     }
     let directory = AuthorityDir::open_keeping(&config.state_dir, &config.keys)?;
-    let (rotator, mut feed) = Rotator::start(config.issuance.clone(), directory, Arc::clone(&clock))?;
+    let (rotator, mut feed) = Rotator::start_after(
+        config.issuance.clone(),
+        directory,
+        Arc::clone(&clock),
+        last_generation(&config, started_at),
+    )?;
     let (acknowledgements, acknowledged) = watch::channel(Acknowledgements::default());
     let rotator = rotator.heeding(acknowledged.clone());
     let peppers = Arc::new(Peppers::new(peppers(&config, &troubles)?));
@@ -163,15 +175,19 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let issued = Arc::clone(&feed.borrow_and_update());
     let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
     let revocations = Arc::new(revocation_file::load(&config.state_dir)?);
+    let crls = trust::all_crls(&config.trust, &bundles, &Arc::default(), started_at)?;
     let materials = Materials {
         config: Arc::clone(&config),
         issued,
         bundles,
         revocations,
+        crls,
         registry: Arc::clone(&registry),
         peppers,
     };
-    let mut assembly = Assembly::new(Arc::clone(&clock));
+    let ledger = Arc::new(Ledger::default());
+    let limit_keeper = LimitKeeper::start(&config.state_dir, Arc::clone(&ledger), Arc::clone(&clock))?;
+    let mut assembly = Assembly::new(Arc::clone(&clock), Arc::clone(&ledger));
     let current: Current = Arc::new(ArcSwap::from_pointee(assembly.assemble(&materials)?));
     let attestor = Arc::new(KernelAttestor::new(&config.workloads).map_err(|_| AgentError::Selectors)?);
 
@@ -182,11 +198,13 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let (lookout, sighted) = Lookout::new();
     let (sightings, known_sightings) = watch::channel(Sightings::default());
     tokio::spawn(sightings::collect(sighted, sightings));
+    let skews: Arc<Mutex<Skews>> = Arc::default();
     let context = PlaneContext {
         current: Arc::clone(&current),
         clock: Arc::clone(&clock),
         attestor: Arc::<KernelAttestor>::clone(&attestor),
         metrics: Arc::clone(&metrics),
+        skews: Arc::clone(&skews),
         access,
         lookout,
     };
@@ -201,6 +219,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         registry_loaded_at: started_at,
         registry_error: None,
         trust_error: None,
+        mute_crls: Vec::new(),
     }));
     let (commands, received_commands) = mpsc::channel(16);
     let (orders, received_orders) = mpsc::channel(16);
@@ -219,6 +238,8 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         directives: orders.clone(),
         metrics: Arc::clone(&metrics),
         troubles: Arc::clone(&troubles),
+        skews: Arc::clone(&skews),
+        limit_troubles: limit_keeper.troubles(),
     });
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
@@ -235,6 +256,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         feed,
         deliveries,
         troubles: Arc::clone(&troubles),
+        skews,
     };
     director.open_doors()?;
 
@@ -279,6 +301,8 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     if let Ok(plane) = directing.await {
         drain(plane).await;
     }
+    // Nothing is charged any more, so what is written now is final.
+    drop(limit_keeper);
     drop(rotating.await);
     admin.abort();
     tracing::info!("stopped");
@@ -314,6 +338,17 @@ async fn answer_operators(
 
 /// What could not be done at the start for want of a disk is tried again this often.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// The latest generation that a reader has seen, which a clock that was ahead may have made greater than now's. What lies
+/// further ahead than a clock is ever set back is somebody's joke.
+fn last_generation(config: &Config, now: Timestamp) -> u64 {
+    let delivered = config.workloads.values().filter_map(|workload| workload.files.as_ref());
+    let delivered = delivered.filter_map(workload::delivered_generation);
+    let latest = (now + FURTHEST_AHEAD).to_offset_date_time().unix_timestamp_nanos() / 1_000_000;
+    delivered.filter(|generation| i128::from(*generation) <= latest).max().unwrap_or_default()
+}
+
+const FURTHEST_AHEAD: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// The peppers; none where the first one cannot be written, for no key can be on file then.
 fn peppers(config: &Config, troubles: &Troubles) -> Result<Vec<(String, Secret)>, AgentError> {
@@ -411,6 +446,10 @@ fn access_log(config: &Config, metrics: &Metrics) -> Result<(AccessSink, Option<
 fn make_folder(path: &std::path::Path) -> Result<(), AgentError> {
     use std::os::unix::fs::DirBuilderExt;
 
+    // Some file systems refuse to make what is there, because they cannot be written, before they say that it is there.
+    if path.is_dir() {
+        return Ok(());
+    }
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
     made.map_err(|source| AgentError::Folder { path: path.to_owned(), source })
 }

@@ -1,5 +1,6 @@
 //! The decision itself: pure, in a fixed order, default deny.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::authz::{Ask, Denial, Door};
@@ -28,6 +29,8 @@ pub struct Terms<'s> {
     pub credential: &'s Credential,
     /// The product that contains the operation.
     pub product: &'s Arc<Product>,
+    /// The operation.
+    pub operation: &'s Operation,
 }
 
 impl<'s> Terms<'s> {
@@ -38,39 +41,72 @@ impl<'s> Terms<'s> {
     }
 }
 
-/// Whether `principal`, who came in by `door`, may do what it asks.
+/// Whether `principal`, who came in by `door`, may do what it asks, if there is enough left of it.
 ///
 /// The order: app, developer, kind of credential, then the grants in the order in which they are written. The first grant
 /// that allows wins; when none does, the answer is the one that came closest.
 #[must_use]
 pub fn decide<'s>(principal: &Principal<'s>, ask: &Ask<'_>, door: Door<'_>, now: Timestamp) -> Decision<'s> {
+    match consider(principal, ask, door, now, |_| Ok::<(), Infallible>(())) {
+        Ok((terms, ())) => Decision::Allow(terms),
+        Err(Hindrance::Denial(denial)) => Decision::Deny(denial),
+    }
+}
+
+/// Why a principal may not.
+pub(super) enum Hindrance<E> {
+    /// It has no right.
+    Denial(Denial),
+    /// It has the right, and cannot pay.
+    Unpaid(E),
+}
+
+/// The first grant that allows and that `pay` pays for. Whoever has a right that cannot be paid for is told so, and not that
+/// another right is missing.
+pub(super) fn consider<'s, P, E>(
+    principal: &Principal<'s>,
+    ask: &Ask<'_>,
+    door: Door<'_>,
+    now: Timestamp,
+    mut pay: impl FnMut(&Terms<'s>) -> Result<P, E>,
+) -> Result<(Terms<'s>, P), Hindrance<E>> {
     let app = principal.app();
     if app.status == AppStatus::Revoked {
-        return Decision::Deny(Denial::AppRevoked);
+        return Err(Hindrance::Denial(Denial::AppRevoked));
     }
     if app.developer.status == DeveloperStatus::Inactive {
-        return Decision::Deny(Denial::DeveloperInactive);
+        return Err(Hindrance::Denial(Denial::DeveloperInactive));
     }
     let kinds = principal.kinds();
     if ![door.listener, door.service, app.accepts.as_ref()].into_iter().all(|level| satisfied(level, kinds)) {
-        return Decision::Deny(Denial::AuthMethodNotAllowed);
+        return Err(Hindrance::Denial(Denial::AuthMethodNotAllowed));
     }
     let mut closest = Denial::NotEntitled;
+    let mut unpaid = None;
     for grant in &app.grants {
         match by_grant(grant, ask, kinds, now) {
-            Ok(()) => {
+            Ok(operation) => {
                 let credential = principal.credential();
-                return Decision::Allow(Terms { app, credential, product: &grant.product });
+                let terms = Terms { app, credential, product: &grant.product, operation };
+                match pay(&terms) {
+                    Ok(paid) => return Ok((terms, paid)),
+                    Err(error) => unpaid = unpaid.or(Some(error)),
+                }
             }
             Err(Denial::NotEntitled) => {}
             Err(denial) if closest == Denial::NotEntitled => closest = denial,
             Err(_) => {}
         }
     }
-    Decision::Deny(closest)
+    Err(unpaid.map_or(Hindrance::Denial(closest), Hindrance::Unpaid))
 }
 
-fn by_grant(grant: &Grant, ask: &Ask<'_>, kinds: KindSet, now: Timestamp) -> Result<(), Denial> {
+fn by_grant<'s>(
+    grant: &'s Grant,
+    ask: &Ask<'_>,
+    kinds: KindSet,
+    now: Timestamp,
+) -> Result<&'s Operation, Denial> {
     let mut matching =
         grant.product.operations.iter().filter(|operation| contains(operation, ask)).peekable();
     if matching.peek().is_none() {
@@ -84,11 +120,8 @@ fn by_grant(grant: &Grant, ask: &Ask<'_>, kinds: KindSet, now: Timestamp) -> Res
     if grant.expires.is_some_and(|expires| now >= expires) {
         return Err(Denial::GrantExpired);
     }
-    if matching.any(|operation| satisfied(operation.accepts.as_ref(), kinds)) {
-        Ok(())
-    } else {
-        Err(Denial::AuthMethodNotAllowed)
-    }
+    let accepted = matching.find(|operation| satisfied(operation.accepts.as_ref(), kinds));
+    accepted.ok_or(Denial::AuthMethodNotAllowed)
 }
 
 fn contains(operation: &Operation, ask: &Ask<'_>) -> bool {

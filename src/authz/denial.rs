@@ -17,11 +17,19 @@ pub enum Denial {
     GrantRevoked,
     /// No granted product contains the operation.
     NotEntitled,
+    /// The service is given no more at a time.
+    Overloaded,
+    /// A quota is used up.
+    QuotaExceeded,
+    /// Nobody can count any more.
+    QuotaUnavailable,
+    /// It comes too fast.
+    SpikeArrested,
 }
 
 impl Denial {
     /// All reasons, for metrics and documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::AppRevoked,
         Self::AuthMethodNotAllowed,
         Self::DeveloperInactive,
@@ -29,6 +37,10 @@ impl Denial {
         Self::GrantPending,
         Self::GrantRevoked,
         Self::NotEntitled,
+        Self::Overloaded,
+        Self::QuotaExceeded,
+        Self::QuotaUnavailable,
+        Self::SpikeArrested,
     ];
 
     /// The stable code that callers, logs and metrics see.
@@ -42,13 +54,27 @@ impl Denial {
             Self::GrantPending => "grant-pending",
             Self::GrantRevoked => "grant-revoked",
             Self::NotEntitled => "not-entitled",
+            Self::Overloaded => "overloaded",
+            Self::QuotaExceeded => "quota-exceeded",
+            Self::QuotaUnavailable => "quota-unavailable",
+            Self::SpikeArrested => "spike-arrested",
         }
     }
 
     /// The HTTP status to answer with.
     #[must_use]
     pub const fn status(self) -> u16 {
-        403
+        match self {
+            Self::AppRevoked
+            | Self::AuthMethodNotAllowed
+            | Self::DeveloperInactive
+            | Self::GrantExpired
+            | Self::GrantPending
+            | Self::GrantRevoked
+            | Self::NotEntitled => 403,
+            Self::Overloaded | Self::QuotaUnavailable => 503,
+            Self::QuotaExceeded | Self::SpikeArrested => 429,
+        }
     }
 
     /// One sentence for a human.
@@ -62,6 +88,10 @@ impl Denial {
             Self::GrantPending => "The app's grant has not been approved yet.",
             Self::GrantRevoked => "The app's grant has been revoked.",
             Self::NotEntitled => "No product granted to the app contains this operation.",
+            Self::Overloaded => "The service has as many requests under way as it can answer in time.",
+            Self::QuotaExceeded => "The app has used up its quota for this window of time.",
+            Self::QuotaUnavailable => "The app's quota cannot be counted at the moment.",
+            Self::SpikeArrested => "The app's requests come faster than it may send them.",
         }
     }
 }

@@ -1,12 +1,13 @@
-//! The one way in: evidence → principal → decision, for the proxy and for `explain` alike.
+//! The one way in: evidence → principal → decision → charge, for the proxy and for `explain` alike.
 
-use crate::authz::{Ask, Decision, Denial, Door, Permit, decide};
+use crate::authz::decide::{Hindrance, consider};
+use crate::authz::{Ask, Denial, Door, Permit, Shortage, Terms, Toll};
 use crate::clock::Timestamp;
 use crate::credential::{Evidence, Peppers, Principal, Refusal, authenticate};
 use crate::registry::Snapshot;
 
 /// The gate's no, with the principal as far as it was known.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum No<'s> {
     /// A known caller that may not.
     Denied {
@@ -15,6 +16,13 @@ pub enum No<'s> {
         /// Who asked.
         principal: Principal<'s>,
     },
+    /// A known caller that may, but not now.
+    Limited {
+        /// What it has too little of.
+        shortage: Box<Shortage<'s>>,
+        /// What it would have been granted on.
+        terms: Terms<'s>,
+    },
     /// Nobody knows who calls.
     Refused(Refusal),
 }
@@ -22,47 +30,62 @@ pub enum No<'s> {
 impl No<'_> {
     /// The stable code that callers, logs and metrics see.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Denied { denial, .. } => denial.code(),
+            Self::Limited { shortage, .. } => shortage.denial.code(),
             Self::Refused(refusal) => refusal.code(),
         }
     }
 
     /// The HTTP status to answer with.
     #[must_use]
-    pub const fn status(&self) -> u16 {
+    pub fn status(&self) -> u16 {
         match self {
             Self::Denied { denial, .. } => denial.status(),
+            Self::Limited { shortage, .. } => shortage.denial.status(),
             Self::Refused(refusal) => refusal.status(),
         }
     }
 
     /// One sentence for a human.
     #[must_use]
-    pub const fn sentence(&self) -> &'static str {
+    pub fn sentence(&self) -> &'static str {
         match self {
             Self::Denied { denial, .. } => denial.sentence(),
+            Self::Limited { shortage, .. } => shortage.denial.sentence(),
             Self::Refused(refusal) => refusal.sentence(),
         }
     }
 }
 
-/// Proves the caller and decides on what it asks.
+/// Proves the caller, decides on what it asks, and takes the toll for it.
 ///
 /// # Errors
-/// Who or why not.
+/// Who or why not; nothing has been charged then.
 pub fn check<'s>(
     evidence: &Evidence<'_>,
     ask: &Ask<'_>,
     door: Door<'_>,
     registry: &'s Snapshot,
     peppers: &Peppers,
+    toll: &Toll<'_>,
     now: Timestamp,
 ) -> Result<Permit<'s>, No<'s>> {
     let principal = authenticate(evidence, registry, peppers, now).map_err(No::Refused)?;
-    match decide(&principal, ask, door, now) {
-        Decision::Allow(terms) => Ok(Permit::issue(terms)),
-        Decision::Deny(denial) => Err(No::Denied { denial, principal }),
+    // Any of several rights will do, so what stands in the way is the one that comes back first.
+    let mut nearest: Option<(Box<Shortage<'s>>, Terms<'s>)> = None;
+    let pay = |terms: &Terms<'s>| {
+        toll.pay(terms, now).map_err(|shortage| {
+            if nearest.as_ref().is_none_or(|(found, _)| shortage.retry_after < found.retry_after) {
+                nearest = Some((shortage, *terms));
+            }
+        })
+    };
+    match (consider(&principal, ask, door, now, pay), nearest) {
+        (Ok((terms, (statement, seat))), _) => Ok(Permit::issue(terms, statement, seat)),
+        (Err(Hindrance::Unpaid(())), Some((shortage, terms))) => Err(No::Limited { shortage, terms }),
+        (Err(Hindrance::Denial(denial)), _) => Err(No::Denied { denial, principal }),
+        (Err(Hindrance::Unpaid(())), None) => Err(No::Denied { denial: Denial::QuotaUnavailable, principal }),
     }
 }

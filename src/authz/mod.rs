@@ -5,9 +5,14 @@ mod decide;
 mod denial;
 mod gate;
 mod permit;
+mod toll;
 
 pub use ask::{Ask, Door};
 pub use decide::{Decision, Terms, decide};
 pub use denial::Denial;
 pub use gate::{No, check};
 pub use permit::Permit;
+pub use toll::{Shortage, Till, Toll};
+
+#[cfg(test)]
+mod tests;

@@ -1,20 +1,41 @@
-//! Proof that the gate said yes.
+//! Proof that the gate said yes, and that it was paid for.
+
+use std::time::Duration;
 
 use crate::authz::Terms;
+use crate::clock::Timestamp;
+use crate::limit::{Seat, Statement};
 
 /// Only the gate makes one, and nothing is forwarded without it.
 #[derive(Debug)]
 #[must_use]
-pub struct Permit<'s>(Terms<'s>);
+pub struct Permit<'s> {
+    terms: Terms<'s>,
+    statement: Statement<'s>,
+    seat: Option<Seat>,
+}
 
 impl<'s> Permit<'s> {
-    pub(super) const fn issue(terms: Terms<'s>) -> Self {
-        Self(terms)
+    pub(super) const fn issue(terms: Terms<'s>, statement: Statement<'s>, seat: Option<Seat>) -> Self {
+        Self { terms, statement, seat }
     }
 
     /// The terms of the yes.
     #[must_use]
     pub const fn terms(&self) -> &Terms<'s> {
-        &self.0
+        &self.terms
+    }
+
+    /// How the limits stand that were charged.
+    #[must_use]
+    pub const fn statement(&self) -> &Statement<'s> {
+        &self.statement
+    }
+
+    /// Notes that the service has answered after `delay`.
+    pub fn answered(&self, delay: Duration, now: Timestamp) {
+        if let Some(seat) = &self.seat {
+            seat.answered(delay, now);
+        }
     }
 }

@@ -54,7 +54,7 @@ pub(super) enum Verb {
         verb: KeyVerb,
     },
     /// Sign a request as a caller does, and print the fields to send with it; exit 3 when a comparison finds a difference
-    Sign(Box<SignArgs>),
+    Sign(Box<SignRequestArgs>),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -164,8 +164,31 @@ pub(super) enum CaVerb {
         #[command(flatten)]
         force: Force,
     },
+    /// Revoke an authority with all below it; if it signs, another one takes over first. Exit 3 while somebody would be cut
+    Revoke {
+        /// Which one, as `ca status` shows it
+        id: AuthorityId,
+        /// Why, for whoever reads the list later; the standard's own words get into the published list as well
+        #[arg(long, default_value = "key compromise")]
+        reason: String,
+        /// If it signs: how long to wait for whoever still shows a certificate under it
+        #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        terms: Terms,
+        #[command(flatten)]
+        force: Force,
+    },
     /// Print the roots, for others to trust
     Bundle,
+    /// Print the revocation lists of all authorities, for others to heed
+    Crl,
+    /// Print the request for the next issuing authority of this host, whose root is elsewhere; the same one until it is installed
+    Csr(CsrArgs),
+    /// Sign the request of another host with the root of this one, and print the chain that is to be installed there
+    Sign(SignArgs),
+    /// Install the chain that was signed for this host's request; exit 3 if it has to wait before it can sign
+    Install(InstallArgs),
     /// Write the authorities' key files anew as the configuration says, encrypted or plain; the agent must be stopped. Run it
     /// again to finish what was interrupted
     Rekey {
@@ -173,6 +196,62 @@ pub(super) enum CaVerb {
         #[arg(long, value_name = "PATH")]
         former_passphrase_file: Option<PathBuf>,
     },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CsrArgs {
+    /// Make another key: what is signed for the former request cannot be installed any more
+    #[arg(long)]
+    pub(super) new: bool,
+
+    /// Write it into this file instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+
+    /// Say what would happen, but change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct SignArgs {
+    /// The request (PEM); `-` for standard input
+    pub(super) request: PathBuf,
+
+    /// How long the authority is to live, at most as long as the root; without it, as long as an issuing authority of this host
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) ttl: Option<Duration>,
+
+    /// Write the chain into this file instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+
+    /// Check the request and say what would happen, but hand nothing out
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct InstallArgs {
+    /// The issuing certificate, the one that signed it if that is not the root, then the root (PEM); `-` for standard input
+    #[arg(value_name = "CHAIN")]
+    pub(super) chain: PathBuf,
+
+    /// Roots (PEM), if the chain has none and its root is not known here yet
+    #[arg(long, value_name = "FILE")]
+    pub(super) bundle: Option<PathBuf>,
+
+    /// Do not let it sign before it is due or activated
+    #[arg(long)]
+    pub(super) prepare_only: bool,
+
+    /// CHAIN holds only a root: make it known ahead of the first certificate under it
+    #[arg(long, conflicts_with_all = ["bundle", "prepare_only"])]
+    pub(super) root_only: bool,
+
+    /// Try it out and say what would happen, but change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 /// On what terms an authority is moved.
@@ -209,11 +288,20 @@ pub(super) enum CertVerb {
     /// Refuse a certificate from now on, also on live connections
     Revoke {
         /// serial:HEX, spki:SHA-256, or a SPIFFE ID; that of an authority takes all below it along
-        what: Revoked,
+        #[arg(required_unless_present = "certificate", conflicts_with = "certificate")]
+        what: Option<Revoked>,
 
-        /// Why, for whoever reads the list later
+        /// The first certificate in this file (PEM), by its serial number
+        #[arg(long, value_name = "FILE")]
+        certificate: Option<PathBuf>,
+
+        /// Why, for whoever reads the list later; the standard's own words get into the published list as well
         #[arg(long, default_value = "no reason given")]
         reason: String,
+
+        /// Say what would be revoked, but change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Show what is revoked
     Revocations(Format),
@@ -249,6 +337,10 @@ pub(super) struct IssueArgs {
     /// Replace what is there
     #[arg(long)]
     pub(super) force: bool,
+
+    /// Say what would be done, but issue nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -286,7 +378,7 @@ pub(super) enum KeyVerb {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct SignArgs {
+pub(super) struct SignRequestArgs {
     /// The key: a shared secret from `postern key create --signature hmac-sha256`, or a private key as PEM (PKCS#8); `-` for
     /// standard input
     #[arg(long, value_name = "FILE", required_unless_present = "signature_input")]
@@ -474,6 +566,11 @@ mod tests {
             "sign --key a --signature-input b https://localhost/",
             "sign --key a --header nonsense https://localhost/",
             "explain --header nonsense",
+            "ca sign",
+            "ca install roots.pem --root-only --prepare-only",
+            "ca revoke",
+            "cert revoke",
+            "cert revoke serial:01 --certificate a.pem",
             "sing",
         ] {
             assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words}");

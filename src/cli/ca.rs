@@ -10,7 +10,7 @@ use super::args::{CaVerb, Force, Format, Terms};
 use super::local_ca::{self, LocalCa};
 use super::moment::count;
 use super::output::{self, Verdict};
-use super::{locate, status};
+use super::{locate, signing, status};
 use crate::admin::{
     AuthorityStatus, Client, ClientError, Desk, Moved, RollOverStatus, Status, StewardError, WorkloadStatus,
     authorities, bundle_pem,
@@ -18,9 +18,9 @@ use crate::admin::{
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::id::AuthorityId;
-use crate::issuance::{self, Change, Insistence, Run, Verb};
+use crate::issuance::{self, AuthorityRevocation, Change, Insistence, Run, Verb};
 use crate::pki::Level;
-use crate::store::{AuthorityDir, Rekeyed, SecretSource};
+use crate::store::{AuthorityDir, Rekeyed, SecretSource, revocation_file};
 
 pub(super) async fn run(config: &Path, verb: CaVerb) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
@@ -48,7 +48,15 @@ pub(super) async fn run(config: &Path, verb: CaVerb) -> anyhow::Result<Verdict> 
             let change = change(terms, force, Verb::Retire(id));
             return tell_outcome(&config, change, "Gone.").await;
         }
+        CaVerb::Revoke { id, reason, timeout, terms, force } => {
+            let order = revocation(id, reason, terms, force);
+            return revoke(&config, order, timeout).await;
+        }
         CaVerb::Bundle => return bundle(&config).await,
+        CaVerb::Crl => return crl(&config).await,
+        CaVerb::Csr(args) => return signing::csr(&config, &args).await,
+        CaVerb::Sign(args) => return signing::sign(&config, &args).await,
+        CaVerb::Install(args) => return signing::install(&config, &args).await,
         CaVerb::Rekey { former_passphrase_file } => rekey(&config, former_passphrase_file).await?,
     }
     Ok(Verdict::Yes)
@@ -64,7 +72,8 @@ async fn init(config: &Config) -> anyhow::Result<()> {
     };
     if let Some(hierarchy) = local_ca::stored(&directory)? {
         output::tell(&format!("There is a CA already in {}.", config.state_dir.display()));
-        return print_authorities(&views(&issuance::authority_views(&hierarchy)));
+        let revocations = revocation_file::load(directory.path())?;
+        return print_authorities(&views(&issuance::authority_views(&hierarchy, &revocations)));
     }
     let made =
         local_ca::open_desk(config, directory, async |desk| Ok(authorities(&desk.feed().borrow().hierarchy)));
@@ -99,14 +108,15 @@ async fn show(config: &Config, format: Format) -> anyhow::Result<Verdict> {
             ))?;
         }
     } else {
-        output::print("There is no CA yet: make it with `postern ca init`, or start the agent.\n")?;
+        output::print(&format!("There is {}.\n", local_ca::none_yet(config)))?;
     }
     Ok(Verdict::of(exists))
 }
 
 fn stored_authorities(directory: &AuthorityDir) -> anyhow::Result<Vec<AuthorityStatus>> {
-    let hierarchy = local_ca::stored(directory)?;
-    Ok(hierarchy.map(|hierarchy| views(&issuance::authority_views(&hierarchy))).unwrap_or_default())
+    let (hierarchy, revocations) = (local_ca::stored(directory)?, revocation_file::load(directory.path())?);
+    let found = hierarchy.map(|hierarchy| issuance::authority_views(&hierarchy, &revocations));
+    Ok(views(&found.unwrap_or_default()))
 }
 
 fn views(views: &[issuance::AuthorityView]) -> Vec<AuthorityStatus> {
@@ -129,6 +139,19 @@ enum Outcome {
     /// It was refused, because somebody would be left behind.
     Behind(String),
     Done(Moved),
+}
+
+impl Outcome {
+    /// The same, with those who were left behind by an earlier step.
+    fn after(self, before: Moved) -> Self {
+        match self {
+            Self::Behind(why) => Self::Behind(why),
+            Self::Done(mut moved) => {
+                moved.left_behind.splice(0..0, before.left_behind);
+                Self::Done(moved)
+            }
+        }
+    }
 }
 
 async fn carry_out(config: &Config, change: &Change) -> anyhow::Result<Outcome> {
@@ -289,6 +312,119 @@ async fn everyone_under(
     }
 }
 
+fn revocation(id: AuthorityId, reason: String, terms: Terms, Force { force }: Force) -> AuthorityRevocation {
+    AuthorityRevocation {
+        level: if terms.root { Level::Root } else { Level::Issuing },
+        id,
+        reason,
+        insistence: if force { Insistence::Force } else { Insistence::Heed },
+        run: if terms.dry_run { Run::Rehearsal } else { Run::Real },
+    }
+}
+
+async fn revoke(config: &Config, order: AuthorityRevocation, timeout: Duration) -> anyhow::Result<Verdict> {
+    let outcome = match LocalCa::reach(config).await? {
+        LocalCa::Running(client, status) => {
+            let signs = active(&status, order.level.as_str()) == Some(&order.id);
+            match order.run {
+                Run::Rehearsal => told(&client, &order).await?,
+                Run::Real => match made_way(&client, &order, signs, timeout).await? {
+                    Outcome::Behind(why) => Outcome::Behind(why),
+                    Outcome::Done(before) => told(&client, &order).await?.after(before),
+                },
+            }
+        }
+        LocalCa::Idle(directory) => {
+            let work = async |desk: &Desk| match desk.revoke_authority(order.clone()).await {
+                Ok(changed) => Ok(Outcome::Done(changed.into())),
+                Err(StewardError::Behind(why)) => Ok(Outcome::Behind(why)),
+                Err(error) => Err(error.into()),
+            };
+            local_ca::at_desk(config, directory, work).await?
+        }
+    };
+    match outcome {
+        Outcome::Behind(why) => {
+            output::tell(&format!("Not revoked: {why}. --force revokes it all the same."));
+            Ok(Verdict::No)
+        }
+        Outcome::Done(moved) => {
+            let all_below = format!("the {} {} with all below it", order.level, order.id);
+            match order.run {
+                Run::Rehearsal => output::tell(&format!("It would revoke {all_below}; nothing was changed.")),
+                Run::Real => {
+                    output::tell(&format!("Revoked: {all_below}. Others need `ca crl` and `ca bundle`."))
+                }
+            }
+            tell_left_behind(&moved);
+            output::print(&format!("{}\n", moved.id))?;
+            Ok(Verdict::Yes)
+        }
+    }
+}
+
+/// Lets the next authority sign in the place of the one that is to be revoked, if that signs, and waits until nobody shows a
+/// former certificate any more.
+async fn made_way(
+    client: &Client,
+    order: &AuthorityRevocation,
+    signs: bool,
+    timeout: Duration,
+) -> anyhow::Result<Outcome> {
+    let AuthorityRevocation { level, insistence, run, .. } = *order;
+    let deadline = tokio::time::Instant::now() + timeout;
+    let mut moved = Moved { id: order.id.clone(), left_behind: Vec::new() };
+    if signs {
+        let rotation = Change { level, verb: Verb::Rotate, insistence, run };
+        // Others who have to fetch a root take longer than anybody waits in an emergency.
+        let outcome = match level {
+            Level::Issuing => when_everyone_knows(client, rotation, deadline).await?,
+            Level::Root => ask(client, &rotation).await?,
+        };
+        moved = match outcome {
+            Outcome::Behind(why) => return Ok(Outcome::Behind(why)),
+            Outcome::Done(moved) => moved,
+        };
+        output::tell(&format!("The {level} is {} now; everything is issued anew.", moved.id));
+    }
+    let status = client.status().await?;
+    let Some(signer) = active(&status, "issuing").cloned() else { bail!("no issuing authority is active") };
+    let mut late = late(&status, &signer).into_iter().map(str::to_owned).collect::<Vec<_>>();
+    while !late.is_empty() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(POLL).await;
+        late = self::late(&client.status().await?, &signer).into_iter().map(str::to_owned).collect();
+    }
+    if late.is_empty() {
+        return Ok(Outcome::Done(moved));
+    }
+    let why = format!("{} may still show a certificate under it", late.join(", "));
+    if insistence == Insistence::Heed {
+        return Ok(Outcome::Behind(why));
+    }
+    moved.left_behind.push(why);
+    Ok(Outcome::Done(moved))
+}
+
+async fn told(client: &Client, order: &AuthorityRevocation) -> anyhow::Result<Outcome> {
+    match client.revoke_authority(order).await {
+        Ok(moved) => Ok(Outcome::Done(moved)),
+        Err(ClientError::Unwilling { code, detail }) if code == "left-behind" => Ok(Outcome::Behind(detail)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn crl(config: &Config) -> anyhow::Result<Verdict> {
+    let text = match LocalCa::reach(config).await? {
+        LocalCa::Running(client, _) => client.crl_pem().await?,
+        LocalCa::Idle(directory) => {
+            let work = async |desk: &Desk| Ok(desk.feed().borrow().crl.to_string());
+            local_ca::at_desk(config, directory, work).await?
+        }
+    };
+    output::print(&text)?;
+    Ok(Verdict::Yes)
+}
+
 const POLL: Duration = Duration::from_millis(100);
 
 async fn bundle(config: &Config) -> anyhow::Result<Verdict> {
@@ -297,7 +433,7 @@ async fn bundle(config: &Config) -> anyhow::Result<Verdict> {
         LocalCa::Idle(directory) => match local_ca::stored(&directory)? {
             Some(hierarchy) => bundle_pem(&hierarchy.bundle()),
             None => {
-                output::tell("There is no CA yet: make it with `postern ca init`, or start the agent.");
+                output::tell(&format!("There is {}.", local_ca::none_yet(config)));
                 return Ok(Verdict::No);
             }
         },

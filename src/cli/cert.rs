@@ -9,15 +9,16 @@ use serde::Serialize;
 
 use super::args::{CertVerb, Format, IssueArgs};
 use super::local_ca::{self, LocalCa};
-use super::moment::moment;
+use super::moment::{moment, span};
 use super::output::{self, Verdict};
 use super::table::Table;
 use super::{locate, status};
 use crate::admin::{Desk, IssuedCertificate, Order};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
+use crate::config::Config;
 use crate::id::WorkloadId;
 use crate::pki::{Revocation, Revoked};
-use crate::store::{atomic_file, revocation_file};
+use crate::store::{atomic_file, pem, revocation_file};
 
 pub(super) async fn run(config: &Path, verb: CertVerb) -> anyhow::Result<Verdict> {
     match verb {
@@ -25,8 +26,15 @@ pub(super) async fn run(config: &Path, verb: CertVerb) -> anyhow::Result<Verdict
         CertVerb::Issue(args) => issue(config, args).await?,
         CertVerb::Renew { workloads } => renew(config, workloads).await?,
         CertVerb::Revocations(format) => revocations(config, format)?,
-        CertVerb::Revoke { what, reason } => revoke(config, what, reason)?,
-        CertVerb::Unrevoke { what } => return unrevoke(config, &what),
+        CertVerb::Revoke { what, certificate, reason, dry_run } => {
+            let what = match (what, certificate) {
+                (Some(what), _) => what,
+                (None, Some(file)) => first_certificate(&file)?,
+                (None, None) => bail!("what? name it, or give --certificate"),
+            };
+            revoke(config, what, reason, dry_run).await?;
+        }
+        CertVerb::Unrevoke { what } => return unrevoke(config, &what).await,
     }
     Ok(Verdict::Yes)
 }
@@ -49,8 +57,22 @@ async fn renew(config: &Path, workloads: Vec<WorkloadId>) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn revoke(config: &Path, what: Revoked, reason: String) -> anyhow::Result<()> {
+/// How the first certificate in a file is named to be revoked.
+fn first_certificate(file: &Path) -> anyhow::Result<Revoked> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let certificates = pem::certificates(&bytes).with_context(|| file.display().to_string())?;
+    let named = certificates.first().and_then(|first| Revoked::serial_of(first));
+    named.with_context(|| format!("{} holds a certificate that cannot be read", file.display()))
+}
+
+async fn revoke(config: &Path, what: Revoked, reason: String, dry_run: bool) -> anyhow::Result<()> {
     let config = locate::config(config)?;
+    if dry_run {
+        let known = revocation_file::load(&config.state_dir)?.iter().any(|(revoked, _)| *revoked == what);
+        let would = if known { "is revoked already" } else { "would be revoked" };
+        output::tell(&format!("{what} {would}; nothing was changed."));
+        return Ok(());
+    }
     let revocation = Revocation { at: SystemClock.now().to_whole_second(), reason };
     let mut is_new = true;
     revocation_file::update(&config.state_dir, |list| {
@@ -58,10 +80,22 @@ fn revoke(config: &Path, what: Revoked, reason: String) -> anyhow::Result<()> {
         list.with(what.clone(), revocation)
     })?;
     output::tell(&format!("{what} {}.", if is_new { "is revoked" } else { "was revoked before" }));
+    if let Err(error) = publish_lists(&config).await {
+        output::tell(&format!("The revocation lists are drawn up when the agent starts again: {error:#}"));
+    }
     Ok(())
 }
 
-fn unrevoke(config: &Path, what: &Revoked) -> anyhow::Result<Verdict> {
+/// Has the revocation lists drawn up where no agent does it.
+async fn publish_lists(config: &Config) -> anyhow::Result<()> {
+    match LocalCa::reach(config).await? {
+        LocalCa::Running(..) => Ok(()),
+        LocalCa::Idle(directory) if local_ca::stored(&directory)?.is_none() => Ok(()),
+        LocalCa::Idle(directory) => local_ca::at_desk(config, directory, async |_| Ok(())).await,
+    }
+}
+
+async fn unrevoke(config: &Path, what: &Revoked) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
     let mut was_there = false;
     revocation_file::update(&config.state_dir, |list| {
@@ -69,6 +103,9 @@ fn unrevoke(config: &Path, what: &Revoked) -> anyhow::Result<Verdict> {
         list.without(what)
     })?;
     output::tell(&format!("{what} {}.", if was_there { "is accepted again" } else { "was not revoked" }));
+    if let Err(error) = publish_lists(&config).await {
+        output::tell(&format!("The revocation lists are drawn up when the agent starts again: {error:#}"));
+    }
     Ok(if was_there { Verdict::Yes } else { Verdict::No })
 }
 
@@ -98,7 +135,7 @@ fn revocations(config: &Path, format: Format) -> anyhow::Result<()> {
 
 async fn issue(config: &Path, args: IssueArgs) -> anyhow::Result<()> {
     let config = locate::config(config)?;
-    let IssueArgs { workload, spiffe_id, dns, ttl, out, force } = args;
+    let IssueArgs { workload, spiffe_id, dns, ttl, out, force, dry_run } = args;
     let order = match (workload, spiffe_id) {
         (Some(workload), _) => Order::Workload(workload),
         (None, Some(id)) => {
@@ -108,6 +145,16 @@ async fn issue(config: &Path, args: IssueArgs) -> anyhow::Result<()> {
     };
     if !force {
         expect_free(&out)?;
+    }
+    if dry_run {
+        let profile = order.profile(&config.issuance)?;
+        let ttl = span(profile.ttl);
+        output::tell(&format!(
+            "It would issue {} for {ttl} into {}; nothing was changed.",
+            profile.spiffe_id,
+            out.display()
+        ));
+        return Ok(());
     }
     let issued = match LocalCa::reach(&config).await? {
         LocalCa::Running(client, _) => client.issue(&order).await?,

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::admin::{Client, ClientError, Desk, Status};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::issuance::Rotator;
+use crate::issuance::{Mode, Rotator};
 use crate::pki::Hierarchy;
 use crate::store::AuthorityDir;
 
@@ -40,6 +40,17 @@ pub(super) fn stored(directory: &AuthorityDir) -> anyhow::Result<Option<Hierarch
     Ok(directory.load()?.map(|stored| stored.hierarchy))
 }
 
+/// What there is not yet, and how it is made; goes on from "there is".
+pub(super) const fn none_yet(config: &Config) -> &'static str {
+    match config.issuance.mode {
+        Mode::Standalone => "no CA yet: make it with `postern ca init`, or start the agent",
+        Mode::Subordinate => {
+            "no issuing authority yet: `postern ca csr > request.pem`, have it signed where the root is (`postern ca sign \
+             request.pem > chain.pem`), then `postern ca install chain.pem`"
+        }
+    }
+}
+
 /// Does `work` at the desk of a CA that is there and that nobody else uses.
 pub(super) async fn at_desk<T>(
     config: &Config,
@@ -47,7 +58,7 @@ pub(super) async fn at_desk<T>(
     work: impl AsyncFnOnce(&Desk) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     if stored(&directory)?.is_none() {
-        bail!("there is no CA yet: make it with `postern ca init`, or start the agent");
+        bail!("there is {}", none_yet(config));
     }
     open_desk(config, directory, work).await
 }

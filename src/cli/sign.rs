@@ -11,7 +11,7 @@ use data_encoding::BASE64URL_NOPAD;
 use httparse::Header;
 use zeroize::Zeroizing;
 
-use super::args::{FieldLine, SignArgs};
+use super::args::{FieldLine, SignRequestArgs};
 use super::output::{self, Verdict};
 use crate::clock::{Clock as _, SystemClock};
 use crate::credential::{
@@ -20,7 +20,7 @@ use crate::credential::{
 use crate::secret::Secret;
 use crate::store::pem;
 
-pub(super) fn run(args: SignArgs) -> anyhow::Result<Verdict> {
+pub(super) fn run(args: SignRequestArgs) -> anyhow::Result<Verdict> {
     let (authority, path, query) = split(&args.url)?;
     let method = &args.method;
     ensure!(method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-'), "{method:?} is no method");
@@ -76,7 +76,7 @@ fn digest_line(file: &Path, given: &[FieldLine]) -> anyhow::Result<Option<FieldL
     Ok(Some(FieldLine { name: "Content-Digest".to_owned(), value: ContentDigest::of(&body) }))
 }
 
-fn sign(args: &SignArgs, message: &Message<'_>) -> anyhow::Result<SignatureLines> {
+fn sign(args: &SignRequestArgs, message: &Message<'_>) -> anyhow::Result<SignatureLines> {
     let file = args.key.as_deref().context("--key is missing")?;
     let (signer, own_id) = signer(file)?;
     let keyid = args.keyid.as_ref().or(own_id.as_ref());
@@ -133,7 +133,7 @@ fn signer(file: &Path) -> anyhow::Result<(Signer, Option<String>)> {
 const LONGEST_KEY: u64 = 16 * 1024;
 
 /// Shows the base that a caller's `Signature-Input` leads to, beside the caller's own or the one that we would sign.
-fn explain(args: &SignArgs, message: &Message<'_>, input: &str) -> anyhow::Result<Verdict> {
+fn explain(args: &SignRequestArgs, message: &Message<'_>, input: &str) -> anyhow::Result<Verdict> {
     let ours = base_for(message, input).context("the agent would find no signature base for this")?;
     let (whose, theirs) = match (&args.base, &args.key) {
         (Some(file), _) => {

@@ -8,7 +8,9 @@ use super::locate;
 use super::moment::{count, moment, relative, span};
 use super::output::{self, Verdict};
 use super::table::Table;
-use crate::admin::{AuthorityStatus, PresentedStatus, RenewalStatus, RollOverStatus, Status, WorkloadStatus};
+use crate::admin::{
+    AuthorityStatus, LimitsStatus, PresentedStatus, RenewalStatus, RollOverStatus, Status, WorkloadStatus,
+};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 
 pub(super) async fn run(config: &Path, format: Format) -> anyhow::Result<Verdict> {
@@ -37,6 +39,9 @@ fn page(status: &Status, now: Timestamp) -> Result<String, std::fmt::Error> {
     }
     if !status.services.is_empty() {
         write!(page, "\n{}", services(status))?;
+    }
+    if !status.limits.fullest.is_empty() {
+        write!(page, "\n{}", quotas(&status.limits, now))?;
     }
     write!(page, "\n{}", authorities(&status.authorities, now))?;
     write!(page, "\n{}", workloads(&status.workloads, now))?;
@@ -113,8 +118,8 @@ fn doors(status: &Status) -> Table<5> {
     table
 }
 
-fn services(status: &Status) -> Table<5> {
-    let mut table = Table::new(["SERVICE", "BELOW", "HOSTS", "ENDPOINT", "ACCEPTS"]);
+fn services(status: &Status) -> Table<6> {
+    let mut table = Table::new(["SERVICE", "BELOW", "HOSTS", "ENDPOINT", "ACCEPTS", "AT A TIME"]);
     for service in &status.services {
         let hosts = if service.hosts.is_empty() { "all".to_owned() } else { service.hosts.join(" ") };
         table.row([
@@ -123,6 +128,23 @@ fn services(status: &Status) -> Table<5> {
             hosts,
             service.endpoint.clone(),
             service.accepts.clone().unwrap_or_else(|| "what the listener does".into()),
+            match &service.concurrency {
+                Some(now) => format!("{} of {}", now.under_way, now.limit),
+                None => "any number".into(),
+            },
+        ]);
+    }
+    table
+}
+
+fn quotas(limits: &LimitsStatus, now: Timestamp) -> Table<4> {
+    let mut table = Table::new(["FULLEST QUOTAS", "COUNTED BY", "USED", "UNTIL"]);
+    for quota in &limits.fullest {
+        table.row([
+            quota.app.to_string(),
+            quota.scope.clone(),
+            format!("{} of {}", quota.used, quota.limit),
+            moment(quota.ends, now),
         ]);
     }
     table
@@ -135,9 +157,11 @@ pub(super) fn authorities(authorities: &[AuthorityStatus], now: Timestamp) -> Ta
         table.row([
             authority.id.to_string(),
             authority.level.clone(),
-            match authority.drained_at {
-                Some(drained) => format!("{}, drained {}", authority.slot, relative(drained, now)),
-                None => authority.slot.clone(),
+            {
+                let revoked = if authority.revoked { ", REVOKED" } else { "" };
+                let drained =
+                    authority.drained_at.map(|drained| format!(", drained {}", relative(drained, now)));
+                format!("{}{revoked}{}", authority.slot, drained.unwrap_or_default())
             },
             authority.algorithm.clone(),
             relative(authority.created_at, now),
@@ -155,14 +179,22 @@ pub(super) fn roll_over(
     now: Timestamp,
 ) -> String {
     let mut lines = String::new();
+    let elsewhere = authorities
+        .iter()
+        .any(|one| one.level == "root" && one.slot == "active" && one.algorithm == "elsewhere");
     for (level, renewal) in [("root", &roll_over.root), ("issuing", rotation)] {
         let in_slot = |slot: &str| {
             authorities.iter().filter(|one| one.level == level && one.slot == slot).collect::<Vec<_>>()
         };
-        let due = moment(renewal.next_rotation_at, now);
+        // What stands under a prepared root is due with its predecessor, and the root with it.
+        let due = if roll_over.together { rotation.next_rotation_at } else { renewal.next_rotation_at };
+        let due = moment(due, now);
         let next = match in_slot("prepared").first() {
             _ if roll_over.held.iter().any(|held| held == level) => {
                 "rolled back; nothing is replaced until the other one is gone".to_owned()
+            }
+            Some(prepared) if level == "root" && elsewhere && !roll_over.together => {
+                format!("{} is known; it signs once an issuing authority under it is installed", prepared.id)
             }
             Some(prepared) if level == "root" => {
                 let fetched = roll_over.distributed_at.filter(|at| *at > now);
@@ -174,7 +206,17 @@ pub(super) fn roll_over(
                     fetched.unwrap_or_default()
                 )
             }
+            Some(prepared) if roll_over.together && level == "issuing" => {
+                format!("{} signs together with the prepared root", prepared.id)
+            }
             Some(prepared) => format!("{} signs when it is due, {due}", prepared.id),
+            None if level == "issuing" && roll_over.awaiting.is_some() => {
+                let until = roll_over.awaiting.as_ref().map_or(renewal.next_rotation_at, |one| one.until);
+                let ends = moment(until, now);
+                format!("waits for a signature: run `postern ca csr`; the present one ends {ends}")
+            }
+            None if elsewhere && level == "issuing" => format!("the next one has to be signed {due}"),
+            None if elsewhere => "the next one comes with `postern ca install`".to_owned(),
             None => format!("the next one is made {due}"),
         };
         lines.push_str(&format!("{level:9} {}{next}\n", if renewal.overdue { "OVERDUE: " } else { "" }));
@@ -187,6 +229,9 @@ pub(super) fn roll_over(
                 ));
             }
         }
+    }
+    for workload in &roll_over.shortened {
+        lines.push_str(&format!("SHORT     the certificate of {workload} ends with the issuing authority, sooner than configured\n"));
     }
     for laggard in &roll_over.laggards {
         let has =

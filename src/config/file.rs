@@ -146,11 +146,13 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         Lifetimes { root: authority.root_ttl, issuing: authority.issuing_ttl, ..Lifetimes::default() };
     let issuance = issuance::Settings {
         domain: domain?,
+        mode: authority.mode,
         root_ttl: authority.root_ttl,
         issuing_ttl: authority.issuing_ttl,
         distribute: authority.distribute.unwrap_or_else(|| lifetimes.usual_distribution()),
         algorithm: authority.algorithm,
         backdate: authority.backdate,
+        crl_ttl: authority.crl_ttl,
         second_opinion: authority.second_opinion,
         workloads: profiles,
     };

@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::credential::{NonceRule, SignatureRules};
 use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
-use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, is_dns_name};
+use crate::issuance::Mode;
+use crate::limit::{Concurrency, Rate, Spike};
+use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
     ServiceSettings,
@@ -18,7 +20,7 @@ use crate::telemetry::{LogFormat, Settings as LogSettings};
 use crate::toml_text::{Place, TableReader, Value};
 use crate::workload::{FileMode, Reader, Reload, Selectors, Settings as Delivery};
 
-use super::settings::{ForeignBundle, WorkloadConfig};
+use super::settings::{CrlFile, ForeignBundle, WorkloadConfig};
 
 /// Something with a name, and where it stands.
 pub(super) struct Placed<'d, T> {
@@ -82,14 +84,22 @@ pub(super) fn log(table: Option<TableReader<'_>>) -> LogSettings {
 
 /// The `[authority]` section: what the local CA is.
 pub(super) struct AuthoritySection {
+    pub(super) mode: Mode,
     pub(super) root_ttl: Duration,
     pub(super) issuing_ttl: Duration,
     pub(super) distribute: Option<Duration>,
     pub(super) algorithm: KeyAlgorithm,
     pub(super) backdate: Duration,
+    pub(super) crl_ttl: Duration,
     pub(super) second_opinion: Option<PathBuf>,
     pub(super) keys: KeySettings,
 }
+
+/// How long a revocation list speaks unless something else is said.
+const CRL_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// A list is drawn up anew at half of its span, and no more than once a second.
+const SHORTEST_CRL_TTL: Duration = Duration::from_secs(2);
 
 /// Where Debian and its like have OpenSSL.
 const OPENSSL: &str = "/usr/bin/openssl";
@@ -97,29 +107,45 @@ const OPENSSL: &str = "/usr/bin/openssl";
 pub(super) fn authority(table: Option<TableReader<'_>>, base: &Path) -> AuthoritySection {
     let lifetimes = Lifetimes::default();
     let mut section = AuthoritySection {
+        mode: Mode::Standalone,
         root_ttl: lifetimes.root,
         issuing_ttl: lifetimes.issuing,
         distribute: None,
         algorithm: KeyAlgorithm::EcdsaP256,
         backdate: DEFAULT_BACKDATE,
+        crl_ttl: CRL_TTL,
         second_opinion: Some(OPENSSL.into()),
         keys: KeySettings::default(),
     };
     let Some(mut table) = table else { return section };
-    // The one mode there is; it is written down so that a file says what it means.
-    table.optional("mode", |value| value.word(&[("standalone", ())]));
-    if let Some(ttl) = table.optional("root_ttl", Value::duration) {
-        section.root_ttl = ttl;
+    let modes = [("standalone", Mode::Standalone), ("subordinate", Mode::Subordinate)];
+    if let Some(mode) = table.optional("mode", |value| value.word(&modes)) {
+        section.mode = mode;
     }
-    if let Some(ttl) = table.optional("issuing_ttl", Value::duration) {
-        section.issuing_ttl = ttl;
+    match section.mode {
+        Mode::Standalone => own_lifetimes(&mut table, &mut section),
+        Mode::Subordinate => {
+            for key in ["root_ttl", "issuing_ttl", "backdate"] {
+                table.optional(key, |value| {
+                    value.problem("is decided where the root is (`postern ca sign`), and means nothing with mode = \"subordinate\"");
+                    None::<()>
+                });
+            }
+        }
     }
     section.distribute = table.optional("distribute", Value::duration);
+    let crl_ttl = |value: &Value<'_>| {
+        let ttl = value.duration()?;
+        if ttl < SHORTEST_CRL_TTL {
+            value.problem("expected 2s or more: a revocation list is made anew at half of it");
+        }
+        Some(ttl)
+    };
+    if let Some(ttl) = table.optional("crl_ttl", crl_ttl) {
+        section.crl_ttl = ttl;
+    }
     if let Some(algorithm) = table.optional("key", key_algorithm) {
         section.algorithm = algorithm;
-    }
-    if let Some(backdate) = table.optional("backdate", Value::duration) {
-        section.backdate = backdate;
     }
     if let Some(program) = table.optional("second_opinion", program) {
         section.second_opinion = program;
@@ -127,6 +153,19 @@ pub(super) fn authority(table: Option<TableReader<'_>>, base: &Path) -> Authorit
     section.keys = keys(&mut table, base);
     table.finish();
     section
+}
+
+/// What only a host decides that makes its authorities itself.
+fn own_lifetimes(table: &mut TableReader<'_>, section: &mut AuthoritySection) {
+    if let Some(ttl) = table.optional("root_ttl", Value::duration) {
+        section.root_ttl = ttl;
+    }
+    if let Some(ttl) = table.optional("issuing_ttl", Value::duration) {
+        section.issuing_ttl = ttl;
+    }
+    if let Some(backdate) = table.optional("backdate", Value::duration) {
+        section.backdate = backdate;
+    }
 }
 
 /// The whole path of a program, or `never`.
@@ -408,9 +447,16 @@ fn delivery(mut table: TableReader<'_>, base: &Path) -> Option<Delivery> {
 pub(super) fn trust<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Placed<'d, ForeignBundle>> {
     let place = table.place();
     let domain = table.required("domain", Value::parse);
-    let path = table.required("bundle", |value| path(base, value));
+    let bundle = table.required("bundle", |value| path(base, value));
+    let lists = table.optional("crl", |value| path(base, value));
+    let words = [("accept", StaleCrls::Accept), ("refuse", StaleCrls::Refuse)];
+    let stale = table.optional("stale_crl", |value| value.word(&words));
+    if stale.is_some() && lists.is_none() {
+        table.problem("`stale_crl` says what happens when the lists in `crl` are old, and there is no `crl`");
+    }
     table.finish();
-    Some(Placed { place, item: ForeignBundle { domain: domain?, path: path? } })
+    let crl = lists.map(|path| CrlFile { path, stale: stale.unwrap_or_default() });
+    Some(Placed { place, item: ForeignBundle { domain: domain?, path: bundle?, crl } })
 }
 
 /// One `[[listener]]`.
@@ -453,9 +499,22 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let base_path = table.optional("base_path", |value| value.convert(base_path));
     let endpoint = table.required("endpoint", |value| value.convert(|text| endpoint(base, text)));
     let accepts = table.optional("accepts", accepts);
+    let concurrency = table.table("concurrency").and_then(concurrency);
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
-    Some(Placed { place, item: ServiceSettings { id: id?, hosts, base_path, endpoint: endpoint?, accepts } })
+    let item = ServiceSettings { id: id?, hosts, base_path, endpoint: endpoint?, accepts, concurrency };
+    Some(Placed { place, item })
+}
+
+/// Between what the number of requests to a service moves.
+fn concurrency(mut table: TableReader<'_>) -> Option<Concurrency> {
+    let minimum = table.optional("minimum", |value| value.integer(1..=100_000)).unwrap_or(10);
+    let maximum = table.optional("maximum", |value| value.integer(1..=100_000)).unwrap_or(1_000);
+    if minimum > maximum {
+        table.problem("`minimum` is greater than `maximum`");
+    }
+    table.finish();
+    Some(Concurrency { minimum, maximum })
 }
 
 fn base_path(text: &str) -> Result<String, String> {
@@ -630,8 +689,22 @@ pub(super) fn limits(table: Option<TableReader<'_>>) -> Limits {
     if let Some(pooled) = table.optional("pooled", |value| value.integer(0..=10_000)) {
         limits.pooled = pooled;
     }
+    failed_keys(&mut table, &mut limits);
     table.finish();
     limits
+}
+
+/// How often one source may present a key that proves nothing.
+fn failed_keys(table: &mut TableReader<'_>, limits: &mut Limits) {
+    let usual = limits.failed_keys.as_ref();
+    let burst = usual.and_then(|pace| u32::try_from(pace.at_once()).ok()).map_or(0, |at_once| at_once - 1);
+    let rate = table.optional("failed_keys", |value| match value.text()? {
+        "unlimited" => Some(None),
+        _ => value.parse::<Rate>().map(Some),
+    });
+    let burst = table.optional("failed_keys_burst", |value| value.integer(0..=1_000_000)).unwrap_or(burst);
+    let rate = rate.unwrap_or_else(|| usual.map(Spike::rate));
+    limits.failed_keys = rate.map(|rate| Spike::new(rate, burst));
 }
 
 fn positive(value: &Value<'_>) -> Option<Duration> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::credential::SignatureRules;
 use crate::id::WorkloadId;
 use crate::identity::TrustDomain;
+use crate::pki::StaleCrls;
 use crate::proxy::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
 use crate::store::KeySettings;
 use crate::{issuance, telemetry, workload};
@@ -73,4 +74,15 @@ pub struct ForeignBundle {
     pub domain: TrustDomain,
     /// A PEM file.
     pub path: PathBuf,
+    /// Its revocation lists, if they are to be asked.
+    pub crl: Option<CrlFile>,
+}
+
+/// Revocation lists that are read from a file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CrlFile {
+    /// A PEM file of one or more lists.
+    pub path: PathBuf,
+    /// What becomes of certificates of which no current list speaks.
+    pub stale: StaleCrls,
 }

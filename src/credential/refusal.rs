@@ -11,6 +11,8 @@ pub enum Refusal {
     BadContentDigest,
     /// The signature is too old, or made in the future.
     ClockSkew,
+    /// The body is not the one that was signed.
+    ContentDigestMismatch,
     /// The credential's end has passed.
     CredentialExpired,
     /// The credential's beginning lies ahead.
@@ -43,10 +45,11 @@ pub enum Refusal {
 
 impl Refusal {
     /// All reasons, for metrics and documentation.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::AmbiguousCertificate,
         Self::BadContentDigest,
         Self::ClockSkew,
+        Self::ContentDigestMismatch,
         Self::CredentialExpired,
         Self::CredentialNotYetValid,
         Self::CredentialPending,
@@ -70,6 +73,7 @@ impl Refusal {
             Self::AmbiguousCertificate => "ambiguous-certificate",
             Self::BadContentDigest => "bad-content-digest",
             Self::ClockSkew => "clock-skew",
+            Self::ContentDigestMismatch => "content-digest-mismatch",
             Self::CredentialExpired => "credential-expired",
             Self::CredentialNotYetValid => "credential-not-yet-valid",
             Self::CredentialPending => "credential-pending",
@@ -91,7 +95,10 @@ impl Refusal {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::BadContentDigest | Self::DuplicateCredential | Self::KeyInUrl => 400,
+            Self::BadContentDigest
+            | Self::ContentDigestMismatch
+            | Self::DuplicateCredential
+            | Self::KeyInUrl => 400,
             Self::ClockSkew
             | Self::CredentialExpired
             | Self::CredentialNotYetValid
@@ -116,6 +123,9 @@ impl Refusal {
                 "The signed Content-Digest field is malformed, or has neither sha-256 nor sha-512."
             }
             Self::ClockSkew => "The signature is too old, or was made in the future; compare clocks.",
+            Self::ContentDigestMismatch => {
+                "The body does not match the signed Content-Digest; the service was not given all of it."
+            }
             Self::CredentialExpired => "The credential has expired.",
             Self::CredentialNotYetValid => "The credential is not valid yet.",
             Self::CredentialPending => "The credential has not been approved yet.",

@@ -258,8 +258,15 @@ impl<'a> Signed<'a> {
         if !self.covers_enough() {
             return Err(Refusal::InsufficientCoverage);
         }
-        if matches!(self.digest, Coverage::Unreadable) {
-            return Err(Refusal::BadContentDigest);
+        match &self.digest {
+            Coverage::Unreadable => return Err(Refusal::BadContentDigest),
+            // No body that could be compared later will come.
+            Coverage::Digest(digest)
+                if self.message.content == Content::Absent && !digest.begin().matches() =>
+            {
+                return Err(Refusal::ContentDigestMismatch);
+            }
+            Coverage::Digest(_) | Coverage::None => {}
         }
         if created > now + rules.skew || now > created + rules.max_age + rules.skew {
             return Err(Refusal::ClockSkew);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use crate::identity::{Attribute, CertificateRule, SpiffeId, Subject};
+use crate::identity::{CertificateRule, RelativeName, SpiffeId, Subject};
 
 /// Certificate rules, each with what it stands for, indexed so that finding one does not get slower with their number.
 #[derive(Clone, Debug)]
@@ -14,8 +14,8 @@ pub struct Mapping<T> {
     uri: HashMap<SpiffeId, T>,
     /// By the text of a SPIFFE ID cut off before a slash: `spiffe://td/ns` for the rule `spiffe://td/ns/**`.
     uri_prefix: HashMap<String, T>,
-    /// By one of the rule's attributes, so that only rules with that attribute are looked at.
-    subject: HashMap<Attribute, Vec<(CertificateRule, T)>>,
+    /// By one of the rule's relative names, so that only rules with that one are looked at.
+    subject: HashMap<RelativeName, Vec<(CertificateRule, T)>>,
 }
 
 /// What the rules say of a subject.
@@ -74,9 +74,9 @@ impl<T: Clone + Eq> Mapping<T> {
             CertificateRule::Dns(name) => drop(self.dns.insert(name, value)),
             CertificateRule::Sha256(digest) => drop(self.sha256.insert(digest, value)),
             CertificateRule::Spki(digest) => drop(self.spki.insert(digest, value)),
-            CertificateRule::Subject(ref attributes) => {
-                let common_name = attributes.iter().find(|one| one.oid == COMMON_NAME);
-                if let Some(index) = common_name.or_else(|| attributes.first()).cloned() {
+            CertificateRule::Subject(ref names) => {
+                let common_name = names.iter().find(|name| name.has(COMMON_NAME));
+                if let Some(index) = common_name.or_else(|| names.first()).cloned() {
                     self.subject.entry(index).or_default().push((rule, value));
                 }
             }
@@ -126,12 +126,16 @@ impl<T: Clone + Eq> Mapping<T> {
     }
 }
 
-/// Attribute order means nothing between different types, so one rule has one spelling.
+/// The order of relative names means nothing between those that share no type, so one rule has one spelling: the least of
+/// those that come behind nothing that they share a type with, again and again.
 fn canonical(rule: CertificateRule) -> CertificateRule {
     match rule {
-        CertificateRule::Subject(mut attributes) => {
-            attributes.sort_by(|left, right| left.oid.cmp(&right.oid));
-            CertificateRule::Subject(attributes)
+        CertificateRule::Subject(mut names) => {
+            let mut ordered = Vec::with_capacity(names.len());
+            while let Some(next) = least_of_the_free(&names) {
+                ordered.push(names.remove(next));
+            }
+            CertificateRule::Subject(ordered)
         }
         CertificateRule::Dns(_)
         | CertificateRule::Sha256(_)
@@ -139,6 +143,16 @@ fn canonical(rule: CertificateRule) -> CertificateRule {
         | CertificateRule::Uri(_)
         | CertificateRule::UriPrefix { .. } => rule,
     }
+}
+
+fn least_of_the_free(names: &[RelativeName]) -> Option<usize> {
+    let share_a_type =
+        |one: &RelativeName, other: &RelativeName| one.attributes().iter().any(|part| other.has(&part.oid));
+    let is_free = |(position, name): &(usize, &RelativeName)| {
+        !names.iter().take(*position).any(|earlier| share_a_type(earlier, name))
+    };
+    let free = names.iter().enumerate().filter(is_free);
+    free.min_by_key(|(_, name)| *name).map(|(position, _)| position)
 }
 
 fn unanimous<'a, T: Eq>(mut values: impl Iterator<Item = &'a T>) -> Match<'a, T> {
@@ -170,6 +184,7 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::clock::Timestamp;
+    use crate::identity::Attribute;
 
     use super::*;
 
@@ -177,7 +192,7 @@ mod tests {
         Subject {
             spiffe_id: id.parse().unwrap(),
             dns: vec!["a.test".to_owned(), "b.test".to_owned()],
-            attributes: vec![attribute("O", "Acme"), attribute("CN", "orders")],
+            attributes: vec![alone("O", "Acme"), alone("CN", "orders")],
             distinguished_name: "CN=orders,O=Acme".to_owned(),
             serial: "01".to_owned(),
             issuer: String::new(),
@@ -192,8 +207,20 @@ mod tests {
         Attribute { oid: Attribute::oid_of(short).unwrap().to_owned(), value: value.to_owned() }
     }
 
+    fn alone(short: &str, value: &str) -> RelativeName {
+        attribute(short, value).into()
+    }
+
+    fn together(parts: &[(&str, &str)]) -> RelativeName {
+        RelativeName::new(parts.iter().map(|(short, value)| attribute(short, value)).collect()).unwrap()
+    }
+
     fn by_subject(attributes: &[(&str, &str)]) -> CertificateRule {
-        CertificateRule::Subject(attributes.iter().map(|(short, value)| attribute(short, value)).collect())
+        CertificateRule::Subject(attributes.iter().map(|(short, value)| alone(short, value)).collect())
+    }
+
+    fn named(names: &[RelativeName]) -> Subject {
+        Subject { attributes: names.to_vec(), ..subject("spiffe://td/a") }
     }
 
     fn uri(text: &str) -> CertificateRule {
@@ -305,12 +332,78 @@ mod tests {
             (by_subject(&[("CN", "admin"), ("CN", "orders")]), "both"),
         ])
         .unwrap();
-        let (mut both, mut reversed) = (subject("spiffe://td/a"), subject("spiffe://td/a"));
-        both.attributes = vec![attribute("CN", "admin"), attribute("CN", "orders")];
-        reversed.attributes = vec![attribute("CN", "orders"), attribute("CN", "admin")];
+        let both = named(&[alone("CN", "admin"), alone("CN", "orders")]);
+        let reversed = named(&[alone("CN", "orders"), alone("CN", "admin")]);
 
         assert_eq!(mapping.find(&both), Match::Found(&"both"));
         assert_eq!(mapping.find(&reversed), Match::NotFound);
+    }
+
+    #[test]
+    fn attributes_that_share_a_relative_name_match_all_together_or_not_at_all() {
+        let rule = CertificateRule::Subject(vec![together(&[("O", "a"), ("O", "b")])]);
+        let meets = |names: &[RelativeName]| rule.matches(&named(names));
+
+        assert!(meets(&[together(&[("O", "a"), ("O", "b")])]));
+        assert!(meets(&[together(&[("O", "b"), ("O", "a")])]), "it is a set");
+        assert!(meets(&[together(&[("O", "a"), ("O", "b")]), alone("CN", "jane")]), "no other type is named");
+        assert!(meets(&[alone("CN", "jane"), together(&[("O", "a"), ("O", "b")])]));
+        assert!(meets(&[together(&[("O", "a"), ("O", "b")]), together(&[("CN", "x"), ("UID", "y")])]));
+        for names in [
+            vec![alone("O", "a"), alone("O", "b")],
+            vec![alone("O", "a")],
+            vec![alone("O", "a+O=b")],
+            vec![together(&[("O", "a"), ("OU", "b")])],
+            vec![together(&[("O", "a"), ("O", "b"), ("O", "c")])],
+            vec![together(&[("O", "a"), ("O", "b"), ("O", "b")])],
+            vec![together(&[("O", "a"), ("O", "b"), ("CN", "x")])],
+            vec![together(&[("O", "a"), ("O", "b")]), alone("O", "c")],
+            vec![together(&[("O", "a"), ("O", "b")]), together(&[("O", "a"), ("O", "b")])],
+        ] {
+            assert!(!meets(&names), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_for_one_attribute_never_matches_inside_a_relative_name_of_several() {
+        let mapping = Mapping::build([(by_subject(&[("CN", "orders")]), "one")]).unwrap();
+
+        assert_eq!(mapping.find(&named(&[alone("CN", "orders")])), Match::Found(&"one"));
+        for names in [
+            vec![together(&[("CN", "orders"), ("O", "Acme")])],
+            vec![together(&[("CN", "orders"), ("CN", "admin")])],
+            vec![alone("CN", "orders"), together(&[("CN", "admin"), ("O", "Acme")])],
+        ] {
+            assert_eq!(mapping.find(&named(&names)), Match::NotFound, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_of_relative_names_is_found_wherever_they_stand_and_its_attributes_all_count() {
+        let several =
+            CertificateRule::Subject(vec![together(&[("O", "a"), ("O", "b")]), alone("CN", "jane")]);
+        let mapping =
+            Mapping::build([(several, "several"), (by_subject(&[("CN", "jane"), ("C", "CH")]), "two")])
+                .unwrap();
+
+        let jane = named(&[alone("C", "CH"), together(&[("O", "b"), ("O", "a")]), alone("CN", "jane")]);
+
+        assert_eq!(mapping.find(&jane), Match::Found(&"several"));
+    }
+
+    #[test]
+    fn a_rule_of_relative_names_has_one_spelling() {
+        let (both, unit) = (together(&[("O", "a"), ("OU", "x")]), alone("OU", "y"));
+        let (name, country) = (alone("CN", "jane"), alone("C", "CH"));
+        let spell = |names: &[&RelativeName]| {
+            canonical(CertificateRule::Subject(names.iter().map(|&name| name.clone()).collect()))
+        };
+
+        let one = spell(&[&both, &unit, &name, &country]);
+
+        assert_eq!(spell(&[&name, &country, &both, &unit]), one);
+        assert_eq!(spell(&[&both, &name, &unit, &country]), one);
+        assert_ne!(spell(&[&unit, &both, &name, &country]), one, "the order within a type means something");
     }
 
     #[test]
@@ -330,15 +423,17 @@ mod tests {
         /// The index answers as looking at every rule would.
         #[test]
         fn the_index_agrees_with_the_rules(
-            chosen in proptest::collection::vec((0..12_usize, 0..3_u8), 0..8),
+            chosen in proptest::collection::vec((0..13_usize, 0..3_u8), 0..8),
             path in proptest::collection::vec("[ab]", 1..4),
         ) {
+            let several = CertificateRule::Subject(vec![together(&[("OU", "a"), ("OU", "b")])]);
             let pool = [
                 ladder(),
-                vec![uri("spiffe://td/a/**"), uri("spiffe://td/a/b/**"), uri("spiffe://td/a")],
+                vec![uri("spiffe://td/a/**"), uri("spiffe://td/a/b/**"), uri("spiffe://td/a"), several],
             ].concat();
             let rules: Vec<_> = chosen.iter().map(|&(rule, value)| (pool[rule].clone(), value)).collect();
-            let subject = subject(&format!("spiffe://td/{}", path.join("/")));
+            let mut subject = subject(&format!("spiffe://td/{}", path.join("/")));
+            subject.attributes.push(together(&[("OU", "b"), ("OU", "a")]));
             let Ok(mapping) = Mapping::build(rules.clone()) else { return Ok(()) };
 
             let narrowest = rules.iter().filter(|(rule, _)| rule.matches(&subject)).map(|(rule, _)| rule.specificity()).max();

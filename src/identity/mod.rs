@@ -10,7 +10,7 @@ mod mapping;
 
 pub use certificate::InvalidCertificate;
 pub use mapping::{AmbiguousRules, Clash, Mapping, Match};
-pub use name::{Attribute, InvalidName};
+pub use name::{Attribute, InvalidName, RelativeName};
 pub use rule::{CertificateRule, InvalidRule};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};
 pub use subject::{InvalidSubject, Subject, distinguished_name};

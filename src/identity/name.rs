@@ -3,7 +3,7 @@
 //! **Invariant:** the text form is injective. Whatever an attribute's value contains, it is escaped, so no value can
 //! pass for a separator and no two names share a text. Matching never looks at the text, only at attributes.
 
-use x509_parser::asn1_rs::{Tag, ToDer};
+use x509_parser::asn1_rs::{Class, FromDer as _, Header, Tag, ToDer};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 /// One attribute of a distinguished name.
@@ -28,6 +28,44 @@ impl Attribute {
     }
 }
 
+/// The attributes of one relative name: one of them as a rule, several where the name is multi-valued. Two are equal if they
+/// have the same attributes, in whatever order: it is a set (X.501 §9.2).
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RelativeName(Vec<Attribute>);
+
+impl RelativeName {
+    /// The relative name of these attributes; none if there are none.
+    #[must_use]
+    pub fn new(mut attributes: Vec<Attribute>) -> Option<Self> {
+        attributes.sort();
+        if attributes.is_empty() { None } else { Some(Self(attributes)) }
+    }
+
+    /// Its attributes, at least one, sorted.
+    #[must_use]
+    pub fn attributes(&self) -> &[Attribute] {
+        &self.0
+    }
+
+    /// Whether one of its attributes is of the type `oid`.
+    #[must_use]
+    pub fn has(&self, oid: &str) -> bool {
+        self.0.iter().any(|one| one.oid == oid)
+    }
+
+    /// Whether it has several attributes.
+    #[must_use]
+    pub const fn is_multi_valued(&self) -> bool {
+        self.0.len() > 1
+    }
+}
+
+impl From<Attribute> for RelativeName {
+    fn from(only: Attribute) -> Self {
+        Self(vec![only])
+    }
+}
+
 /// Why a distinguished name is not believed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidName {
@@ -39,7 +77,7 @@ pub enum InvalidName {
         /// The character.
         character: char,
     },
-    /// Two attributes in one relative name, which many readers split wrongly.
+    /// Several attributes in one relative name, which many readers split wrongly, where no rule can admit them.
     #[error("the name has a relative name of several attributes")]
     MultiValued,
     /// A value in an encoding other than UTF8String, PrintableString or IA5String.
@@ -48,19 +86,45 @@ pub enum InvalidName {
         /// The attribute's type.
         oid: String,
     },
+    /// Something that is no attribute, or a relative name without one (RFC 5280 §4.1.2.4): a reader that stops there takes the
+    /// name for a shorter one.
+    #[error("the name has a part that is no attribute, or a relative name without any")]
+    Structure,
 }
 
-/// The attributes of `name`, first to last, if every one of them can be believed.
-pub(super) fn attributes(name: &X509Name<'_>) -> Result<Vec<Attribute>, InvalidName> {
+/// The relative names of `name`, first to last, if every attribute of them can be believed.
+pub(super) fn relative_names(name: &X509Name<'_>) -> Result<Vec<RelativeName>, InvalidName> {
     name.iter_rdn()
         .map(|rdn| {
-            let mut parts = rdn.iter();
-            match (parts.next(), parts.next()) {
-                (Some(only), None) => attribute(only),
-                _ => Err(InvalidName::MultiValued),
-            }
+            let attributes = rdn.iter().map(attribute).collect::<Result<_, _>>()?;
+            RelativeName::new(attributes).ok_or(InvalidName::Structure)
         })
         .collect()
+}
+
+/// Whether `name` has been read to its end. The parser leaves out, without a word, what comes behind a part that it does not
+/// understand, so what it has understood is measured.
+pub(super) fn check_whole(name: &X509Name<'_>) -> Result<(), InvalidName> {
+    let of_attribute = |part: &AttributeTypeAndValue<'_>| {
+        encoded(encoded(part.attr_type().as_bytes().len()) + encoded(part.attr_value().data.len()))
+    };
+    let understood: usize =
+        name.iter_rdn().map(|relative| encoded(relative.iter().map(of_attribute).sum())).sum();
+    let whole = Header::from_der(name.as_raw()).ok().and_then(|(_, header)| header.length().definite().ok());
+    if whole == Some(understood) { Ok(()) } else { Err(InvalidName::Structure) }
+}
+
+/// The length in DER of what has a content of this length and a tag of one byte.
+const fn encoded(content: usize) -> usize {
+    let mut length_bytes = 1;
+    if content > 0x7f {
+        let mut rest = content;
+        while rest > 0 {
+            length_bytes += 1;
+            rest >>= 8;
+        }
+    }
+    1 + length_bytes + content
 }
 
 fn attribute(part: &AttributeTypeAndValue<'_>) -> Result<Attribute, InvalidName> {
@@ -75,6 +139,9 @@ fn attribute(part: &AttributeTypeAndValue<'_>) -> Result<Attribute, InvalidName>
 /// The value as text, if its encoding leaves no doubt about it.
 fn plain_text<'a>(part: &'a AttributeTypeAndValue<'_>) -> Option<&'a str> {
     let value = part.attr_value();
+    if value.class() != Class::Universal || value.header.is_constructed() {
+        return None;
+    }
     let text = std::str::from_utf8(value.data).ok()?;
     match value.tag() {
         Tag::Utf8String => Some(text),
@@ -83,7 +150,8 @@ fn plain_text<'a>(part: &'a AttributeTypeAndValue<'_>) -> Option<&'a str> {
     }
 }
 
-/// The text form of RFC 4514: last relative name first. Takes any name, also one that [`attributes`] refuses.
+/// The text form of RFC 4514: last relative name first, the attributes of one with `+` between them, as they are encoded.
+/// Takes any name, also one that [`relative_names`] refuses.
 pub(super) fn to_text(name: &X509Name<'_>) -> String {
     let mut relative: Vec<String> =
         name.iter_rdn().map(|rdn| rdn.iter().map(attribute_text).collect::<Vec<_>>().join("+")).collect();
@@ -156,7 +224,7 @@ const SHORT_NAMES: [(&str, &str); 9] = [
 
 #[cfg(test)]
 mod tests {
-    use x509_parser::asn1_rs::{Any, Class, Header, Length, Oid};
+    use x509_parser::asn1_rs::{Any, Length, Oid};
     use x509_parser::x509::RelativeDistinguishedName;
 
     use super::*;
@@ -198,6 +266,19 @@ mod tests {
             name(&[&[utf8("CN", "billing + O=admin")]]),
             name(&[&[utf8("O", "admin"), utf8("CN", "billing")]]),
             name(&[&[utf8("CN", "billing"), utf8("O", "admin")]]),
+            name(&[&[utf8("CN", "billing"), utf8("O", "admin")], &[utf8("C", "CH")]]),
+            name(&[&[utf8("CN", "billing")], &[utf8("O", "admin"), utf8("C", "CH")]]),
+            name(&[&[utf8("CN", "billing"), utf8("O", "admin"), utf8("C", "CH")]]),
+            name(&[&[utf8("CN", "billing+O=admin")]]),
+            name(&[&[utf8("CN", "billing\\+O=admin")]]),
+            name(&[&[utf8("O", "a"), utf8("O", "b")]]),
+            name(&[&[utf8("O", "b"), utf8("O", "a")]]),
+            name(&[&[utf8("O", "a")], &[utf8("O", "b")]]),
+            name(&[&[utf8("O", "a+b")]]),
+            name(&[&[utf8("O", "a"), utf8("O", "a")]]),
+            name(&[&[utf8("O", "a"), utf8("O", "")]]),
+            name(&[&[utf8("O", "a")]]),
+            name(&[&[utf8("O", "a"), utf8("2.5.4.5", "b")]]),
             name(&[&[utf8("CN", "admin")], &[utf8("CN", "billing")]]),
             name(&[&[utf8("CN", "billing")], &[utf8("CN", "admin")]]),
             name(&[&[utf8("CN", "admin\0.evil")]]),
@@ -237,6 +318,8 @@ mod tests {
         let written = |relative: &[&[Part<'_>]]| to_text(&name(relative));
 
         assert_eq!(written(&[&[utf8("O", "Acme")], &[utf8("CN", "a, \"b\"")]]), "CN=a\\, \\\"b\\\",O=Acme");
+        assert_eq!(written(&[&[utf8("O", "a"), utf8("O", "b")], &[utf8("CN", "x")]]), "CN=x,O=a+O=b");
+        assert_eq!(written(&[&[utf8("OU", "Sales"), utf8("CN", "J. + S.")]]), "OU=Sales+CN=J. \\+ S.");
         assert_eq!(written(&[&[utf8("CN", "#x")]]), "CN=\\#x");
         assert_eq!(written(&[&[utf8("CN", " ")]]), "CN=\\ ");
         assert_eq!(written(&[&[utf8("CN", "a\0")]]), "CN=a\\00");
@@ -245,7 +328,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_one_way_only_is_refused() {
-        let read = |relative: &[&[Part<'_>]]| attributes(&name(relative));
+        let read = |relative: &[&[Part<'_>]]| relative_names(&name(relative));
         let unseen = |character| Err(InvalidName::Character { oid: "2.5.4.3".to_owned(), character });
         let kind = Err(InvalidName::StringType { oid: "2.5.4.3".to_owned() });
 
@@ -253,8 +336,8 @@ mod tests {
         assert_eq!(read(&[&[utf8("CN", "a\r\nX-Admin: 1")]]), unseen('\r'));
         assert_eq!(read(&[&[utf8("CN", "admi\u{200b}n")]]), unseen('\u{200b}'));
         assert_eq!(read(&[&[utf8("CN", "a\u{202e}b")]]), unseen('\u{202e}'));
-        assert_eq!(read(&[&[utf8("O", "a"), utf8("CN", "b")]]), Err(InvalidName::MultiValued));
-        assert_eq!(read(&[&[]]), Err(InvalidName::MultiValued));
+        assert_eq!(read(&[&[]]), Err(InvalidName::Structure));
+        assert_eq!(read(&[&[utf8("O", "a")], &[]]), Err(InvalidName::Structure));
         for (tag, value) in [
             (Tag::BmpString, b"\0a".as_slice()),
             (Tag::T61String, b"a"),
@@ -264,19 +347,48 @@ mod tests {
             (Tag::Ia5String, b"\xd0\xb0"),
         ] {
             assert_eq!(read(&[&[("CN", tag, value)]]), kind, "{tag}");
+            assert_eq!(
+                read(&[&[utf8("O", "a"), ("CN", tag, value)]]),
+                kind,
+                "{tag}, beside another attribute"
+            );
         }
+        assert_eq!(read(&[&[utf8("O", "a"), utf8("CN", "b\0")]]), unseen('\0'), "beside another attribute");
     }
 
     #[test]
     fn attributes_keep_their_order_and_their_letters() {
-        let found = attributes(&name(&[&[utf8("O", "Acme")], &[utf8("CN", "\u{430}dmin")]])).unwrap();
+        let found = relative_names(&name(&[&[utf8("O", "Acme")], &[utf8("CN", "\u{430}dmin")]])).unwrap();
 
-        assert_eq!(
-            found,
-            vec![
-                Attribute { oid: "2.5.4.10".to_owned(), value: "Acme".to_owned() },
-                Attribute { oid: "2.5.4.3".to_owned(), value: "\u{430}dmin".to_owned() },
-            ]
-        );
+        assert_eq!(found, [RelativeName::from(of("O", "Acme")), of("CN", "\u{430}dmin").into()]);
+    }
+
+    #[test]
+    fn lengths_are_counted_as_der_writes_them() {
+        for content in [0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000] {
+            let value = vec![b'a'; content];
+            let header = Header::new(Class::Universal, false, Tag::Utf8String, Length::Definite(content));
+
+            assert_eq!(encoded(content), Any::new(header, &value).to_der_vec().unwrap().len(), "{content}");
+        }
+    }
+
+    #[test]
+    fn a_relative_name_is_a_set() {
+        let read = |relative: &[&[Part<'_>]]| relative_names(&name(relative)).unwrap();
+        let (a, b) = (utf8("O", "a"), utf8("O", "b"));
+
+        assert_eq!(read(&[&[a, b]]), read(&[&[b, a]]));
+        assert_eq!(read(&[&[a, b]]), [RelativeName::new(vec![of("O", "a"), of("O", "b")]).unwrap()]);
+        for other in
+            [&[&[a][..], &[b]][..], &[&[a]], &[&[a, b, b]], &[&[a, utf8("OU", "b")]], &[&[a, b], &[a]]]
+        {
+            assert_ne!(read(&[&[a, b]]), read(other));
+        }
+        assert!(read(&[&[a, b]])[0].is_multi_valued() && !read(&[&[a]])[0].is_multi_valued());
+    }
+
+    fn of(short: &str, value: &str) -> Attribute {
+        Attribute { oid: Attribute::oid_of(short).unwrap().to_owned(), value: value.to_owned() }
     }
 }

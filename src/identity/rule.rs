@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::identity::spiffe_id;
-use crate::identity::{Attribute, InvalidSpiffeId, SpiffeId, Subject, TrustDomain};
+use crate::identity::{InvalidSpiffeId, RelativeName, SpiffeId, Subject, TrustDomain};
 
 /// Which certificates a credential on file stands for.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -14,9 +14,9 @@ pub enum CertificateRule {
     Sha256([u8; 32]),
     /// Any certificate for this public key.
     Spki([u8; 32]),
-    /// For every attribute type named here, the subject has exactly these values of it, in this order. An empty list
-    /// matches nobody.
-    Subject(Vec<Attribute>),
+    /// For every attribute type named here, the subject has it in exactly these relative names, in this order, and each of
+    /// them has exactly these attributes, in any order. An empty list matches nobody.
+    Subject(Vec<RelativeName>),
     /// This SPIFFE ID.
     Uri(SpiffeId),
     /// Any SPIFFE ID of `domain` below these path segments.
@@ -84,7 +84,7 @@ impl CertificateRule {
             Self::Dns(name) => subject.dns.contains(name),
             Self::Sha256(digest) => subject.sha256 == *digest,
             Self::Spki(digest) => subject.spki_sha256 == *digest,
-            Self::Subject(attributes) => subject_has(subject, attributes),
+            Self::Subject(names) => subject_has(subject, names),
             Self::Uri(id) => subject.spiffe_id == *id,
             Self::UriPrefix { domain, segments } => {
                 let mut path = subject.spiffe_id.path().split('/').skip(1);
@@ -97,25 +97,27 @@ impl CertificateRule {
 
     /// How narrow the rule is: the class first, then the rank within it. The greater wins.
     #[must_use]
-    pub const fn specificity(&self) -> (u8, usize) {
+    pub fn specificity(&self) -> (u8, usize) {
         match self {
             Self::Sha256(_) => (6, 0),
             Self::Spki(_) => (5, 0),
             Self::Uri(_) => (4, 0),
             Self::UriPrefix { segments, .. } => (3, segments.len()),
             Self::Dns(_) => (2, 0),
-            Self::Subject(attributes) => (1, attributes.len()),
+            Self::Subject(names) => (1, names.iter().map(|name| name.attributes().len()).sum()),
         }
     }
 }
 
-/// Two common names where the rule names one are no match: it must not depend on which of them one reads.
-fn subject_has(subject: &Subject, wanted: &[Attribute]) -> bool {
-    let values = |attributes: &[Attribute], oid: &str| -> Vec<String> {
-        attributes.iter().filter(|one| one.oid == oid).map(|one| one.value.clone()).collect()
-    };
-    !wanted.is_empty()
-        && wanted.iter().all(|one| values(&subject.attributes, &one.oid) == values(wanted, &one.oid))
+/// Two common names where the rule names one are no match: it must not depend on which of them one reads. Nor is one that
+/// shares its relative name with what the rule does not name.
+fn subject_has(subject: &Subject, wanted: &[RelativeName]) -> bool {
+    let mut types = wanted.iter().flat_map(RelativeName::attributes).map(|one| one.oid.as_str());
+    !wanted.is_empty() && types.all(|oid| having(&subject.attributes, oid).eq(having(wanted, oid)))
+}
+
+fn having<'a>(names: &'a [RelativeName], oid: &str) -> impl Iterator<Item = &'a RelativeName> {
+    names.iter().filter(move |name| name.has(oid))
 }
 
 impl fmt::Display for CertificateRule {
@@ -124,9 +126,14 @@ impl fmt::Display for CertificateRule {
             Self::Dns(name) => write!(f, "dns {name}"),
             Self::Sha256(digest) => write!(f, "sha256 {}", data_encoding::HEXLOWER.encode(digest)),
             Self::Spki(digest) => write!(f, "spki {}", data_encoding::HEXLOWER.encode(digest)),
-            Self::Subject(attributes) => {
+            Self::Subject(names) => {
                 f.write_str("subject")?;
-                attributes.iter().try_for_each(|one| write!(f, " {}={:?}", one.oid, one.value))
+                names.iter().try_for_each(|name| {
+                    name.attributes().iter().enumerate().try_for_each(|(position, one)| {
+                        let separator = if position == 0 { ' ' } else { '+' };
+                        write!(f, "{separator}{}={:?}", one.oid, one.value)
+                    })
+                })
             }
             Self::Uri(id) => write!(f, "uri {id}"),
             Self::UriPrefix { domain, segments } => {
@@ -140,6 +147,8 @@ impl fmt::Display for CertificateRule {
 
 #[cfg(test)]
 mod tests {
+    use crate::identity::Attribute;
+
     use super::*;
 
     #[test]
@@ -187,5 +196,14 @@ mod tests {
         }
         assert_eq!(CertificateRule::dns("A.test").unwrap().to_string(), "dns a.test");
         assert_eq!(CertificateRule::dns("*.test"), Err(InvalidRule::DnsName));
+    }
+
+    #[test]
+    fn attributes_that_share_a_relative_name_print_with_a_plus() {
+        let part = |oid: &str, value: &str| Attribute { oid: oid.to_owned(), value: value.to_owned() };
+        let both = RelativeName::new(vec![part("2.5.4.10", "b+\""), part("2.5.4.10", "a")]).unwrap();
+        let rule = CertificateRule::Subject(vec![both, part("2.5.4.3", "jane").into()]);
+
+        assert_eq!(rule.to_string(), r#"subject 2.5.4.10="a"+2.5.4.10="b+\"" 2.5.4.3="jane""#);
     }
 }

@@ -12,7 +12,7 @@ use x509_parser::extensions::GeneralName;
 use crate::clock::Timestamp;
 use crate::identity::certificate::{self, InvalidCertificate};
 use crate::identity::name;
-use crate::identity::{Attribute, InvalidName, InvalidSpiffeId, SpiffeId};
+use crate::identity::{InvalidName, InvalidSpiffeId, RelativeName, SpiffeId};
 
 /// What a leaf certificate says of its holder: exactly one SPIFFE ID, and beside it what rules may look at.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -21,8 +21,8 @@ pub struct Subject {
     pub spiffe_id: SpiffeId,
     /// The DNS names among the subject alternative names, in lower case.
     pub dns: Vec<String>,
-    /// The attributes of the distinguished name, first to last.
-    pub attributes: Vec<Attribute>,
+    /// The attributes of the distinguished name, first to last, by the relative name that they stand in.
+    pub attributes: Vec<RelativeName>,
     /// The distinguished name as RFC 4514 writes it; no two names share a text.
     pub distinguished_name: String,
     /// The serial number in lower-case hexadecimal digits.
@@ -111,11 +111,12 @@ impl Subject {
         let certificate = certificate::read(der)?;
         check_usage(&certificate)?;
         let (spiffe_id, dns) = alternative_names(&certificate)?;
+        name::check_whole(certificate.subject())?;
         let validity = certificate.validity();
         Ok(Self {
             spiffe_id,
             dns,
-            attributes: name::attributes(certificate.subject())?,
+            attributes: name::relative_names(certificate.subject())?,
             distinguished_name: name::to_text(certificate.subject()),
             serial: certificate::serial(certificate.raw_serial())?,
             issuer: name::to_text(certificate.issuer()),
@@ -124,6 +125,13 @@ impl Subject {
             sha256: sha256(der),
             spki_sha256: sha256(certificate.public_key().raw),
         })
+    }
+
+    /// Whether the distinguished name has several attributes in one relative name, so that only a rule that says so may
+    /// stand for it.
+    #[must_use]
+    pub fn is_multi_valued(&self) -> bool {
+        self.attributes.iter().any(RelativeName::is_multi_valued)
     }
 }
 

@@ -67,3 +67,18 @@ pub struct Changed {
     /// Who was left behind by force, one sentence each.
     pub left_behind: Vec<String>,
 }
+
+/// An authority that is to be revoked with all below it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AuthorityRevocation {
+    /// On which level it stands.
+    pub level: Level,
+    /// Which one.
+    pub id: AuthorityId,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Whether somebody may be left behind, should it be the one that signs.
+    pub insistence: Insistence,
+    /// Whether it is meant.
+    pub run: Run,
+}

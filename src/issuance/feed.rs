@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::clock::Timestamp;
 use crate::id::{AuthorityId, WorkloadId};
 use crate::identity::distinguished_name;
-use crate::pki::{Hierarchy, KeyAlgorithm, Level, Renewal, Slot, TrustBundle, X509Svid};
+use crate::pki::{Hierarchy, KeyAlgorithm, Level, Renewal, Revocations, Slot, TrustBundle, X509Svid};
 
 /// Follows what is issued. It is never empty: everything was issued once before the first reader existed.
 pub type Feed = watch::Receiver<Arc<Issued>>;
@@ -27,6 +27,10 @@ pub struct Issued {
     pub hierarchy: HierarchyView,
     /// How the renewal of each workload's identity stands.
     pub renewals: BTreeMap<WorkloadId, RenewalView>,
+    /// The revocation lists of all authorities, one PEM block each.
+    pub crl: Arc<str>,
+    /// What could not be written down, one sentence each. Issuing goes on.
+    pub troubles: Vec<String>,
 }
 
 /// The authorities, without their keys.
@@ -46,6 +50,23 @@ pub struct HierarchyView {
     pub held: Vec<Level>,
     /// What the disk has still to be told of it, and why it could not be.
     pub untidy: Option<String>,
+    /// Whether the active root signs on another host.
+    pub signs_elsewhere: bool,
+    /// If the next issuing authority is due and has to be signed elsewhere.
+    pub awaiting: Option<Awaiting>,
+    /// Whether the prepared issuing authority stands under the prepared root, so that both are activated together.
+    pub together: bool,
+    /// Whose certificates end with the active issuing authority, sooner than they should, since it has no successor yet.
+    pub shortened: Vec<WorkloadId>,
+}
+
+/// The next issuing authority waits for a signature.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Awaiting {
+    /// Since when it is due.
+    pub since: Timestamp,
+    /// When the active one ends, and with it everything that it signed.
+    pub until: Timestamp,
 }
 
 /// One authority, without its key.
@@ -59,8 +80,8 @@ pub struct AuthorityView {
     pub level: Level,
     /// Where it stands in its life.
     pub slot: Slot,
-    /// The kind of its key.
-    pub algorithm: KeyAlgorithm,
+    /// The kind of its key; `None` if that is kept elsewhere.
+    pub algorithm: Option<KeyAlgorithm>,
     /// When it was made.
     pub created: Timestamp,
     /// From when on it is valid.
@@ -69,6 +90,8 @@ pub struct AuthorityView {
     pub not_after: Timestamp,
     /// If it is retired: when the last certificate that it signed has expired.
     pub drained_at: Option<Timestamp>,
+    /// Whether it is revoked, and all below it.
+    pub is_revoked: bool,
 }
 
 /// How the renewal of one certificate stands.
@@ -98,6 +121,7 @@ impl RenewalView {
 impl HierarchyView {
     pub(super) fn of(
         hierarchy: &Hierarchy,
+        revocations: &Revocations,
         rotation: RenewalView,
         roll_over: RenewalView,
         distribute: Duration,
@@ -105,26 +129,30 @@ impl HierarchyView {
         let prepared = hierarchy.roots().prepared.as_ref();
         let levels = [Level::Root, Level::Issuing].into_iter();
         Self {
-            roots: authorities(hierarchy, Level::Root),
-            issuing: authorities(hierarchy, Level::Issuing),
+            roots: authorities(hierarchy, revocations, Level::Root),
+            issuing: authorities(hierarchy, revocations, Level::Issuing),
             rotation,
             roll_over,
             distributed_at: prepared.map(|root| root.life().issued_at + distribute),
             held: levels.filter(|level| hierarchy.slots(*level).is_rolled_back()).collect(),
             untidy: None,
+            signs_elsewhere: hierarchy.roots().active.key().is_none(),
+            awaiting: None,
+            together: hierarchy.prepared_pair().is_some(),
+            shortened: Vec::new(),
         }
     }
 }
 
 /// All authorities of a CA that nobody runs at the moment, roots first.
 #[must_use]
-pub fn authority_views(hierarchy: &Hierarchy) -> Vec<AuthorityView> {
-    let mut views = authorities(hierarchy, Level::Root);
-    views.extend(authorities(hierarchy, Level::Issuing));
+pub fn authority_views(hierarchy: &Hierarchy, revocations: &Revocations) -> Vec<AuthorityView> {
+    let mut views = authorities(hierarchy, revocations, Level::Root);
+    views.extend(authorities(hierarchy, revocations, Level::Issuing));
     views
 }
 
-fn authorities(hierarchy: &Hierarchy, level: Level) -> Vec<AuthorityView> {
+fn authorities(hierarchy: &Hierarchy, revocations: &Revocations, level: Level) -> Vec<AuthorityView> {
     let slots = match level {
         Level::Issuing => hierarchy.issuing(),
         Level::Root => hierarchy.roots(),
@@ -137,11 +165,12 @@ fn authorities(hierarchy: &Hierarchy, level: Level) -> Vec<AuthorityView> {
             name: distinguished_name(authority.certificate()).unwrap_or_default(),
             level,
             slot,
-            algorithm: authority.key().algorithm(),
+            algorithm: authority.key().map(crate::pki::KeyPair::algorithm),
             created: life.issued_at,
             not_before: life.not_before,
             not_after: life.not_after,
             drained_at: retired.map(|retired| retired.until),
+            is_revoked: revocations.of_authority(authority).is_some(),
         }
     };
     slots.iter().map(view).collect()

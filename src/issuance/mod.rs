@@ -4,13 +4,17 @@ mod acknowledgements;
 mod change;
 mod feed;
 mod second_opinion;
+mod subordinate;
 mod rotator;
 
 pub use acknowledgements::{Acknowledgements, Consumer, Laggard};
-pub use change::{Change, Changed, Insistence, Run, Verb};
-pub use feed::{AuthorityView, Feed, HierarchyView, Issued, RenewalView, authority_views};
-pub use rotator::{Command, IssuanceError, Reply, Rotator, Settings};
+pub use change::{AuthorityRevocation, Change, Changed, Insistence, Run, Verb};
+pub use feed::{AuthorityView, Awaiting, Feed, HierarchyView, Issued, RenewalView, authority_views};
+pub use rotator::{Command, IssuanceError, Mode, Reply, Rotator, Settings, install_at_rest};
 pub use second_opinion::SecondOpinionError;
+pub use subordinate::{
+    InstallOrder, Installed, Reach, ReadyRequest, SignOrder, Signed, Wanted, ready_request, sign,
+};
 
 #[cfg(test)]
 mod tests;

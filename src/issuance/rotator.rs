@@ -1,13 +1,16 @@
 //! Issues, renews and rotates: owns the local CA, and is the only half of the renewal that sleeps.
 //!
-//! What is due is decided by the injected [`Clock`], looked at anew every few seconds, so that a stepped clock or a suspended
-//! machine is noticed at once; the runtime's timer only says when to look. Every change is stored before it is published, and
+//! What is due is decided by the injected [`Clock`], looked at anew every few seconds and whenever somebody has noticed that the
+//! clock was stepped or the machine suspended; the runtime's timer only says when to look. Every change is stored before it is published, and
 //! published in one piece.
 //!
 //! **Invariant:** a failure never takes anything away. Whatever cannot be renewed stays as it is and is tried again; what was
 //! published stays published until something better takes its place.
 
 mod authorities;
+mod lists;
+mod revoking;
+mod succession;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,21 +25,41 @@ use crate::clock::{Clock, Timestamp};
 use crate::id::{AuthorityId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::issuance::acknowledgements::Acknowledgements;
-use crate::issuance::change::{Change, Changed};
+use crate::issuance::change::{AuthorityRevocation, Change, Changed, Run};
 use crate::issuance::feed::{Feed, HierarchyView, Issued, RenewalView};
 use crate::issuance::second_opinion::{self, SecondOpinionError};
-use crate::pki::{
-    Authority, AuthorityPlan, Hierarchy, HierarchyError, IssueError, KeyAlgorithm, KeySource, Level,
-    Lifetimes, LifetimesError, PreflightError, Profile, Renewal, Rng, Slot, Step, SystemRng, X509Svid, issue,
-    preflight,
+use crate::issuance::subordinate::{
+    InstallOrder, Installed, ReadyRequest, SignOrder, Signed, Wanted, ready_request, sign,
 };
+use crate::pki::{
+    Authority, AuthorityError, AuthorityPlan, ChainError, Hierarchy, HierarchyError, IssueError, IssuedLeaf,
+    KeyAlgorithm, KeySource, Level, Lifetimes, LifetimesError, PreflightError, Profile, Renewal,
+    RequestError, Revocations, Revoked, Rng, Slot, Step, SystemRng, X509Svid, issue, preflight,
+};
+use crate::store::issue_journal::IssueJournal;
+use crate::store::revocation_file::{self, RevocationError};
 use crate::store::{AuthorityDir, StoreError};
+
+use lists::Lists;
+
+pub use succession::install_at_rest;
+
+/// Where the root is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// Here: the agent makes both levels of the CA itself.
+    Standalone,
+    /// Elsewhere: this host has issuing authorities only, which are signed where the root is.
+    Subordinate,
+}
 
 /// What the CA is to be, and whom it gives an identity.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
     /// The trust domain of every identity.
     pub domain: TrustDomain,
+    /// Where the root is. If it is elsewhere, that decides how long a root and an issuing authority live.
+    pub mode: Mode,
     /// How long a new root lives.
     pub root_ttl: Duration,
     /// How long a new issuing authority lives.
@@ -47,6 +70,8 @@ pub struct Settings {
     pub algorithm: KeyAlgorithm,
     /// How far before now an authority's validity begins.
     pub backdate: Duration,
+    /// For how long a revocation list speaks. The next one is there at half of that.
+    pub crl_ttl: Duration,
     /// The OpenSSL that judges a new authority, too, if one is to be asked.
     pub second_opinion: Option<PathBuf>,
     /// What each workload's identity is to say; the agent itself is one of them.
@@ -57,10 +82,15 @@ impl Settings {
     /// Whether the lifetimes hold together and every workload belongs to the trust domain.
     pub fn check(&self) -> Result<(), IssuanceError> {
         for (workload, profile) in &self.workloads {
-            let lifetimes = Lifetimes { leaf: profile.ttl, issuing: self.issuing_ttl, root: self.root_ttl };
-            lifetimes
-                .check()
-                .map_err(|source| IssuanceError::Lifetimes { workload: Some(workload.clone()), source })?;
+            let Self { issuing_ttl: issuing, root_ttl: root, .. } = *self;
+            let held = match self.mode {
+                Mode::Standalone => Lifetimes { leaf: profile.ttl, issuing, root }
+                    .check()
+                    .and_then(|()| Lifetimes::check_backdates(profile.backdate, self.backdate)),
+                // How long the issuing authority lives is known when it is there.
+                Mode::Subordinate => Lifetimes::check_leaf(profile.ttl, Duration::MAX),
+            };
+            held.map_err(|source| IssuanceError::Lifetimes { workload: Some(workload.clone()), source })?;
             if profile.spiffe_id.trust_domain() != self.domain {
                 return Err(IssuanceError::ForeignWorkload {
                     workload: workload.clone(),
@@ -68,6 +98,9 @@ impl Settings {
                     domain: self.domain.clone(),
                 });
             }
+        }
+        if self.mode == Mode::Subordinate {
+            return Ok(());
         }
         let authorities = Lifetimes { leaf: SHORTEST_LEAF, issuing: self.issuing_ttl, root: self.root_ttl };
         authorities
@@ -84,7 +117,7 @@ impl Settings {
         AuthorityPlan { keys, algorithm: self.algorithm, ttl: self.issuing_ttl, backdate: self.backdate }
     }
 
-    fn longest_leaf(&self) -> Duration {
+    pub(super) fn longest_leaf(&self) -> Duration {
         self.workloads.values().map(|profile| profile.ttl).max().unwrap_or_default()
     }
 }
@@ -92,6 +125,20 @@ impl Settings {
 /// Why the CA could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuanceError {
+    /// What came back for a request is of no use.
+    #[error("this cannot be installed; nothing was changed")]
+    Chain(#[from] ChainError),
+    /// There is nothing left that could sign.
+    #[error(
+        "the issuing authority {id} expired {not_after}, and the root signs elsewhere: `postern ca csr > request.pem`, have it \
+         signed where the root is (`postern ca sign request.pem > chain.pem`), then `postern ca install chain.pem`"
+    )]
+    Expired {
+        /// Which one.
+        id: AuthorityId,
+        /// When.
+        not_after: Timestamp,
+    },
     /// A certificate is wanted for somebody of another trust domain.
     #[error("{spiffe_id} is not of the trust domain {domain}, whose CA this is")]
     Foreign {
@@ -136,6 +183,14 @@ pub enum IssuanceError {
         #[source]
         source: LifetimesError,
     },
+    /// More new roots than one.
+    #[error("only one root can be prepared at a time, found more than one that is not known here yet")]
+    ManyRoots,
+    /// Nothing waits for a certificate.
+    #[error(
+        "no request waits here for its certificate: only what was signed for the request of `postern ca csr` can be installed"
+    )]
+    NoRequest,
     /// Somebody would be left behind.
     #[error("{id} is not known to everyone yet; it waits for {}", waits_for.join(", "))]
     NotAcknowledged {
@@ -144,6 +199,23 @@ pub enum IssuanceError {
         /// Who does not know it, one phrase each.
         waits_for: Vec<String>,
     },
+    /// There is no authority, and none is made here.
+    #[error(
+        "no issuing authority is installed in {}, and with `mode = \"subordinate\"` none is made here: `postern ca csr > \
+         request.pem`, have it signed where the root is (`postern ca sign request.pem > chain.pem`), then `postern ca install \
+         chain.pem`",
+        path.display()
+    )]
+    NotInstalled {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// This host needs nobody to sign for it.
+    #[error(
+        "this host makes its issuing authorities itself; to have them signed elsewhere, set `mode = \"subordinate\"` in \
+         [authority]"
+    )]
+    NotSubordinate,
     /// There is nothing that it could be about.
     #[error("no {level} is {slot}")]
     Nothing {
@@ -172,9 +244,35 @@ pub enum IssuanceError {
     /// Somebody else does not believe what a new authority signs.
     #[error("the new authority was tried out and is of no use to others; nothing was changed")]
     SecondOpinion(#[from] SecondOpinionError),
+    /// A request that must not be signed.
+    #[error("the request is not signed")]
+    Refused(#[from] RequestError),
+    /// A request cannot be made.
+    #[error("cannot make a request")]
+    Request(#[source] AuthorityError),
+    /// An issuing authority of another host cannot be signed.
+    #[error("cannot sign the issuing authority")]
+    Sign(#[source] AuthorityError),
+    /// A root that would have to be made here.
+    #[error(
+        "with `mode = \"subordinate\"` no root is made here: install the next one with `postern ca install --root-only`, or with \
+         the first chain that leads to it"
+    )]
+    RootElsewhere,
     /// The CA cannot be read or written.
     #[error("cannot use the stored CA")]
     Store(#[from] StoreError),
+    /// It is revoked, or what it stands under is.
+    #[error("{id} cannot sign again: {revoked} is revoked")]
+    Revoked {
+        /// Which authority.
+        id: AuthorityId,
+        /// By what.
+        revoked: Revoked,
+    },
+    /// What is revoked cannot be read or written.
+    #[error("cannot use the list of what is revoked")]
+    Revocations(#[from] RevocationError),
     /// It expires too soon to be of use again.
     #[error("{id} expires {not_after}, too soon for the certificates of this host")]
     TooOld {
@@ -182,6 +280,14 @@ pub enum IssuanceError {
         id: AuthorityId,
         /// When its issuing authority ends.
         not_after: Timestamp,
+    },
+    /// An authority that is not there.
+    #[error("there is no {level} {id}")]
+    UnknownAuthority {
+        /// On which level it was looked for.
+        level: Level,
+        /// Its name.
+        id: AuthorityId,
     },
     /// A workload that is not configured.
     #[error("there is no workload {0}")]
@@ -205,6 +311,13 @@ pub enum Command {
         /// Whether they are followed.
         reply: Reply<()>,
     },
+    /// Install what was signed elsewhere.
+    Install {
+        /// What, and how far.
+        order: Box<InstallOrder>,
+        /// Where it is now.
+        reply: Reply<Installed>,
+    },
     /// Issue one workload's identity anew.
     IssueNow {
         /// For whom.
@@ -224,6 +337,31 @@ pub enum Command {
         /// The certificate.
         reply: Reply<X509Svid>,
     },
+    /// Make the request for the next issuing authority ready.
+    Request {
+        /// The one that waits, or another.
+        wanted: Wanted,
+        /// Whether it is meant.
+        run: Run,
+        /// The request.
+        reply: Reply<ReadyRequest>,
+    },
+    /// Sign the issuing authority of another host.
+    Sign {
+        /// What, and for how long.
+        order: Box<SignOrder>,
+        /// The chain.
+        reply: Reply<Signed>,
+    },
+    /// Revoke an authority with all below it. If it signs, another one takes over first.
+    Revoke {
+        /// Which one.
+        order: AuthorityRevocation,
+        /// What was done.
+        reply: Reply<Changed>,
+    },
+    /// Read again what is revoked.
+    Revoked,
 }
 
 /// Where an answer goes. It may be dropped.
@@ -245,7 +383,13 @@ pub struct Rotator {
     holders: BTreeMap<WorkloadId, Holder>,
     generation: u64,
     drop_failed: Option<Timestamp>,
+    revocations: Arc<Revocations>,
+    replacing_failed: Option<Timestamp>,
+    journal: IssueJournal,
+    lists: Lists,
     untidy: Option<Untidy>,
+    /// The authority for whose successor a signature was asked for.
+    asked_for: Option<AuthorityId>,
     feed: watch::Sender<Arc<Issued>>,
     means: Means,
 }
@@ -296,6 +440,16 @@ impl Untidy {
 struct Holder {
     svid: Arc<X509Svid>,
     tracked: Tracked,
+    ending: Ending,
+}
+
+/// What decides when a leaf ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Ending {
+    /// Its issuing authority, which has no successor yet: sooner than the profile says.
+    Authority,
+    /// Its profile.
+    Profile,
 }
 
 impl Rotator {
@@ -315,29 +469,70 @@ impl Rotator {
         clock: Arc<dyn Clock>,
         rng: Box<dyn Rng>,
     ) -> Result<(Self, Feed), IssuanceError> {
+        Self::begin(settings, directory, Means { clock, rng }, 0)
+    }
+
+    /// [`Self::start`], when the generation `last` is known to have been used, perhaps by a clock that was ahead.
+    pub fn start_after(
+        settings: Settings,
+        directory: AuthorityDir,
+        clock: Arc<dyn Clock>,
+        last: u64,
+    ) -> Result<(Self, Feed), IssuanceError> {
+        Self::begin(settings, directory, Means { clock, rng: Box::new(SystemRng) }, last)
+    }
+
+    fn begin(
+        settings: Settings,
+        directory: AuthorityDir,
+        means: Means,
+        last: u64,
+    ) -> Result<(Self, Feed), IssuanceError> {
         settings.check()?;
-        let now = clock.now();
+        let now = means.clock.now();
         let (hierarchy, untidy) = load_or_create(&settings, &directory, now)?;
+        let idle = Settings { workloads: BTreeMap::new(), ..settings.clone() };
+        let (mut rotator, feed) = Self::idle(idle, directory, hierarchy, means, last)?;
+        rotator.untidy = untidy;
+        rotator.configure(settings, now)?;
+        Ok((rotator, feed))
+    }
+
+    /// With a CA, but without any identity.
+    fn idle(
+        settings: Settings,
+        directory: AuthorityDir,
+        hierarchy: Hierarchy,
+        means: Means,
+        last: u64,
+    ) -> Result<(Self, Feed), IssuanceError> {
+        let now = means.clock.now();
+        let revocations = Arc::new(revocation_file::load(directory.path())?);
+        let journal = IssueJournal::open(directory.path(), settings.crl_ttl, now);
+        let lists = Lists::after(directory.path());
         let rotation = Tracked::of_loaded(&hierarchy.issuing().active);
         let roll_over = Tracked::of_loaded(&hierarchy.roots().active);
-        let last_leaf = unknown_last_leaf(&hierarchy, now);
+        let last_leaf = last_leaf(&hierarchy, &journal, now);
         let known_with = hierarchy.sequence();
-        let generation = milliseconds(now);
+        let generation = milliseconds(now).max(last.saturating_add(1));
         let placeholder = Issued {
             generation,
             svids: BTreeMap::new(),
             bundle: hierarchy.bundle(),
             hierarchy: HierarchyView::of(
                 &hierarchy,
+                &revocations,
                 rotation.view(now),
                 roll_over.view(now),
                 settings.distribute,
             ),
             renewals: BTreeMap::new(),
+            crl: lists.pem(),
+            troubles: Vec::new(),
         };
         let (sender, receiver) = watch::channel(Arc::new(placeholder));
-        let mut rotator = Self {
-            settings: Settings { workloads: BTreeMap::new(), ..settings.clone() },
+        let rotator = Self {
+            settings,
             directory,
             hierarchy,
             rotation,
@@ -348,11 +543,15 @@ impl Rotator {
             holders: BTreeMap::new(),
             generation,
             drop_failed: None,
-            untidy,
+            revocations,
+            replacing_failed: None,
+            journal,
+            lists,
+            untidy: None,
+            asked_for: None,
             feed: sender,
-            means: Means { clock, rng },
+            means,
         };
-        rotator.configure(settings, now)?;
         Ok((rotator, receiver))
     }
 
@@ -384,6 +583,7 @@ impl Rotator {
     /// Does everything that is due now.
     fn tick(&mut self) {
         let now = self.means.clock.now();
+        self.replace_revoked(now);
         self.roll_root_over(now);
         let held = self.hierarchy.issuing().is_rolled_back();
         if !held && self.rotation.step(now) == Step::Renew {
@@ -401,7 +601,8 @@ impl Rotator {
         let leaves = self.holders.values().map(|holder| holder.tracked.next(now));
         // What is past is held, or waits for somebody; then looking again at times is enough.
         let authorities = [&self.rotation, &self.roll_over].map(|tracked| tracked.next(now));
-        let next = leaves.chain(authorities.into_iter().filter(|at| *at > now)).min();
+        let lists = self.lists.due(self.settings.crl_ttl);
+        let next = leaves.chain(authorities.into_iter().filter(|at| *at > now)).chain(lists).min();
         let next = next.unwrap_or(now + LONGEST_NAP);
         next.since(now).clamp(SHORTEST_NAP, LONGEST_NAP)
     }
@@ -415,6 +616,11 @@ impl Rotator {
                 answer(reply, outcome);
             }
             Command::Configure { settings, reply } => answer(reply, self.configure(*settings, now)),
+            Command::Install { order, reply } => {
+                let outcome = self.install(&order, now);
+                self.publish(now);
+                answer(reply, outcome);
+            }
             Command::IssueNow { workload, reply } => answer(reply, self.issue_now(&workload, now)),
             Command::LookAround { reply } => {
                 self.tick();
@@ -422,7 +628,30 @@ impl Rotator {
                     tracing::debug!("nobody waits any more for a look at the clock");
                 }
             }
-            Command::IssueOnce { profile, reply } => answer(reply, self.issue_once(&profile, now)),
+            Command::IssueOnce { profile, reply } => {
+                let outcome = self.issue_once(&profile, now);
+                self.publish(now);
+                answer(reply, outcome);
+            }
+            Command::Request { wanted, run, reply } => {
+                answer(
+                    reply,
+                    ready_request(&self.directory, Some(&self.hierarchy), &self.settings, wanted, run),
+                );
+            }
+            Command::Revoke { order, reply } => {
+                let outcome = self.revoke_authority(&order, now);
+                self.publish(now);
+                answer(reply, outcome);
+            }
+            Command::Revoked => {
+                self.read_revocations();
+                self.replace_revoked(now);
+                self.publish(now);
+            }
+            Command::Sign { order, reply } => {
+                answer(reply, sign(&self.hierarchy, &self.settings, &order, now));
+            }
         }
     }
 
@@ -436,6 +665,7 @@ impl Rotator {
                 configured: settings.domain,
             });
         }
+        self.check_leaves(&settings)?;
         let former = std::mem::replace(&mut self.settings, settings);
         let signer = self.hierarchy.issuing().active.id().clone();
         match self.issue_changed(&former, now) {
@@ -459,10 +689,7 @@ impl Rotator {
         former: &Settings,
         now: Timestamp,
     ) -> Result<BTreeMap<WorkloadId, Holder>, IssuanceError> {
-        let stays = !self.active_cannot_serve(now);
-        if !stays {
-            self.replace_active(now)?;
-        }
+        let stays = self.keep_or_replace_active(now)?;
         let generation = self.generation.saturating_add(1);
         let mut holders = BTreeMap::new();
         for (workload, profile) in &self.settings.workloads {
@@ -470,10 +697,13 @@ impl Rotator {
             let holder = match self.holders.get(workload).filter(|_| same) {
                 Some(holder) => holder.clone(),
                 None => {
-                    let svid = issue(&self.hierarchy.issuing().active, profile, now)
+                    let (profile, ending) = self.within_authority(profile, now);
+                    let svid = issue(&self.hierarchy.issuing().active, &profile, now)
                         .map_err(|source| IssuanceError::Issue { workload: workload.clone(), source })?;
                     self.last_leaf = self.last_leaf.max(svid.not_after);
-                    Holder::of(svid.published(generation), self.means.rng.as_mut())
+                    IssuedLeaf::of(&svid).into_iter().for_each(|leaf| self.journal.note(leaf));
+                    self.lists.is_touched |= !self.revocations.is_empty();
+                    Holder::of(svid.published(generation), ending, self.means.rng.as_mut())
                 }
             };
             holders.insert(workload.clone(), holder);
@@ -493,25 +723,29 @@ impl Rotator {
         if self.active_cannot_serve(now) {
             self.rotate(now)?;
         }
+        self.expect_unexpired(now)?;
         let svid = self.renew(workload, &profile, self.generation.saturating_add(1), now)?;
         self.publish_generation(now);
         Ok(svid)
     }
 
     fn issue_once(&mut self, profile: &Profile, now: Timestamp) -> Result<X509Svid, IssuanceError> {
-        let Settings { domain, issuing_ttl: issuing, root_ttl: root, .. } = &self.settings;
+        let Settings { domain, mode, issuing_ttl: issuing, root_ttl: root, .. } = &self.settings;
         if profile.spiffe_id.trust_domain() != *domain {
             return Err(IssuanceError::Foreign {
                 spiffe_id: profile.spiffe_id.clone(),
                 domain: domain.clone(),
             });
         }
-        Lifetimes { leaf: profile.ttl, issuing: *issuing, root: *root }
-            .check()
-            .map_err(|source| IssuanceError::Lifetimes { workload: None, source })?;
         let authority = &self.hierarchy.issuing().active;
+        let life = authority.life();
+        match mode {
+            Mode::Standalone => Lifetimes { leaf: profile.ttl, issuing: *issuing, root: *root }.check(),
+            Mode::Subordinate => Lifetimes::check_leaf(profile.ttl, life.not_after.since(life.issued_at)),
+        }
+        .map_err(|source| IssuanceError::Lifetimes { workload: None, source })?;
         let svid = issue(authority, profile, now).map_err(IssuanceError::IssueOnce)?;
-        self.last_leaf = self.last_leaf.max(svid.not_after);
+        self.note(&svid);
         tracing::info!(spiffe_id = %svid.spiffe_id, serial = svid.serial, "certificate handed out");
         Ok(svid)
     }
@@ -529,11 +763,15 @@ impl Rotator {
             return;
         }
         let may_rotate = self.rotation.failure.is_none();
+        let signer = self.hierarchy.issuing().active.id().clone();
         if self.active_cannot_serve(now) && may_rotate {
             self.rotate_or_retry(now);
-        } else {
-            self.renew_all(due, now);
+            // Without a successor that signature by signature is waited for, leaves are renewed as long as it goes.
+            if self.makes_its_own() || self.hierarchy.issuing().active.id() != &signer {
+                return;
+            }
         }
+        self.renew_all(due, now);
     }
 
     fn renew_all(&mut self, workloads: Vec<WorkloadId>, now: Timestamp) {
@@ -563,13 +801,25 @@ impl Rotator {
         generation: u64,
         now: Timestamp,
     ) -> Result<Arc<X509Svid>, IssuanceError> {
-        let svid = issue(&self.hierarchy.issuing().active, profile, now)
+        let (profile, ending) = self.within_authority(profile, now);
+        let svid = issue(&self.hierarchy.issuing().active, &profile, now)
             .map_err(|source| IssuanceError::Issue { workload: workload.clone(), source })?;
-        self.last_leaf = self.last_leaf.max(svid.not_after);
-        let holder = Holder::of(svid.published(generation), self.means.rng.as_mut());
+        if ending == Ending::Authority {
+            let not_after = svid.not_after;
+            tracing::warn!(%workload, %not_after, "certificate shortened: its issuing authority ends then and has no successor");
+        }
+        self.note(&svid);
+        let holder = Holder::of(svid.published(generation), ending, self.means.rng.as_mut());
         let svid = Arc::clone(&holder.svid);
         self.holders.insert(workload.clone(), holder);
         Ok(svid)
+    }
+
+    /// Remembers that it was issued.
+    fn note(&mut self, svid: &X509Svid) {
+        self.last_leaf = self.last_leaf.max(svid.not_after);
+        IssuedLeaf::of(svid).into_iter().for_each(|leaf| self.journal.note(leaf));
+        self.lists.is_touched |= !self.revocations.is_empty();
     }
 
     fn publish_generation(&mut self, now: Timestamp) {
@@ -578,19 +828,31 @@ impl Rotator {
     }
 
     /// Publishes how things stand, unless everyone knows.
-    fn publish(&self, now: Timestamp) {
+    fn publish(&mut self, now: Timestamp) {
+        self.journal.flush(self.settings.crl_ttl, now);
+        self.publish_lists(now);
         let next = Issued {
             generation: self.generation,
             svids: self.each(|holder| Arc::clone(&holder.svid)),
             bundle: self.hierarchy.bundle(),
             hierarchy: self.view(now),
             renewals: self.each(|holder| holder.tracked.view(now)),
+            crl: self.lists.pem(),
+            troubles: self
+                .journal
+                .failure()
+                .into_iter()
+                .chain(self.lists.failure())
+                .map(str::to_owned)
+                .collect(),
         };
         self.feed.send_if_modified(|issued| {
             let news = issued.generation != next.generation
                 || issued.bundle.sequence != next.bundle.sequence
                 || issued.hierarchy != next.hierarchy
-                || issued.renewals != next.renewals;
+                || issued.renewals != next.renewals
+                || issued.crl != next.crl
+                || issued.troubles != next.troubles;
             if news {
                 *issued = Arc::new(next);
             }
@@ -649,10 +911,13 @@ impl Tracked {
 }
 
 impl Holder {
-    fn of(svid: X509Svid, rng: &mut dyn Rng) -> Self {
-        let renewal = Renewal::of_leaf(svid.life(), rng);
+    fn of(svid: X509Svid, ending: Ending, rng: &mut dyn Rng) -> Self {
+        let renewal = match ending {
+            Ending::Authority => Renewal::of_last_leaf(svid.life()),
+            Ending::Profile => Renewal::of_leaf(svid.life(), rng),
+        };
         let tracked = Tracked { renewal, made: Some(Instant::now()), told: false, failure: None };
-        Self { svid: Arc::new(svid), tracked }
+        Self { svid: Arc::new(svid), tracked, ending }
     }
 }
 
@@ -666,6 +931,9 @@ fn load_or_create(
             tracing::warn!(%orphan, "authorities/ holds something that no slot names; the next rotation removes it");
         }
         return Ok((stored.hierarchy, Untidy::of(&stored.untidy, now)));
+    }
+    if settings.mode == Mode::Subordinate {
+        return Err(IssuanceError::NotInstalled { path: directory.path().to_owned() });
     }
     let keys = directory.keys();
     let hierarchy = Hierarchy::create(
@@ -694,10 +962,12 @@ fn try_out(
     Ok(())
 }
 
-/// What the active issuing authority signed before this start is not known; a leaf lives a third of its life at most.
-fn unknown_last_leaf(hierarchy: &Hierarchy, now: Timestamp) -> Timestamp {
-    let life = hierarchy.issuing().active.life();
-    (now + life.not_after.since(life.issued_at) / 3).min(life.not_after)
+/// When the last leaf that the active issuing authority signed before this start expires. Where the journal does not know, a
+/// leaf lives a third of its authority's life at most.
+fn last_leaf(hierarchy: &Hierarchy, journal: &IssueJournal, now: Timestamp) -> Timestamp {
+    let (id, life) = (hierarchy.issuing().active.id(), hierarchy.issuing().active.life());
+    let unknown = || (now + life.not_after.since(life.issued_at) / 3).min(life.not_after);
+    journal.last_leaf_of(id, life.issued_at).unwrap_or_else(unknown)
 }
 
 /// Where generations begin: a restarted agent must not use one again that stood for other keys.

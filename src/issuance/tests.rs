@@ -1,5 +1,7 @@
 //! Days of rotation in milliseconds: time is the runtime's paused clock, and only the test moves it.
 
+mod subordinate;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::io;
@@ -10,6 +12,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+
+mod revoking;
 
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
@@ -50,7 +54,7 @@ impl Clock for PausedClock {
     }
 
     fn since_boot(&self) -> Duration {
-        self.origin.elapsed()
+        self.wall.since_boot() + self.origin.elapsed()
     }
 }
 
@@ -71,9 +75,11 @@ fn profile(name: &str, ttl: Duration) -> Profile {
 fn settings(names: &[&str], leaf: Duration, issuing: Duration) -> Settings {
     Settings {
         domain: "postern.test".parse().unwrap(),
+        mode: Mode::Standalone,
         root_ttl: DAY * 365,
         issuing_ttl: issuing,
         distribute: DAY,
+        crl_ttl: DAY,
         algorithm: KeyAlgorithm::EcdsaP256,
         backdate: MINUTE * 5,
         second_opinion: None,
@@ -449,6 +455,47 @@ async fn a_clock_that_is_set_back_gets_certificates_that_are_valid_now() {
     let svid = world.svid("agent");
     assert!(svid.not_before <= world.now() && world.now() <= svid.not_after);
     assert!(world.issued().renewals[&workload("agent")].last_failure.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_for_a_look_around_finds_done_what_is_due_by_a_clock_that_was_set() {
+    let world = World::start(settings(&["agent", "web"], MINUTE * 10, DAY * 7));
+    pass(MINUTE).await;
+
+    world.clock.wall.set(world.clock.wall.now() + HOUR);
+    let (now, runtime) = (world.now(), Instant::now());
+    let (reply, done) = oneshot::channel();
+    world.commands.send(Command::LookAround { reply }).await.unwrap();
+    done.await.unwrap();
+
+    assert_eq!(runtime.elapsed(), Duration::ZERO, "no timer was waited for");
+    for name in ["agent", "web"] {
+        assert_eq!(world.svid(name).issued_at, now);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_goes_to_and_fro_replaces_an_authority_only_when_it_must() {
+    let world = World::start(settings(&["agent"], MINUTE * 10, DAY * 7));
+    pass(DAY * 7 / 2 - MINUTE * 30).await;
+    let mut signers = vec![world.active()];
+
+    for _ in 0..3 {
+        for step in [HOUR, Duration::ZERO] {
+            let now = world.clock.wall.now();
+            world.clock.wall.set(if step.is_zero() { now - HOUR } else { now + step });
+            pass(SECOND * 3).await;
+            let svid = world.svid("agent");
+            assert!(svid.life().covers(world.now()), "a leaf for this hour");
+            if signers.last() != Some(&world.active()) {
+                signers.push(world.active());
+            }
+        }
+    }
+
+    // One that is due an hour on, and one in its place that is valid an hour back as well. Then there is no reason any more.
+    assert_eq!(signers.len(), 3, "{signers:?}");
+    assert_eq!(world.issued().bundle.sequence, 1, "no root was touched");
 }
 
 #[tokio::test(start_paused = true)]

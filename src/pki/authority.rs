@@ -1,11 +1,14 @@
-//! One signing certificate of the local CA together with its key.
+//! One signing certificate of the local CA together with its key, or a root whose key is kept elsewhere.
 //!
 //! > A signing certificate MUST set the `cA` field to true and `keyCertSign` in its key usage; if it carries a SPIFFE ID, that
 //! > ID has no path. — X509-SVID §4
 //!
+//! **Invariant:** only a root can be without its key here. It is believed like any other and signs nothing.
+//!
 //! No name constraints: rustls refuses every SPIFFE ID below an authority that has some for URIs.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -22,7 +25,9 @@ use crate::clock::Timestamp;
 use crate::id::AuthorityId;
 use crate::identity::TrustDomain;
 use crate::pki::key::{KeyAlgorithm, KeyError, KeyPair, KeySource, RemoteFailure};
+use crate::pki::marks::Marks;
 use crate::pki::rotation::Life;
+use crate::pki::verifier::MAX_CERTIFICATES;
 use crate::secret::Secret;
 
 /// Where an authority stands in the hierarchy.
@@ -67,13 +72,19 @@ pub struct AuthorityPlan<'k> {
     pub backdate: Duration,
 }
 
-/// A signing certificate and its key. That they belong together was checked.
+/// A signing certificate and its key, if that is here. That they belong together was checked.
 pub struct Authority {
     id: AuthorityId,
     level: Level,
     certificate: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
+    /// Those between it and its root, the nearest first.
+    above: Vec<CertificateDer<'static>>,
+    /// The root that was found to have signed it, since finding out costs a signature.
+    root: OnceLock<AuthorityId>,
+    /// A root that signs elsewhere has none.
+    issuer: Option<Issuer<'static, KeyPair>>,
     life: Life,
+    marks: Marks,
 }
 
 /// Why there is no authority.
@@ -99,16 +110,41 @@ pub enum AuthorityError {
     /// The certificate does not say that it is an authority.
     #[error("the certificate is no authority's: {0}")]
     NoAuthority(&'static str),
+    /// A root that did not sign itself.
+    #[error("the certificate is no root: it names itself as its issuer, but did not sign itself")]
+    NotSelfSigned,
     /// The certificate could not be signed.
     #[error("cannot sign the certificate")]
     Sign(#[source] rcgen::Error),
+    /// Its key is not on this host.
+    #[error(
+        "the root {0} signs elsewhere, its key is not on this host: have the next issuing authority signed there \
+         (`postern ca csr` here, `postern ca sign` there, `postern ca install` here)"
+    )]
+    SignsElsewhere(AuthorityId),
+    /// More certificates above it than a verifier would take.
+    #[error(
+        "leaf, issuing authority, {above} in between and the root are {} certificates, and a verifier takes at most \
+         {MAX_CERTIFICATES}: have it signed closer to the root",
+        above + 3
+    )]
+    TooDeep {
+        /// How many stand between it and its root.
+        above: usize,
+    },
+    /// A certificate above it that did not sign the one below.
+    #[error("the certificate number {position} of the chain is not signed by the one after it")]
+    Unlinked {
+        /// Its place in the chain, counted from 1.
+        position: usize,
+    },
     /// The keeper of the key did not sign.
     #[error("the key did not sign the certificate")]
     Unsigned(#[source] RemoteFailure),
 }
 
 impl AuthorityError {
-    fn of_signing(key: &KeyPair, error: rcgen::Error) -> Self {
+    pub(super) fn of_signing(key: &KeyPair, error: rcgen::Error) -> Self {
         key.take_failure().map_or(Self::Sign(error), Self::Unsigned)
     }
 }
@@ -150,7 +186,7 @@ impl Authority {
     ) -> Result<Self, AuthorityError> {
         let key = plan.keys.generate(plan.algorithm)?;
         let life = life_from(plan.ttl, plan.backdate, now)?;
-        let params = parameters(Level::Root, domain, life)?;
+        let params = parameters(Level::Root, domain, life, &random_serial()?)?;
         let certificate =
             params.self_signed(&key).map_err(|error| AuthorityError::of_signing(&key, error))?;
         Self::assemble(certificate.into(), key, now)
@@ -163,13 +199,70 @@ impl Authority {
         plan: &AuthorityPlan<'_>,
         now: Timestamp,
     ) -> Result<Self, AuthorityError> {
+        // A key that could not be certified must not be left behind where keys are kept.
+        root.issuer()?;
         let key = plan.keys.generate(plan.algorithm)?;
-        let life = root.bound(life_from(plan.ttl, plan.backdate, now)?)?;
-        let params = parameters(Level::Issuing, domain, life)?;
-        let certificate = params
-            .signed_by(&key, &root.issuer)
-            .map_err(|error| AuthorityError::of_signing(root.key(), error))?;
-        Self::assemble(certificate.into(), key, now)
+        let (certificate, _) = root.sign_issuing(&key, domain, plan.ttl, plan.backdate, now)?;
+        Self::assemble(certificate, key, now)
+    }
+
+    /// The certificate of an issuing authority that holds `public_key`, and its serial number in hexadecimal.
+    pub(super) fn sign_issuing(
+        &self,
+        public_key: &impl rcgen::PublicKeyData,
+        domain: &TrustDomain,
+        ttl: Duration,
+        backdate: Duration,
+        now: Timestamp,
+    ) -> Result<(CertificateDer<'static>, String), AuthorityError> {
+        let life = self.bound(life_from(ttl, backdate, now)?)?;
+        let serial = random_serial()?;
+        let params = parameters(Level::Issuing, domain, life, &serial)?;
+        let issuer = self.issuer()?;
+        let signed = params.signed_by(public_key, issuer);
+        let certificate = signed.map_err(|error| AuthorityError::of_signing(issuer.key(), error))?;
+        Ok((certificate.into(), HEXLOWER.encode(&serial)))
+    }
+
+    /// A root whose key is kept elsewhere; it became known here at `created`.
+    pub fn elsewhere(
+        certificate: CertificateDer<'static>,
+        created: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        let (level, life, _) = examine(&certificate, None, created)?;
+        if level != Level::Root {
+            return Err(AuthorityError::NoAuthority("it is no root: somebody else signed it"));
+        }
+        if !signature_holds(&certificate, &certificate) {
+            return Err(AuthorityError::NotSelfSigned);
+        }
+        Ok(Self {
+            id: id_of(&certificate)?,
+            marks: marks_of(&certificate)?,
+            level,
+            certificate,
+            above: Vec::new(),
+            root: OnceLock::new(),
+            issuer: None,
+            life,
+        })
+    }
+
+    /// The same issuing authority with those between it and its root, the nearest first: each must have signed the one
+    /// below it. They go out with every leaf.
+    pub fn below(self, above: Vec<CertificateDer<'static>>) -> Result<Self, AuthorityError> {
+        if above.len() + 3 > MAX_CERTIFICATES {
+            return Err(AuthorityError::TooDeep { above: above.len() });
+        }
+        let mut signed = &self.certificate;
+        for (position, signer) in (1..).zip(&above) {
+            examine(signer, None, self.life.issued_at)?;
+            if !is_signed(signed, signer) {
+                return Err(AuthorityError::Unlinked { position });
+            }
+            signed = signer;
+        }
+        Ok(Self { above, root: OnceLock::new(), ..self })
     }
 
     /// An authority that was made earlier, at `created`: the key must be the certificate's, and the certificate an
@@ -209,10 +302,16 @@ impl Authority {
         &self.certificate
     }
 
-    /// The key.
+    /// The certificates between it and its root, the nearest first; mostly none.
     #[must_use]
-    pub fn key(&self) -> &KeyPair {
-        self.issuer.key()
+    pub fn above(&self) -> &[CertificateDer<'static>] {
+        &self.above
+    }
+
+    /// The key, if it is here.
+    #[must_use]
+    pub fn key(&self) -> Option<&KeyPair> {
+        self.issuer.as_ref().map(Issuer::key)
     }
 
     /// Its life.
@@ -221,19 +320,28 @@ impl Authority {
         self.life
     }
 
-    /// Whether the certificate was signed by `root`.
+    /// Whether `root` signed the certificate, or the topmost of those above it.
     #[must_use]
     pub fn is_signed_by(&self, root: &Self) -> bool {
-        let parse = |authority: &Self| {
-            let (_, parsed) = X509Certificate::from_der(&authority.certificate).ok()?;
-            Some((parsed.issuer().as_raw().to_vec(), parsed.subject().as_raw().to_vec()))
-        };
-        let (Some((issuer, _)), Some((_, subject))) = (parse(self), parse(root)) else { return false };
-        issuer == subject && signature_holds(&self.certificate, &root.certificate)
+        if self.root.get() == Some(&root.id) {
+            return true;
+        }
+        let found = is_signed(self.above.last().unwrap_or(&self.certificate), &root.certificate);
+        if found {
+            // Another one of the same name and key may have been found before; then that stays.
+            self.root.get_or_init(|| root.id.clone());
+        }
+        found
     }
 
-    pub(super) const fn issuer(&self) -> &Issuer<'static, KeyPair> {
-        &self.issuer
+    /// Its serial number, name and key.
+    pub(super) const fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// What signs.
+    pub(super) fn issuer(&self) -> Result<&Issuer<'static, KeyPair>, AuthorityError> {
+        self.issuer.as_ref().ok_or_else(|| AuthorityError::SignsElsewhere(self.id.clone()))
     }
 
     /// Holds `life` within this authority's own: its beginning is moved, its end is never shortened in silence.
@@ -256,18 +364,20 @@ impl Authority {
         Ok(Life { not_before, ..life })
     }
 
-    fn assemble(
+    pub(super) fn assemble(
         certificate: CertificateDer<'static>,
         key: KeyPair,
         created: Timestamp,
     ) -> Result<Self, AuthorityError> {
-        let (level, life, subject) = examine(&certificate, &key, created)?;
+        let (level, life, subject) = examine(&certificate, Some(&key), created)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)
             .map_err(|error| AuthorityError::Malformed(error.to_string()))?;
         if issuer_name_written_by(&issuer)? != subject {
             return Err(AuthorityError::Name);
         }
-        Ok(Self { id: id_of(&certificate)?, level, certificate, issuer, life })
+        let (id, above) = (id_of(&certificate)?, Vec::new());
+        let marks = marks_of(&certificate)?;
+        Ok(Self { id, level, certificate, above, root: OnceLock::new(), issuer: Some(issuer), life, marks })
     }
 }
 
@@ -294,34 +404,49 @@ pub(super) fn random_serial() -> Result<[u8; 17], KeyError> {
     Ok(serial)
 }
 
-fn parameters(level: Level, domain: &TrustDomain, life: Life) -> Result<CertificateParams, AuthorityError> {
-    let serial = random_serial()?;
+fn parameters(
+    level: Level,
+    domain: &TrustDomain,
+    life: Life,
+    serial: &[u8],
+) -> Result<CertificateParams, AuthorityError> {
+    let mut params = request_parameters(level, domain, serial.get(1..9).unwrap_or_default())?;
+    params.not_before = life.not_before.to_offset_date_time();
+    params.not_after = life.not_after.to_offset_date_time();
+    params.serial_number = Some(SerialNumber::from_slice(serial));
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+/// As much of a certificate as can be asked for.
+///
+/// The name differs between any two authorities by `token`, so that path building never has to try several keys of one name.
+pub(super) fn request_parameters(
+    level: Level,
+    domain: &TrustDomain,
+    token: &[u8],
+) -> Result<CertificateParams, AuthorityError> {
     let (role, depth) = match level {
         Level::Issuing => ("issuing authority", 0),
         Level::Root => ("root", 1),
     };
-    // The name differs between any two authorities, so that path building never has to try several keys of one name.
-    let token = HEXLOWER.encode(serial.get(1..9).unwrap_or_default());
+    let token = HEXLOWER.encode(token);
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Postern");
     name.push(DnType::CommonName, format!("{role} {token}"));
 
     let mut params = CertificateParams::default();
-    params.not_before = life.not_before.to_offset_date_time();
-    params.not_after = life.not_after.to_offset_date_time();
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
     params.distinguished_name = name;
     params.subject_alt_names =
         vec![SanType::URI(domain.id_text().as_str().try_into().map_err(AuthorityError::Sign)?)];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(depth));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.use_authority_key_identifier_extension = true;
     Ok(params)
 }
 
 fn examine(
     certificate: &CertificateDer<'_>,
-    key: &KeyPair,
+    key: Option<&KeyPair>,
     created: Timestamp,
 ) -> Result<(Level, Life, Vec<u8>), AuthorityError> {
     let malformed = |error: &dyn fmt::Display| AuthorityError::Malformed(error.to_string());
@@ -329,7 +454,7 @@ fn examine(
     if !rest.is_empty() {
         return Err(malformed(&"bytes after its end"));
     }
-    if parsed.public_key().raw != key.public_key_info() {
+    if key.is_some_and(|key| parsed.public_key().raw != key.public_key_info()) {
         return Err(AuthorityError::ForeignKey);
     }
     let constraints = parsed.basic_constraints().map_err(|error| malformed(&error))?;
@@ -363,15 +488,29 @@ fn issuer_name_written_by(issuer: &Issuer<'_, KeyPair>) -> Result<Vec<u8>, Autho
     Ok(parsed.issuer().as_raw().to_vec())
 }
 
-fn signature_holds(certificate: &CertificateDer<'_>, signer: &CertificateDer<'_>) -> bool {
+fn is_signed(certificate: &CertificateDer<'_>, signer: &CertificateDer<'_>) -> bool {
+    let (Ok((_, below)), Ok((_, above))) =
+        (X509Certificate::from_der(certificate), X509Certificate::from_der(signer))
+    else {
+        return false;
+    };
+    below.issuer().as_raw() == above.subject().as_raw() && signature_holds(certificate, signer)
+}
+
+pub(super) fn signature_holds(certificate: &CertificateDer<'_>, signer: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    signature_holds_over(parsed.tbs_certificate.as_ref(), &parsed.signature_value.data, signer)
+}
+
+/// Whether the key of `signer` made `signature` over `message`.
+pub(super) fn signature_holds_over(message: &[u8], signature: &[u8], signer: &CertificateDer<'_>) -> bool {
     let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
     let Ok(signer) = webpki::EndEntityCert::try_from(signer) else { return false };
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
-    algorithms.all.iter().any(|candidate| {
-        signer
-            .verify_signature(*candidate, parsed.tbs_certificate.as_ref(), &parsed.signature_value.data)
-            .is_ok()
-    })
+    algorithms.all.iter().any(|candidate| signer.verify_signature(*candidate, message, signature).is_ok())
+}
+
+fn marks_of(certificate: &CertificateDer<'_>) -> Result<Marks, AuthorityError> {
+    Marks::of(certificate).ok_or_else(|| AuthorityError::Malformed("it has no marks".to_owned()))
 }
 
 fn id_of(certificate: &CertificateDer<'_>) -> Result<AuthorityId, AuthorityError> {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Both levels move alike. A root that takes over brings its issuing authority along: what is signed from then on leads to it,
-//! and the former root has nothing left to sign. A prepared root is already in the trust bundle, so that it is known before anything is signed under
+//! and the former root has nothing left to sign. If the root signs elsewhere, that is one that was signed there before. A prepared root is already in the trust bundle, so that it is known before anything is signed under
 //! it; a retired one stays there until nothing that it signed is valid any more.
 //!
 //! **Invariant:** a hierarchy is a value. A transition returns another one and leaves the first as it was, so what could not
@@ -164,6 +164,12 @@ pub enum HierarchyError {
     /// The new authority could not be made.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// A root that signs elsewhere, and nothing here that it has signed.
+    #[error(
+        "no issuing authority under the root {0} is here, and its key is elsewhere: have one signed there (`postern ca csr` \
+         here, `postern ca sign` there, `postern ca install` here)"
+    )]
+    NothingUnder(AuthorityId),
     /// It is not the prepared one.
     #[error("{0} is not prepared")]
     NotPrepared(AuthorityId),
@@ -189,6 +195,14 @@ pub enum HierarchyError {
         id: AuthorityId,
         /// How long.
         until: Timestamp,
+    },
+    /// It stands under a root that is not active yet.
+    #[error("{id} stands under the prepared root {root}: activate that, and both sign")]
+    UnderPreparedRoot {
+        /// Which one.
+        id: AuthorityId,
+        /// Its root.
+        root: AuthorityId,
     },
     /// It stands under a root that does not sign any more.
     #[error(
@@ -313,9 +327,25 @@ impl Hierarchy {
         self.prepare(Authority::make_issuing(&self.roots.active, &self.domain, plan, now)?)
     }
 
-    /// Throws the prepared authority away.
+    /// Throws the prepared authority away; with a root also what was prepared under it.
     pub fn discard(&self, level: Level, id: &AuthorityId) -> Result<Self, HierarchyError> {
-        self.with(level, self.slots(level).discard(id)?)
+        let mut next = self.with(level, self.slots(level).discard(id)?)?;
+        let rooted = |authority: &Arc<Authority>| next.expect_rooted(authority).is_ok();
+        next.issuing.prepared = next.issuing.prepared.clone().filter(rooted);
+        Ok(next)
+    }
+
+    /// The root that an authority stands under, and its slot.
+    #[must_use]
+    pub fn root_of(&self, authority: &Authority) -> Option<(Slot, &Arc<Authority>)> {
+        self.roots.iter().find(|(_, root)| authority.is_signed_by(root))
+    }
+
+    /// The prepared root, if what is prepared to sign leaves stands under it: both can only be activated together.
+    #[must_use]
+    pub fn prepared_pair(&self) -> Option<&Arc<Authority>> {
+        let (root, issuing) = (self.roots.prepared.as_ref()?, self.issuing.prepared.as_ref()?);
+        issuing.is_signed_by(root).then_some(root)
     }
 
     /// Lets the prepared issuing authority sign from now on. What the former one signed expires at `until` at the latest.
@@ -325,11 +355,15 @@ impl Hierarchy {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Self, HierarchyError> {
+        if let Some(root) = self.prepared_pair() {
+            let (id, root) = (id.clone(), root.id().clone());
+            return Err(HierarchyError::UnderPreparedRoot { id, root });
+        }
         Ok(Self { issuing: self.issuing.activate(id, until, now)?, ..self.clone() })
     }
 
-    /// Lets the prepared root sign from now on, and in the same step a new issuing authority under it. What the former
-    /// issuing authority signed expires at `until` at the latest.
+    /// Lets the prepared root sign from now on, and in the same step an issuing authority under it: a new one, or the prepared
+    /// one if the root signs elsewhere. What the former issuing authority signed expires at `until` at the latest.
     pub fn activate_root(
         &self,
         id: &AuthorityId,
@@ -357,7 +391,8 @@ impl Hierarchy {
         Ok(Self { issuing: self.issuing.reactivate(id, until, now)?, ..self.clone() })
     }
 
-    /// Lets a retired root sign again, with a new issuing authority under it, and retires the present one.
+    /// Lets a retired root sign again, with an issuing authority under it, and retires the present one. If the root signs
+    /// elsewhere, its issuing authority is the latest that is here.
     pub fn roll_back_root(
         &self,
         id: &AuthorityId,
@@ -369,7 +404,7 @@ impl Hierarchy {
         self.under(roots, issuing, until, now)
     }
 
-    /// These roots, and a new issuing authority under the active one of them.
+    /// These roots, and an issuing authority under the active one of them.
     fn under(
         &self,
         roots: Slots,
@@ -377,11 +412,25 @@ impl Hierarchy {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Self, HierarchyError> {
-        let active = Arc::new(Authority::make_issuing(&roots.active, &self.domain, plan, now)?);
+        let active = match roots.active.key() {
+            Some(_) => Arc::new(Authority::make_issuing(&roots.active, &self.domain, plan, now)?),
+            None => self.latest_under(&roots.active, now)?,
+        };
         let mut retired = self.issuing.retired.clone();
+        retired.retain(|retired| retired.authority.id() != active.id());
         retired.push(self.issuing.retiring(until));
         let issuing = Slots { prepared: None, active, retired };
         Ok(Self { issuing, ..self.with(Level::Root, roots)? })
+    }
+
+    /// What has been signed by a root that signs elsewhere: the prepared authority, else the latest that is retired.
+    fn latest_under(&self, root: &Authority, now: Timestamp) -> Result<Arc<Authority>, HierarchyError> {
+        let retired = self.issuing.retired.iter().rev().map(|retired| &retired.authority);
+        let mut candidates = self.issuing.prepared.iter().chain(retired);
+        let found = candidates.find(|authority| authority.is_signed_by(root));
+        let found = found.ok_or_else(|| HierarchyError::NothingUnder(root.id().clone()))?;
+        expect_valid(found, now)?;
+        Ok(Arc::clone(found))
     }
 
     /// When the last leaf under the active root has expired, if those of the active issuing authority have at `until`.

@@ -15,7 +15,7 @@ use rcgen::{
 };
 
 use crate::clock::Timestamp;
-use crate::pki::authority::{Authority, Level, LifeError, life_from, random_serial};
+use crate::pki::authority::{Authority, AuthorityError, Level, LifeError, life_from, random_serial};
 use crate::pki::key::{KeyError, KeyPair, RemoteFailure};
 use crate::pki::profile::Profile;
 use crate::pki::rotation::Life;
@@ -36,6 +36,9 @@ pub enum IssueError {
     /// The leaf could not be signed.
     #[error("cannot sign the certificate")]
     Sign(#[source] rcgen::Error),
+    /// The authority cannot sign.
+    #[error(transparent)]
+    Signer(#[from] AuthorityError),
     /// The keeper of the authority's key did not sign.
     #[error("the authority's key did not sign the certificate")]
     Unsigned(#[source] RemoteFailure),
@@ -50,16 +53,17 @@ pub fn issue(authority: &Authority, profile: &Profile, now: Timestamp) -> Result
         return Err(IssueError::WrongLevel(authority.level()));
     }
     let life = authority.bound(life_from(profile.ttl, profile.backdate, now)?)?;
-    let serial = random_serial()?;
+    let (serial, issuer) = (random_serial()?, authority.issuer()?);
     let key = KeyPair::generate(profile.algorithm)?;
     let pkcs8 = key.to_pkcs8_der().ok_or(KeyError::Generate)?;
-    let certificate =
-        parameters(profile, life, &serial)?.signed_by(&key, authority.issuer()).map_err(|error| {
-            authority.key().take_failure().map_or(IssueError::Sign(error), IssueError::Unsigned)
-        })?;
+    let certificate = parameters(profile, life, &serial)?
+        .signed_by(&key, issuer)
+        .map_err(|error| issuer.key().take_failure().map_or(IssueError::Sign(error), IssueError::Unsigned))?;
+    let mut chain = vec![certificate.into(), authority.certificate().clone()];
+    chain.extend_from_slice(authority.above());
     Ok(X509Svid {
         spiffe_id: profile.spiffe_id.clone(),
-        chain: vec![certificate.into(), authority.certificate().clone()],
+        chain,
         key: Arc::new(pkcs8),
         not_before: life.not_before,
         issued_at: life.issued_at,

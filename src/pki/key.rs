@@ -32,7 +32,7 @@ impl KeyAlgorithm {
         }
     }
 
-    fn for_certificates(self) -> &'static rcgen::SignatureAlgorithm {
+    pub(super) fn for_certificates(self) -> &'static rcgen::SignatureAlgorithm {
         match self {
             Self::EcdsaP256 => &rcgen::PKCS_ECDSA_P256_SHA256,
             Self::EcdsaP384 => &rcgen::PKCS_ECDSA_P384_SHA384,

@@ -83,17 +83,19 @@ pub fn preflight(
         })
     };
     let new = next.iter().filter(|(slot, authority)| !known(*slot, authority));
-    new.map(|(_, authority)| try_out(next, authority, &verifier, now)).collect()
+    new.filter_map(|(_, authority)| try_out(next, authority, &verifier, now).transpose()).collect()
 }
 
+/// Nothing comes of a root that signs elsewhere: it is tried out by the issuing authority under it.
 fn try_out(
     next: &Hierarchy,
     authority: &Authority,
     verifier: &Verifier,
     now: Timestamp,
-) -> Result<Trial, PreflightError> {
+) -> Result<Option<Trial>, PreflightError> {
     let id = || authority.id().clone();
-    let algorithm = authority.key().algorithm();
+    let Some(key) = authority.key() else { return Ok(None) };
+    let algorithm = key.algorithm();
     let profile = Profile {
         spiffe_id: format!("{}/throwaway", next.domain().id_text()).parse()?,
         dns: Vec::new(),
@@ -117,7 +119,7 @@ fn try_out(
             .verify(&svid.chain, usage, now)
             .map_err(|source| PreflightError::Verify { id: id(), source })?;
     }
-    Ok(Trial { authority: id(), chain: svid.chain })
+    Ok(Some(Trial { authority: id(), chain: svid.chain }))
 }
 
 /// Long enough to be valid now in whole seconds.

@@ -57,23 +57,17 @@ impl Lifetimes {
             ("leaf", self.leaf, "issuing authority", self.issuing),
             ("issuing authority", self.issuing, "root", self.root),
         ];
-        for (below, shorter, above, longer) in pairs {
-            let needed = shorter.saturating_mul(FACTOR);
-            if needed > longer {
-                return Err(LifetimesError::DoNotFit {
-                    below,
-                    shorter: words(shorter),
-                    needed: words(needed),
-                    above,
-                    longer: words(longer),
-                });
-            }
-        }
-        Ok(())
+        pairs.into_iter().try_for_each(|(below, shorter, above, longer)| fit(below, shorter, above, longer))
     }
-}
 
-impl Lifetimes {
+    /// Whether an issuing authority that has `issuing` to live yet is good for leaves that live `leaf`.
+    pub fn check_leaf(leaf: Duration, issuing: Duration) -> Result<(), LifetimesError> {
+        if leaf < SHORTEST {
+            return Err(LifetimesError::TooShort { name: "leaf", ttl: words(leaf) });
+        }
+        fit("leaf", leaf, "issuing authority", issuing)
+    }
+
     /// A root is replaced at half of its life. From then on the next one is made known for `distribute`, and meanwhile the
     /// former one must still be able to sign an issuing authority.
     pub fn check_distribution(&self, distribute: Duration) -> Result<(), LifetimesError> {
@@ -89,6 +83,17 @@ impl Lifetimes {
         })
     }
 
+    /// A certificate is not valid before its issuer is. So a leaf that is to begin `leaf` before it is issued could not do so
+    /// under a fresh authority that begins only `authority` before it is made: whoever counts on the longer span would refuse
+    /// the leaves of each new authority for a while.
+    pub fn check_backdates(leaf: Duration, authority: Duration) -> Result<(), LifetimesError> {
+        if leaf <= authority {
+            return Ok(());
+        }
+        let short = words(leaf.saturating_sub(authority));
+        Err(LifetimesError::Backdate { leaf: words(leaf), authority: words(authority), short })
+    }
+
     /// How long a new root is made known if nobody says: a day, or an eighth of its life if that is less.
     #[must_use]
     pub fn usual_distribution(&self) -> Duration {
@@ -96,9 +101,37 @@ impl Lifetimes {
     }
 }
 
+fn fit(
+    below: &'static str,
+    shorter: Duration,
+    above: &'static str,
+    longer: Duration,
+) -> Result<(), LifetimesError> {
+    let needed = shorter.saturating_mul(FACTOR);
+    if needed <= longer {
+        return Ok(());
+    }
+    let [shorter, needed, longer] = [shorter, needed, longer].map(words);
+    Err(LifetimesError::DoNotFit { below, shorter, needed, above, longer })
+}
+
 /// Which lifetimes do not hold together, and by what arithmetic.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum LifetimesError {
+    /// Under a fresh authority a leaf could not begin so far in the past.
+    #[error(
+        "leaves begin {leaf} before they are issued, but an authority begins {authority} before it is made, and nothing is \
+         valid before its issuer is: under a fresh authority {leaf} - {authority} = {short} would be missing; shorten the \
+         backdate of leaves or lengthen that of authorities"
+    )]
+    Backdate {
+        /// How far in the past a leaf is to begin.
+        leaf: String,
+        /// How far in the past an authority begins.
+        authority: String,
+        /// By how much that is too little.
+        short: String,
+    },
     /// A level lives less than three times as long as what it signs.
     #[error(
         "a {below} that lives {shorter} needs an {above} that lives at least 3 × {shorter} = {needed}, but the {above} \
@@ -209,6 +242,17 @@ mod tests {
                 .to_string()
                 .ends_with("but a root lives 1 min 30 s: shorten `distribute` or lengthen the root")
         );
+    }
+
+    #[test]
+    fn a_leaf_cannot_begin_before_a_fresh_authority_does() {
+        let [five, twelve] = [5, 12].map(|minutes| Duration::from_secs(minutes * 60));
+        assert_eq!(Lifetimes::check_backdates(five, five), Ok(()));
+        assert_eq!(Lifetimes::check_backdates(Duration::ZERO, five), Ok(()));
+
+        let error = Lifetimes::check_backdates(twelve, five).unwrap_err().to_string();
+
+        assert!(error.contains("12 min - 5 min = 7 min would be missing"), "{error}");
     }
 
     #[test]

@@ -10,6 +10,8 @@ use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 
 use crate::clock::Timestamp;
 use crate::identity::{SpiffeId, Subject};
+use crate::pki::authority::Authority;
+use crate::pki::marks::Marks;
 
 /// One thing that is revoked. Reads and prints as `serial:…`, `spki:…` or a SPIFFE ID.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -76,6 +78,14 @@ impl FromStr for Revoked {
     }
 }
 
+impl Revoked {
+    /// A certificate by its serial number. Nothing if it cannot be read.
+    #[must_use]
+    pub fn serial_of(certificate: &[u8]) -> Option<Self> {
+        Marks::of(certificate).map(|marks| Self::Serial(marks.serial))
+    }
+}
+
 /// When and why something was revoked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Revocation {
@@ -113,6 +123,26 @@ impl Revocations {
     pub fn without(mut self, revoked: &Revoked) -> Self {
         self.0.remove(revoked);
         self
+    }
+
+    /// What speaks against an authority.
+    #[must_use]
+    pub fn of_authority(&self, authority: &Authority) -> Option<Revoked> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let marks = authority.marks();
+        self.of_certificate(&marks.serial, &marks.spki_sha256)
+    }
+
+    /// The revocation of a certificate with this serial number and key, if there is one.
+    pub(super) fn about_certificate(&self, serial: &str, spki_sha256: &[u8; 32]) -> Option<&Revocation> {
+        self.of_certificate(serial, spki_sha256).and_then(|revoked| self.0.get(&revoked))
+    }
+
+    /// The revocation of a leaf, if there is one.
+    pub(super) fn about_leaf(&self, serial: &str, spki: &[u8; 32], id: &SpiffeId) -> Option<&Revocation> {
+        self.about_certificate(serial, spki).or_else(|| self.0.get(&Revoked::SpiffeId(id.clone())))
     }
 
     /// What speaks against a certificate with this serial number and key.

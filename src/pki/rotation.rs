@@ -101,6 +101,12 @@ impl Renewal {
         Self::at(life, WINDOW_START)
     }
 
+    /// Looks again only when a leaf ends: one that ends with its authority cannot be renewed before there is another.
+    #[must_use]
+    pub fn of_last_leaf(life: Life) -> Self {
+        Self::at(life, 1.0)
+    }
+
     fn at(life: Life, part: f64) -> Self {
         let due = life.at(part);
         Self { life, due, next_attempt: due, failures: 0 }

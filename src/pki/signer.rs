@@ -14,6 +14,7 @@ use x509_parser::extensions::GeneralName;
 use crate::clock::Timestamp;
 use crate::identity::InvalidCertificate;
 use crate::identity::certificate;
+use crate::pki::marks::authority_mark;
 use crate::pki::verified::{Link, sized};
 
 /// A certificate whose key signs others.
@@ -104,11 +105,18 @@ impl Signer {
         if validity.not_before > validity.not_after {
             return Err(InvalidSigner::Life);
         }
+        let not_before = Timestamp::from_unix(validity.not_before.timestamp());
         let extended = certificate.extended_key_usage().map_err(malformed)?.map(|extension| extension.value);
         let spki_sha256 = sized(digest::digest(&digest::SHA256, certificate.public_key().raw).as_ref());
         Ok(Self {
-            link: Link { serial, spki_sha256 },
-            not_before: Timestamp::from_unix(validity.not_before.timestamp()),
+            link: Link {
+                serial,
+                spki_sha256,
+                authority: authority_mark(certificate.subject().as_raw(), certificate.public_key().raw),
+                not_before,
+                certificate: certificate.as_raw().to_vec().into(),
+            },
+            not_before,
             not_after: Timestamp::from_unix(validity.not_after.timestamp()),
             is_self_issued: certificate.issuer().as_raw() == certificate.subject().as_raw(),
             path_length: constraints.path_len_constraint,

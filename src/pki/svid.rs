@@ -15,7 +15,7 @@ use crate::secret::Secret;
 pub struct X509Svid {
     /// Who the holder is.
     pub spiffe_id: SpiffeId,
-    /// The leaf first, then the issuing authority; the root is not sent along.
+    /// The leaf first, then the issuing authority and whatever stands between it and the root; the root is not sent along.
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key, an unencrypted PKCS#8 document.
     pub key: Arc<Secret>,

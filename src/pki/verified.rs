@@ -28,6 +28,10 @@ pub struct Verified {
 pub(super) struct Link {
     pub(super) serial: String,
     pub(super) spki_sha256: [u8; 32],
+    /// SHA-256 over its name and key.
+    pub(super) authority: [u8; 32],
+    pub(super) not_before: Timestamp,
+    pub(super) certificate: CertificateDer<'static>,
 }
 
 impl Verified {

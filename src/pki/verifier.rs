@@ -20,8 +20,9 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::clock::Timestamp;
-use crate::identity::{InvalidSubject, Subject, TrustDomain};
+use crate::identity::{InvalidName, InvalidSubject, Subject, TrustDomain};
 use crate::pki::bundle::BundleSet;
+use crate::pki::foreign_crl::CrlSet;
 use crate::pki::revocation::{Revocations, Revoked};
 use crate::pki::roots::{InvalidRoot, Objection, Root, Roots};
 use crate::pki::signer::{InvalidSigner, Signer};
@@ -63,12 +64,24 @@ pub enum VerifyError {
         /// When.
         not_after: Timestamp,
     },
+    /// A revocation list bears the name and the key of an authority in the chain, but not its signature.
+    #[error("the revocation list of {issuer} at hand was not signed by it, or it may not sign lists")]
+    ForgedCrl {
+        /// Whose it says it is.
+        issuer: String,
+    },
     /// The leaf is no X509-SVID.
     #[error("the leaf is no X509-SVID")]
     InvalidSubject(#[from] InvalidSubject),
     /// No certificate at all.
     #[error("no certificate was presented")]
     NoCertificate,
+    /// There are revocation lists of the trust domain, but none of an authority in the chain.
+    #[error("there is no revocation list of {issuer}")]
+    NoCrl {
+        /// Which authority.
+        issuer: String,
+    },
     /// A certificate of the chain is not valid yet.
     #[error("a certificate of the chain is valid only from {not_before} on: is a clock wrong?")]
     NotYetValid {
@@ -93,6 +106,16 @@ pub enum VerifyError {
     /// The root that the chain leads to is not for this end of a connection.
     #[error("the root's extended key usage does not allow this use")]
     RootUsage,
+    /// The revocation list that should speak of the chain is too old, or not valid yet.
+    #[error("the revocation list of {issuer} speaks from {this_update} to {next_update} only")]
+    StaleCrl {
+        /// Whose list.
+        issuer: String,
+        /// From when on it speaks.
+        this_update: Timestamp,
+        /// Until when it speaks.
+        next_update: Timestamp,
+    },
     /// More bytes than [`MAX_BYTES`].
     #[error("the chain has {0} bytes, more than {MAX_BYTES}")]
     TooLarge(usize),
@@ -124,6 +147,7 @@ pub struct Verifier {
     bundles: Arc<BundleSet>,
     roots: BTreeMap<TrustDomain, Roots>,
     revocations: Arc<Revocations>,
+    crls: Arc<CrlSet>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -135,7 +159,19 @@ impl Verifier {
             roots.insert(bundle.domain.clone(), Roots::read(bundle)?);
         }
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        Ok(Self { bundles, roots, revocations, algorithms })
+        Ok(Self { bundles, roots, revocations, crls: Arc::default(), algorithms })
+    }
+
+    /// The same verifier, which also asks the revocation lists of other trust domains.
+    #[must_use]
+    pub fn heeding(self, crls: Arc<CrlSet>) -> Self {
+        Self { crls, ..self }
+    }
+
+    /// The revocation lists that are asked.
+    #[must_use]
+    pub const fn crls(&self) -> &Arc<CrlSet> {
+        &self.crls
     }
 
     /// The bundles that are believed.
@@ -160,6 +196,7 @@ impl Verifier {
         let (leaf, intermediates) = within_budget(chain)?;
         let time = unix_time(now)?;
         let subject = Subject::from_der(leaf)?;
+        named_for(usage, &subject)?;
         let domain = subject.spiffe_id.trust_domain();
         let Some(roots) = self.roots.get(&domain) else {
             return Err(VerifyError::UnknownTrustDomain(domain));
@@ -218,10 +255,19 @@ impl Verifier {
         };
         let of_link = |link: &Link| self.revocations.of_certificate(&link.serial, &link.spki_sha256);
         let revoked = verified.intermediates.iter().chain([&root.signer.link]).find_map(of_link);
-        match revoked.or_else(|| self.revocations.of_leaf(&verified.subject)) {
-            Some(revoked) => Err(VerifyError::Revoked(revoked)),
-            None => Ok(()),
+        if let Some(revoked) = revoked.or_else(|| self.revocations.of_leaf(&verified.subject)) {
+            return Err(VerifyError::Revoked(revoked));
         }
+        self.crls.check(&domain, verified, &root.signer.link, now)
+    }
+}
+
+/// Whether the holder of a name like the subject's may be believed at all. A caller's name is for the rules on file to judge;
+/// none speaks for a server, so a multi-valued one is refused at once.
+fn named_for(usage: Usage, subject: &Subject) -> Result<(), InvalidSubject> {
+    match usage {
+        Usage::Server if subject.is_multi_valued() => Err(InvalidName::MultiValued.into()),
+        Usage::Client | Usage::Server => Ok(()),
     }
 }
 
@@ -269,7 +315,14 @@ impl Findings {
 const fn weight(reason: &VerifyError) -> u8 {
     if matches!(reason, VerifyError::Revoked(_)) {
         2
-    } else if matches!(reason, VerifyError::RootExpired { .. } | VerifyError::RootNotYetValid { .. }) {
+    } else if matches!(
+        reason,
+        VerifyError::ForgedCrl { .. }
+            | VerifyError::NoCrl { .. }
+            | VerifyError::RootExpired { .. }
+            | VerifyError::RootNotYetValid { .. }
+            | VerifyError::StaleCrl { .. }
+    ) {
         1
     } else {
         0

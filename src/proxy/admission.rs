@@ -1,24 +1,26 @@
 //! From a request head to a yes with the head that the upstream gets, or to an answer: one pass, no waiting.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::framing::Framing;
 use super::headers::{Fate, fate_of_request_field, forwarded_client_cert, names_api_key};
 use super::http_gate::Head;
+use super::limit_fields::Notice;
 use super::refuse::Answer;
 use super::request_id::{RequestId, RequestIds};
 use super::response::{field, number_into};
 use super::settings::ServiceSettings;
 use super::snapshot::{Listener, Snapshot};
 use super::worker::Worker;
-use crate::authz::{Ask, Door, No, Permit, check};
+use crate::authz::{Ask, Door, No, Permit, Terms, Till, Toll, check};
 use crate::clock::Timestamp;
 use crate::credential::{
     Content, ContentDigest, DigestCheck, Evidence, HeaderEvidence, Message, NonceUse, Refusal, Signed,
     authenticate,
 };
 use crate::identity::Subject;
+use crate::limit::{Spike, Throttle};
 use crate::pki::Verified;
 use crate::registry::PolicyPath;
 
@@ -100,9 +102,12 @@ impl<'s> Verdict<'s> {
 
     /// The verdict behind a yes.
     pub(super) fn of_permit(permit: &Permit<'s>, service: &'s str) -> Self {
-        let terms = permit.terms();
+        Self::of_terms(permit.terms(), "allowed", service)
+    }
+
+    fn of_terms(terms: &Terms<'s>, code: &'static str, service: &'s str) -> Self {
         Self {
-            code: "allowed",
+            code,
             service,
             app: terms.app.id.as_str(),
             product: terms.product.id.as_str(),
@@ -114,8 +119,9 @@ impl<'s> Verdict<'s> {
     pub(super) fn of_no(no: &No<'s>, service: &'s str) -> Self {
         match no {
             No::Refused(refusal) => Self { service, ..Self::of_nobody(refusal.code()) },
-            No::Denied { denial, principal } => Self {
-                code: denial.code(),
+            No::Limited { terms, .. } => Self::of_terms(terms, no.code(), service),
+            No::Denied { principal, .. } => Self {
+                code: no.code(),
                 service,
                 app: principal.app().id.as_str(),
                 product: "",
@@ -138,10 +144,12 @@ pub(super) fn request_id(head: &Head<'_, '_>, ids: &RequestIds, now: Timestamp) 
 /// What a decision is asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Purpose {
-    /// Somebody is to be let in.
+    /// Somebody is to be let in, and charged for it.
     Admit,
     /// Nobody calls: it is only asked what would be.
     Rehearse,
+    /// Somebody was let in, and charged, before.
+    Stay,
 }
 
 impl Purpose {
@@ -149,12 +157,21 @@ impl Purpose {
     const fn nonce_use(self) -> NonceUse {
         match self {
             Self::Admit => NonceUse::Spend,
-            Self::Rehearse => NonceUse::Look,
+            Self::Rehearse | Self::Stay => NonceUse::Look,
+        }
+    }
+
+    /// How it is paid for.
+    pub(super) const fn toll(self, till: Till<'_>) -> Toll<'_> {
+        match self {
+            Self::Admit => Toll::Charge(till),
+            Self::Rehearse => Toll::Look(till),
+            Self::Stay => Toll::Paid,
         }
     }
 }
 
-/// Decides on a request and, on a yes, writes the head for the service into `out`.
+/// Decides on a request and, on a yes, charges for it and writes the head for the service into `out`.
 ///
 /// # Errors
 /// The answer to give instead, and what the log says of it.
@@ -187,24 +204,31 @@ pub(super) fn admit<'s>(
     let signed = Signed::read(message(head), signatures, purpose.nonce_use()).map_err(refuse)?;
     let headers = HeaderEvidence { signature: signed.as_ref(), ..headers };
     let evidence = Evidence { certificate: visitor.subject(), headers };
+    let throttle = Throttled::of(&evidence, visitor, snapshot, purpose);
+    throttle.admit(now).map_err(|answer| {
+        let verdict = Verdict::of_nobody(answer.code);
+        (answer, verdict)
+    })?;
 
     let Some(service) = snapshot.routes.find(head.authority, path.as_str()) else {
         // Who cannot say who it is learns nothing about what exists here.
-        authenticate(&evidence, &snapshot.registry, &snapshot.peppers, now).map_err(refuse)?;
+        authenticate(&evidence, &snapshot.registry, &snapshot.peppers, now)
+            .inspect_err(|&refusal| throttle.note(refusal, now))
+            .map_err(refuse)?;
         return Err((NO_SERVICE, Verdict::of_nobody(NO_SERVICE.code)));
     };
     let door = Door { listener, service: service.accepts.as_ref() };
     let ask = Ask::Http { service: &service.id, method: head.method, path: &path };
-    let permit = check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, now).map_err(|no| {
+    let toll = purpose.toll(snapshot.till(service));
+    let checked = check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, &toll, now);
+    let permit = checked.map_err(|no| {
+        if let No::Refused(refusal) = no {
+            throttle.note(refusal, now);
+        }
         let answer = Answer::from_no(&no, [door.listener, door.service]).with_terms(signatures, now);
         (answer, Verdict::of_no(&no, service.id.as_str()))
     })?;
     let digest = signed.as_ref().and_then(Signed::content_digest).map(ContentDigest::begin);
-    if head.body == Framing::Length(0) && !digest.clone().is_none_or(DigestCheck::matches) {
-        let verdict =
-            Verdict { code: DIGEST_MISMATCH.code, ..Verdict::of_permit(&permit, service.id.as_str()) };
-        return Err((DIGEST_MISMATCH, verdict));
-    }
 
     start(out, head, path.as_str());
     let signature = if signed.is_some() { SignatureFields::End } else { SignatureFields::Pass };
@@ -224,10 +248,49 @@ fn message<'h>(head: &Head<'h, 'h>) -> Message<'h> {
 
 /// The body is not the one that the caller has signed.
 pub(super) const DIGEST_MISMATCH: Answer = Answer::new(
-    400,
-    "content-digest-mismatch",
-    "The body does not match the signed Content-Digest; the service was not given all of it.",
+    Refusal::ContentDigestMismatch.status(),
+    Refusal::ContentDigestMismatch.code(),
+    Refusal::ContentDigestMismatch.sentence(),
 );
+/// The throttle on keys and signatures that prove nothing, where it concerns a request.
+struct Throttled<'s>(Option<(&'s Throttle, &'s Spike, u128)>);
+
+impl<'s> Throttled<'s> {
+    /// Only who presents a key or a signature costs a hash, and only who calls can be made to wait.
+    fn of(evidence: &Evidence<'_>, visitor: &Visitor, snapshot: &'s Snapshot, purpose: Purpose) -> Self {
+        let presents = evidence.headers.api_key.is_some() || evidence.headers.signature.is_some();
+        let concerns = purpose == Purpose::Admit && presents;
+        let pace = snapshot.limits.failed_keys.as_ref().filter(|_| concerns);
+        Self(pace.map(|pace| (&*snapshot.throttle, pace, source(visitor.peer.ip()))))
+    }
+
+    /// Turns away who has failed too often, before anything is computed.
+    fn admit(&self, now: Timestamp) -> Result<(), Answer> {
+        let Some((throttle, pace, source)) = self.0 else { return Ok(()) };
+        throttle.admit(source, pace, now).map_err(|wait| RATE_LIMITED.with_notice(Notice::to_wait(wait)))
+    }
+
+    /// Remembers a failure.
+    fn note(&self, refusal: Refusal, now: Timestamp) {
+        // Whoever has proven its secret has not failed, whatever becomes of it.
+        if let Some((throttle, pace, source)) = self.0
+            && refusal == Refusal::InvalidCredential
+        {
+            throttle.note_failure(source, pace, now);
+        }
+    }
+}
+
+/// Who is one source: an IPv4 address, or the 64 bits of an IPv6 address that a network has to itself.
+fn source(address: IpAddr) -> u128 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits() >> 64 << 64,
+    }
+}
+
+const RATE_LIMITED: Answer =
+    Answer::new(429, "rate-limited", "Too many credentials from this address have not been valid.");
 
 /// The path could be read in two ways.
 const BAD_PATH: Answer = Answer::new(

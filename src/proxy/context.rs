@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::sightings::Lookout;
 use super::snapshot::Current;
 use crate::clock::Clock;
 use crate::id::WorkloadId;
+use crate::pki::Skews;
 use crate::telemetry::{AccessSink, Metrics};
 
 /// What every thread works with.
@@ -21,6 +22,8 @@ pub struct PlaneContext {
     pub attestor: Arc<dyn Attestor>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Peers whose clocks are ahead.
+    pub skews: Arc<Mutex<Skews>>,
     /// Where access-log lines go.
     pub access: AccessSink,
     /// Where callers are reported that show a leaf of a retired authority.

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::admission::{Admission, DIGEST_MISMATCH};
 use super::framing::Framing;
 use super::pump::PumpError;
@@ -56,6 +58,7 @@ pub(super) fn may_go_on(worker: &Worker, resident: &Resident, bond: &Bond) -> Re
 }
 
 /// Where a request goes, and by what right.
+#[expect(clippy::large_enum_variant, reason = "it lives for one request, and a yes must not allocate")]
 #[derive(Debug)]
 pub(super) enum Route<'a> {
     /// To a remote, by the right of an attested workload.
@@ -95,6 +98,7 @@ pub(super) async fn forward(
         outcome
     };
     let way = valid_way(worker, route, limits).await.ok_or(Failure::Answer(NO_IDENTITY))?;
+    let begun = Instant::now();
     let mut upstream = match worker.pool.take(&way.key, worker.now()) {
         Some(upstream) => upstream,
         None => dial(worker, &way, limits).await?,
@@ -103,14 +107,27 @@ pub(super) async fn forward(
         let may_repeat = upstream.reused && repeatable == Repeatable::Yes;
         match exchange(&mut upstream).await {
             Ok(relayed) => {
+                note_delay(worker, route, begun);
                 if relayed.upstream_may_continue {
                     worker.pool.give_back(&way.key, upstream, limits.pooled);
                 }
                 return Ok(relayed);
             }
             Err(RelayError::Upstream(_)) if may_repeat => upstream = dial(worker, &way, limits).await?,
-            Err(error) => return Err(failure(worker, route, &error)),
+            Err(error) => {
+                if matches!(error, RelayError::TimedOut) {
+                    note_delay(worker, route, begun);
+                }
+                return Err(failure(worker, route, &error));
+            }
         }
+    }
+}
+
+/// Tells whoever limits the service's requests how long this one took.
+fn note_delay(worker: &Worker, route: &Route<'_>, begun: Instant) {
+    if let Route::Service(admission) = route {
+        admission.permit.answered(begun.elapsed(), worker.now());
     }
 }
 
@@ -184,6 +201,9 @@ pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<
     };
     dialled.map_err(|error| {
         worker.metrics.upstream_failures.inc();
+        if let Some(skew) = error.skew() {
+            worker.note_skew(skew);
+        }
         tracing::warn!(target: "postern::proxy", to = ?way.key, error = %Causes(&error), "upstream cannot be reached");
         Failure::Answer(if matches!(error, DialError::TimedOut) { TIMED_OUT } else { UNAVAILABLE })
     })

@@ -19,6 +19,7 @@ use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::Framing;
 use super::headers::loggable;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
+use super::limit_fields::write_lines;
 use super::linger::{self, LINGER};
 use super::refuse::Answer;
 use super::relay::{Body, Pace, Relayed, Side, Stage, relay};
@@ -186,7 +187,7 @@ async fn serve_all<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut head, mut upstream_head, mut out) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut head, mut upstream_head, mut out, mut lines) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     loop {
         deadline.set(Phase::Idle, limits.idle);
         for scratch in [&mut head, &mut upstream_head, &mut out] {
@@ -199,7 +200,12 @@ async fn serve_all<S>(
             Ok(true) => {
                 deadline.set(Phase::Transfer, limits.stall);
                 connection.stage.set(Stage::Asked);
-                let scratch = Scratch { head: &head, upstream_head: &mut upstream_head, out: &mut out };
+                let scratch = Scratch {
+                    head: &head,
+                    upstream_head: &mut upstream_head,
+                    out: &mut out,
+                    limits: &mut lines,
+                };
                 serve_one(worker, peer, connection, scratch, deadline, ending).await
             }
             Err(answer) => {
@@ -219,6 +225,8 @@ struct Scratch<'a> {
     head: &'a [u8],
     upstream_head: &'a mut Vec<u8>,
     out: &'a mut Vec<u8>,
+    /// Field lines about the caller's quotas.
+    limits: &'a mut Vec<u8>,
 }
 
 /// Serves one request; says whether the connection may be used for another.
@@ -233,7 +241,7 @@ async fn serve_one<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Scratch { head: bytes, upstream_head, out } = scratch;
+    let Scratch { head: bytes, upstream_head, out, limits } = scratch;
     let (now, begun) = (worker.now(), Instant::now());
     let snapshot = worker.snapshot();
     let request = match judge(bytes, worker, peer, &snapshot, now, upstream_head) {
@@ -250,7 +258,12 @@ where
         }
     };
     let last = ending.get() || deadline.ends_by(begun + NOTICE);
-    let caller = Caller { keep_alive: request.caller.keep_alive && !last, ..request.caller };
+    limits.clear();
+    if let Outcome::Forward(Route::Service(Admission { permit, .. })) = &request.outcome {
+        write_lines(limits, permit.statement());
+    }
+    let keep_alive = request.caller.keep_alive && !last;
+    let caller = Caller { keep_alive, limits: limits.as_slice(), ..request.caller };
     let mut entry = Entry { worker, peer, request: &request, done: BROKEN_OFF, now, begun };
     entry.done = match &request.outcome {
         Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
@@ -313,11 +326,12 @@ struct Request<'a> {
     method: &'a str,
     path: &'a str,
     body: Framing,
-    caller: Caller,
+    caller: Caller<'a>,
     verdict: Verdict<'a>,
     outcome: Outcome<'a>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "it lives for one request, and a yes must not allocate")]
 enum Outcome<'a> {
     Answer(Answer),
     Forward(Route<'a>),
@@ -357,8 +371,12 @@ fn judge<'a>(
     let head = read_http1(bytes, &mut storage)?;
     let id = request_id(&head, &worker.ids, now);
     let trace = Trace::new(&head, &id, &worker.ids);
-    let caller =
-        Caller { version: head.version, keep_alive: head.keep_alive, to_head_request: head.method == "HEAD" };
+    let caller = Caller {
+        version: head.version,
+        keep_alive: head.keep_alive,
+        to_head_request: head.method == "HEAD",
+        limits: b"",
+    };
     let (outcome, verdict) = match peer {
         Peer::Visitor(visitor) => {
             match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
@@ -389,7 +407,7 @@ async fn answer_here<S: AsyncRead + AsyncWrite + Unpin>(
     out: &mut Vec<u8>,
     answer: &Answer,
     request: &Request<'_>,
-    caller: &Caller,
+    caller: &Caller<'_>,
 ) -> Done {
     let keep_alive = caller.keep_alive && request.body == Framing::Length(0);
     out.clear();
@@ -404,7 +422,7 @@ async fn show<S: AsyncRead + AsyncWrite + Unpin>(
     out: &mut Vec<u8>,
     upstream_head: &[u8],
     request: &Request<'_>,
-    caller: &Caller,
+    caller: &Caller<'_>,
 ) -> Done {
     let body = whoami::answer(upstream_head);
     let keep_alive = caller.keep_alive && request.body == Framing::Length(0);
@@ -416,12 +434,14 @@ async fn show<S: AsyncRead + AsyncWrite + Unpin>(
     out.clear();
     out.extend_from_slice(
         format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: {}\r\ncontent-length: {}\r\n{connection_field}\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: {}\r\ncontent-length: {}\r\n{connection_field}",
             request.id.as_str(),
             body.len(),
         )
         .as_bytes(),
     );
+    out.extend_from_slice(caller.limits);
+    out.extend_from_slice(b"\r\n");
     if !caller.to_head_request {
         out.extend_from_slice(&body);
     }

@@ -23,6 +23,7 @@ use super::forward::{Failure, Repeatable, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
 use super::http_gate::read_http2;
+use super::limit_fields::{is_limit_field, values};
 use super::pump::PumpError;
 use super::refuse::{Answer, PROBLEM};
 use super::relay::{RelayError, Relayed};
@@ -204,7 +205,7 @@ impl Stream {
                 Ok(admission) => {
                     let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
                     let done = if admission.service.endpoint == Endpoint::Whoami {
-                        show(&mut respond, &upstream_head, &id, to_head_request)
+                        show(&mut respond, &upstream_head, &admission, &id, to_head_request)
                     } else {
                         let exchange = Exchange { respond, body, framing: head.body, to_head_request, id };
                         exchange
@@ -270,6 +271,9 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_
     for (name, value) in answer.challenge() {
         response = response.header(name, &*value);
     }
+    for (name, value) in answer.notice.iter().flat_map(|notice| notice.fields()) {
+        response = response.header(name, value);
+    }
     send_whole(respond, response, body.into(), to_head_request)
 }
 
@@ -277,15 +281,19 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_
 fn show(
     respond: &mut SendResponse<Bytes>,
     upstream_head: &[u8],
+    admission: &Admission<'_>,
     id: &RequestId,
     to_head_request: bool,
 ) -> Done {
     let body = whoami::answer(upstream_head);
-    let response = http::Response::builder()
+    let mut response = http::Response::builder()
         .status(200)
         .header("content-type", "application/json")
         .header("x-request-id", id.as_str())
         .header("content-length", body.len());
+    for (name, value) in values(admission.permit.statement()) {
+        response = response.header(name, value);
+    }
     let sent = send_whole(respond, response, body.into(), to_head_request);
     Done { status: 200, received: 0, sent, code: None }
 }
@@ -329,6 +337,7 @@ impl Exchange {
         let repeatable = Repeatable::of(method, framing);
         // What has a body is sent once only.
         let mut digest = admission.digest.clone();
+        let limits_of_caller: Vec<_> = values(admission.permit.statement()).collect();
         let route = Route::Service(admission);
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
@@ -340,6 +349,7 @@ impl Exchange {
                 digest: digest.take(),
                 to_head_request,
                 id: &id,
+                limits: &limits_of_caller,
                 begun: &begun,
             };
             tokio::select! {
@@ -374,6 +384,8 @@ struct Way<'a> {
     digest: Option<DigestCheck>,
     to_head_request: bool,
     id: &'a RequestId,
+    /// Fields that tell how the caller's quotas stand.
+    limits: &'a [(&'static str, Vec<u8>)],
     /// Whether the answer has gone out to the caller, as far as it has come.
     begun: &'a Cell<bool>,
 }
@@ -454,13 +466,17 @@ impl Way<'_> {
             http::Response::builder().status(answer.status).header("x-request-id", self.id.as_str());
         let length = response::content_length(answer, self.to_head_request);
         response::each_field(bytes, length, |name, value| {
-            if let Some(headers) = builder.headers_mut()
+            if (self.limits.is_empty() || !is_limit_field(name))
+                && let Some(headers) = builder.headers_mut()
                 && let (Ok(name), Ok(value)) =
                     (http::HeaderName::from_bytes(name.as_bytes()), http::HeaderValue::from_bytes(value))
             {
                 headers.append(name, value);
             }
         });
+        for (name, value) in self.limits {
+            builder = builder.header(*name, value.as_slice());
+        }
         match (answer.body, length) {
             (Framing::Length(bytes), response::ContentLength::Written) if answer.status != 204 => {
                 builder = builder.header("content-length", bytes);

@@ -15,11 +15,12 @@ use super::admission::Visitor;
 use super::http1::Peer;
 use super::settings::ListenerProtocol;
 use super::snapshot::{Listener, Snapshot};
-use super::tls::{verdict, verify_error};
+use super::tls::{not_yet_valid, verdict, verify_error};
 use super::worker::{OpenConnection, Worker, back_off};
 use super::{http1, http2, linger, tcp};
 use crate::clock::Timestamp;
 use crate::id::ListenerId;
+use crate::identity::Subject;
 use crate::pki::{Usage, Verified, VerifyError};
 
 /// Accepts callers at a listener for as long as the door is open.
@@ -85,6 +86,9 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
         }
     };
     worker.handshakes.count("ok");
+    if let Some(verified) = &verified {
+        tell_of_name(&listener, peer, &verified.subject, &snapshot);
+    }
     let until = verified.as_ref().map(|verified| verified.not_after());
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, verified));
@@ -128,6 +132,16 @@ fn verified(
     chain.map(|chain| verdict(&snapshot.verifier, chain, Usage::Client, now)).transpose()
 }
 
+/// Says once for a connection why its certificate may belong to nobody, where that is for the form of its name: what the caller
+/// is told, and the access log, is only that it does.
+fn tell_of_name(listener: &Listener, peer: SocketAddr, subject: &Subject, snapshot: &Snapshot) {
+    if let Some(reason) = snapshot.registry.objection_to_name(subject) {
+        let (listener, spiffe_id, subject) =
+            (&listener.settings.id, &subject.spiffe_id, &subject.distinguished_name);
+        tracing::warn!(target: "postern::proxy", %peer, %listener, %spiffe_id, subject, %reason, "the caller's certificate belongs to nobody");
+    }
+}
+
 fn count_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, error: &io::Error) {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let code = match tls {
@@ -138,7 +152,9 @@ fn count_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, error: 
     worker.handshakes.count(code);
     match tls {
         Some(error) => {
-            let reason = verify_error(error).map_or_else(|| error.to_string(), ToString::to_string);
+            let skew = not_yet_valid(error).inspect(|skew| worker.note_skew(skew)).map(ToString::to_string);
+            let reason = skew.or_else(|| verify_error(error).map(ToString::to_string));
+            let reason = reason.unwrap_or_else(|| error.to_string());
             tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, code, reason, "handshake failed");
         }
         None => {

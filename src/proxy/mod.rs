@@ -14,6 +14,7 @@ mod headers;
 mod request_id;
 mod http_gate;
 mod response;
+mod limit_fields;
 mod refuse;
 mod whoami;
 mod upstream;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::limit_fields::Notice;
 use super::request_id::RequestId;
 use super::response::{field, number_into};
 use crate::authz::No;
@@ -21,6 +22,8 @@ pub(super) struct Answer {
     pub(super) challenge: Challenge,
     /// What a signature would have to be like, where one would be accepted.
     invitation: Option<Invitation>,
+    /// When to try again, where that is all that is needed.
+    pub(super) notice: Option<Box<Notice>>,
 }
 
 /// What helps a caller to sign.
@@ -47,12 +50,22 @@ pub(super) enum Challenge {
 impl Answer {
     /// An answer that is no matter of authentication.
     pub(super) const fn new(status: u16, code: &'static str, sentence: &'static str) -> Self {
-        Self { status, code, sentence, challenge: Challenge::None, invitation: None }
+        Self { status, code, sentence, challenge: Challenge::None, invitation: None, notice: None }
     }
 
     /// The gate's no, in a place that `levels` guard.
     pub(super) fn from_no<'a>(no: &No<'_>, levels: impl IntoIterator<Item = Option<&'a Accepts>>) -> Self {
-        Self::new(no.status(), no.code(), no.sentence()).with_challenge(levels)
+        let answer = Self::new(no.status(), no.code(), no.sentence());
+        match no {
+            No::Limited { shortage, .. } => answer.with_notice(Notice::of(shortage)),
+            No::Denied { .. } | No::Refused(_) => answer.with_challenge(levels),
+        }
+    }
+
+    /// The same, with when to try again.
+    pub(super) fn with_notice(mut self, notice: Notice) -> Self {
+        self.notice = Some(Box::new(notice));
+        self
     }
 
     /// A refusal, in a place that `levels` guard.
@@ -89,10 +102,16 @@ impl Answer {
     /// The problem document.
     pub(super) fn body(&self, request_id: &RequestId) -> String {
         let mut body = String::with_capacity(256);
+        let violated: Vec<&str> = self.notice.iter().flat_map(|notice| notice.violated()).collect();
+        let violated = match violated.as_slice() {
+            [] => String::new(),
+            names => format!(",\"violated-policies\":[\"{}\"]", names.join("\",\"")),
+        };
         // Writing to a String cannot fail, and nothing in here comes from the caller but the id, which is harmless.
         let written = writeln!(
             body,
-            "{{\"type\":\"https://postern.invalid/problems/{code}\",\"title\":\"{sentence}\",\"status\":{status},\"code\":\"{code}\",\"request_id\":\"{id}\"}}",
+            "{{\"type\":\"{kind}\",\"title\":\"{sentence}\",\"status\":{status},\"code\":\"{code}\",\"request_id\":\"{id}\"{violated}}}",
+            kind = self.problem_type(),
             code = self.code,
             sentence = self.sentence,
             status = self.status,
@@ -100,6 +119,19 @@ impl Answer {
         );
         debug_assert!(written.is_ok());
         body
+    }
+
+    /// The problem type; those that are registered go by their registered names.
+    fn problem_type(&self) -> Cow<'static, str> {
+        match self.code {
+            "overloaded" => {
+                Cow::Borrowed("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity")
+            }
+            "quota-exceeded" => {
+                Cow::Borrowed("https://iana.org/assignments/http-problem-types#quota-exceeded")
+            }
+            code => Cow::Owned(format!("https://postern.invalid/problems/{code}")),
+        }
     }
 
     /// The fields that say what would have been accepted, in lower case (RFC 9110 §11.6.1: a 401 carries at least one
@@ -148,6 +180,9 @@ impl Answer {
         field(out, "x-request-id", request_id.as_str().as_bytes());
         for (name, value) in self.challenge() {
             field(out, name, value.as_bytes());
+        }
+        for (name, value) in self.notice.iter().flat_map(|notice| notice.fields()) {
+            field(out, name, &value);
         }
         out.extend_from_slice(b"content-length: ");
         number_into(out, u64::try_from(body.len()).unwrap_or(0));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::admission::{Purpose, Trace, Verdict, Visitor, admit, request_id};
 use super::http_gate::{MAX_FIELDS, read_http1};
+use super::limit_fields::lines;
 use super::request_id::RequestIds;
 use super::snapshot::{Listener, Snapshot};
 use super::tcp;
@@ -38,6 +39,8 @@ pub struct Outcome {
     pub service: String,
     /// The credential's kind and id.
     pub credential: Option<(&'static str, String)>,
+    /// How the limits stand that it meets, one a line.
+    pub limits: Vec<String>,
 }
 
 /// Plays `part` for a caller with a `verified` certificate, or with none.
@@ -53,8 +56,10 @@ pub fn rehearse(
     let visitor = Visitor::new(Arc::clone(listener), nowhere, verified.map(Arc::new));
     match part {
         Part::Tcp(service) => {
-            let (verdict, admitted) = tcp::judge(&visitor, service, snapshot, now);
-            outcome(if admitted.is_some() { 200 } else { 403 }, &verdict)
+            let (verdict, admitted) = tcp::judge(&visitor, service, snapshot, Purpose::Rehearse, now);
+            let status = if admitted.is_some() { 200 } else { 403 };
+            let limits = admitted.map(|admission| lines(admission.permit.statement())).unwrap_or_default();
+            Outcome { limits, ..outcome(status, &verdict) }
         }
         Part::Http(bytes) => {
             let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -65,11 +70,16 @@ pub fn rehearse(
             let ids = RequestIds::new();
             let id = request_id(&head, &ids, now);
             let trace = Trace::new(&head, &id, &ids);
-            match admit(&head, &visitor, snapshot, &trace, (Purpose::Rehearse, now), &mut Vec::new()) {
+            let purpose = (Purpose::Rehearse, now);
+            match admit(&head, &visitor, snapshot, &trace, purpose, &mut Vec::new()) {
                 Ok(admission) => {
-                    outcome(200, &Verdict::of_permit(&admission.permit, admission.service.id.as_str()))
+                    let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                    Outcome { limits: lines(admission.permit.statement()), ..outcome(200, &verdict) }
                 }
-                Err((answer, verdict)) => outcome(answer.status, &verdict),
+                Err((answer, verdict)) => {
+                    let limits = answer.notice.map(|notice| notice.lines()).unwrap_or_default();
+                    Outcome { limits, ..outcome(answer.status, &verdict) }
+                }
             }
         }
     }
@@ -84,5 +94,6 @@ fn outcome(status: u16, verdict: &Verdict<'_>) -> Outcome {
         product: verdict.product.to_owned(),
         service: verdict.service.to_owned(),
         credential: (!credential.is_empty()).then(|| (kind, credential.to_owned())),
+        limits: Vec::new(),
     }
 }

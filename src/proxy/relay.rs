@@ -108,7 +108,7 @@ pub(super) async fn relay<S>(
     upstream: &mut Upstream,
     head: &mut Vec<u8>,
     body: Body,
-    caller: &Caller,
+    caller: &Caller<'_>,
     request_id: &RequestId,
     pace: Pace<'_>,
 ) -> Result<Relayed, RelayError>
@@ -162,7 +162,7 @@ fn poll_head<S>(
     io: &mut S,
     unread: &mut Buffer,
     upstream: &mut Upstream,
-    caller: &Caller,
+    caller: &Caller<'_>,
     pace: Pace<'_>,
 ) -> Poll<Result<ResponseHead, RelayError>>
 where
@@ -242,7 +242,7 @@ async fn pass_interim<S: AsyncWrite + Unpin>(
     out: &mut Vec<u8>,
     upstream: &mut Upstream,
     answer: &ResponseHead,
-    caller: &Caller,
+    caller: &Caller<'_>,
     request_id: &RequestId,
 ) -> Result<(), RelayError> {
     if caller.version != Version::Http10 {

@@ -3,6 +3,7 @@
 use super::framing::Framing;
 use super::headers::{Fate, fate_of_response_field};
 use super::http_gate::{MAX_FIELDS, Version};
+use super::limit_fields::is_limit_field;
 use super::request_id::RequestId;
 
 /// What a response head says about what follows.
@@ -135,7 +136,7 @@ pub(super) fn write_http1(
     out: &mut Vec<u8>,
     bytes: &[u8],
     head: &ResponseHead,
-    caller: &Caller,
+    caller: &Caller<'_>,
     request_id: &RequestId,
 ) {
     let framing = framing_for(caller.version, head);
@@ -145,9 +146,14 @@ pub(super) fn write_http1(
     out.extend_from_slice(reason(bytes));
     out.extend_from_slice(b"\r\n");
     let length = content_length(head, caller.to_head_request);
-    each_field(bytes, length, |name, value| field(out, name, value));
+    each_field(bytes, length, |name, value| {
+        if caller.limits.is_empty() || !is_limit_field(name) {
+            field(out, name, value);
+        }
+    });
     field(out, "x-request-id", request_id.as_str().as_bytes());
     if head.status >= 200 {
+        out.extend_from_slice(caller.limits);
         match framing {
             _ if length == ContentLength::Announced || head.status == 204 => {}
             Framing::Length(length) => {
@@ -169,10 +175,12 @@ pub(super) fn write_http1(
 
 /// What the writing of a response must know of its request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Caller {
+pub(super) struct Caller<'a> {
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) to_head_request: bool,
+    /// Field lines that tell how the caller's quotas stand.
+    pub(super) limits: &'a [u8],
 }
 
 /// Appends a field line.
@@ -208,9 +216,10 @@ fn reason(bytes: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    const KEEP: Caller = Caller { version: Version::Http11, keep_alive: true, to_head_request: false };
+    const KEEP: Caller<'_> =
+        Caller { version: Version::Http11, keep_alive: true, to_head_request: false, limits: b"" };
 
-    fn written(wire: &str, caller: Caller) -> String {
+    fn written(wire: &str, caller: Caller<'_>) -> String {
         let head = read(wire.as_bytes(), caller.to_head_request).unwrap().unwrap();
         let id = RequestId::from_caller(b"id-of-request").unwrap();
         let mut out = Vec::new();
@@ -245,6 +254,16 @@ mod tests {
         assert_eq!(read(wire.as_bytes(), true).unwrap().unwrap().body, Framing::Length(0));
         assert_eq!(written(wire, caller).matches("Content-Length: 77").count(), 1);
         assert!(!written(wire, caller).contains("content-length: 0"));
+    }
+
+    #[test]
+    fn what_the_agent_says_of_limits_replaces_what_the_service_says() {
+        let wire = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nRateLimit: \"x\";r=1;t=1\r\n\r\n";
+        let limited = Caller { limits: b"ratelimit: \"product:a\";r=7;t=60\r\n", ..KEEP };
+
+        assert!(written(wire, KEEP).contains("RateLimit: \"x\""));
+        assert!(!written(wire, limited).contains("\"x\""));
+        assert!(written(wire, limited).contains("ratelimit: \"product:a\";r=7;t=60\r\n"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
+use crate::limit::{Concurrency, Spike};
 use crate::registry::Accepts;
 
 /// A door for callers from outside.
@@ -58,6 +59,8 @@ pub struct ServiceSettings {
     pub endpoint: Endpoint,
     /// What callers must present here, if this level says anything.
     pub accepts: Option<Accepts>,
+    /// Between what the number of requests under way moves, if it is limited.
+    pub concurrency: Option<Concurrency>,
 }
 
 /// Where a service listens.
@@ -120,6 +123,8 @@ pub struct Limits {
     pub connections: usize,
     /// Idle connections kept to each upstream, by thread.
     pub pooled: usize,
+    /// How often one source may present a key that proves nothing; none for as often as it likes.
+    pub failed_keys: Option<Spike>,
 }
 
 impl Default for Limits {
@@ -135,6 +140,7 @@ impl Default for Limits {
             h2_streams: 128,
             connections: 20_000,
             pooled: 512,
+            failed_keys: "10/s".parse().ok().map(|rate| Spike::new(rate, 100)),
         }
     }
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::authz::Till;
 use crate::credential::{Peppers, SignatureTerms};
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
+use crate::limit::{Inflight, Ledger, Throttle};
 use crate::pki::{Life, Verified, Verifier};
 use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
 use crate::registry::Snapshot as Registry;
@@ -35,6 +37,20 @@ pub struct Snapshot {
     pub signatures: Arc<SignatureTerms>,
     /// Our issuing authorities that sign no more, by their distinguished names.
     pub retired: Arc<BTreeMap<String, AuthorityId>>,
+    /// What every app has used of its limits; the same one in every snapshot.
+    pub ledger: Arc<Ledger>,
+    /// Who has failed too often to say who it is; the same one in every snapshot.
+    pub throttle: Arc<Throttle>,
+    /// How many requests services are given at a time, where that is limited.
+    pub inflight: BTreeMap<ServiceId, Arc<Inflight>>,
+}
+
+impl Snapshot {
+    /// Where requests to `service` are paid for.
+    pub(super) fn till(&self, service: &ServiceSettings) -> Till<'_> {
+        let limited = service.concurrency.and_then(|_| self.inflight.get(&service.id));
+        Till { ledger: &self.ledger, service: limited }
+    }
 }
 
 /// Where every data-plane thread finds the snapshot in force.
@@ -143,6 +159,7 @@ mod tests {
             base_path: base_path.to_owned(),
             endpoint: Endpoint::Whoami,
             accepts: None,
+            concurrency: None,
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::admission::{Admission, Verdict, Visitor};
+use super::admission::{Admission, Purpose, Verdict, Visitor};
 use super::buffer::{Buffer, poll_read_with};
 use super::context::Signal;
 use super::deadline::{Deadline, Phase};
@@ -17,7 +17,7 @@ use super::forward::{Route, dial, valid_way};
 use super::settings::Limits;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
-use crate::authz::{Ask, Door, check};
+use crate::authz::{Ask, Door, Till, check};
 use crate::clock::Timestamp;
 use crate::credential::{Evidence, HeaderEvidence};
 use crate::id::ServiceId;
@@ -36,7 +36,7 @@ pub(super) async fn serve<S>(
     let (now, begun) = (worker.now(), Instant::now());
     let id = worker.ids.next(now);
     let snapshot = worker.snapshot();
-    let (verdict, moved) = match judge(visitor, service, &snapshot, now) {
+    let (verdict, moved) = match judge(visitor, service, &snapshot, Purpose::Admit, now) {
         (verdict, None) => (verdict, Moved::default()),
         (verdict, Some(admission)) => {
             match connect(worker, &Route::Service(admission), &snapshot.limits).await {
@@ -78,6 +78,7 @@ pub(super) fn judge<'s>(
     visitor: &Visitor,
     service: &'s ServiceId,
     snapshot: &'s Snapshot,
+    purpose: Purpose,
     now: Timestamp,
 ) -> (Verdict<'s>, Option<Admission<'s>>) {
     let evidence = Evidence { certificate: visitor.subject(), headers: HeaderEvidence::default() };
@@ -86,10 +87,10 @@ pub(super) fn judge<'s>(
         listener: visitor.listener.settings.accepts.as_ref(),
         service: settings.and_then(|settings| settings.accepts.as_ref()),
     };
-    match (
-        check(&evidence, &Ask::Tcp { service }, door, &snapshot.registry, &snapshot.peppers, now),
-        settings,
-    ) {
+    // A connection may last for days and say nothing, so it holds no place at the service.
+    let toll = purpose.toll(Till { ledger: &snapshot.ledger, service: None });
+    let ask = Ask::Tcp { service };
+    match (check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, &toll, now), settings) {
         (Ok(permit), Some(service)) => (
             Verdict::of_permit(&permit, service.id.as_str()),
             Some(Admission { permit, service, digest: None }),
@@ -103,7 +104,7 @@ pub(super) fn judge<'s>(
 fn may_go_on(worker: &Worker, visitor: &Visitor, service: &ServiceId) -> Result<(), &'static str> {
     visitor.still_stands(worker)?;
     let snapshot = worker.snapshot();
-    match judge(visitor, service, &snapshot, worker.now()) {
+    match judge(visitor, service, &snapshot, Purpose::Stay, worker.now()) {
         (_, Some(_)) => Ok(()),
         (verdict, None) => {
             worker.cuts.count(verdict.code);

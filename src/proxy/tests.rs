@@ -157,6 +157,7 @@ impl World {
             base_path: "/".into(),
             endpoint: Endpoint::Unix(socket.clone()),
             accepts: None,
+            concurrency: None,
         };
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };
@@ -174,6 +175,9 @@ impl World {
                 Arc::new(NonceMemory::new(1000, Timestamp::FLOOR)),
             )),
             retired: Arc::default(),
+            ledger: Default::default(),
+            throttle: Default::default(),
+            inflight: Default::default(),
         };
         let log = Shared::default();
         let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();
@@ -184,6 +188,7 @@ impl World {
             clock: Arc::new(ManualClock::at(Timestamp::FLOOR)),
             attestor: Arc::new(Nobody),
             metrics: Arc::new(Metrics::new("0")),
+            skews: Arc::default(),
             access,
         };
         let (signal, heard) = watch::channel(Signal::default());

@@ -193,10 +193,58 @@ fn tls_error(error: VerifyError) -> rustls::Error {
     CertificateError::Other(OtherError(Arc::new(error))).into()
 }
 
+/// A peer's certificate begins in the future.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{source} (by our clock that is in {:.0} s: their clock is ahead of ours by at least as much, or ours is behind)",
+    ahead.as_secs_f64()
+)]
+pub(super) struct NotYetValid {
+    /// Whose it is, if it is good but for its time.
+    pub(super) peer: Option<SpiffeId>,
+    /// How long it is until then: the least by which the clocks differ.
+    pub(super) ahead: Duration,
+    source: VerifyError,
+}
+
+/// [`tls_error`], finding out what a certificate that is not valid yet says of the clocks.
+fn refused(
+    verifier: &Verifier,
+    chain: &[CertificateDer<'_>],
+    usage: Usage,
+    error: VerifyError,
+    now: Timestamp,
+) -> rustls::Error {
+    let VerifyError::NotYetValid { not_before } = error else { return tls_error(error) };
+    // As of then; a chain may have one certificate that begins later still.
+    let (mut begins, mut peer) = (not_before, None);
+    for _ in 0..2 {
+        match verifier.verify(chain, usage, begins) {
+            Ok(verified) => {
+                peer = Some(verified.subject.spiffe_id);
+                break;
+            }
+            Err(VerifyError::NotYetValid { not_before }) => begins = not_before,
+            Err(_) => break,
+        }
+    }
+    let skew = NotYetValid { peer, ahead: begins.since(now), source: error };
+    CertificateError::Other(OtherError(Arc::new(skew))).into()
+}
+
 /// Our own reason inside a failed handshake, if that is what failed it.
 pub(super) fn verify_error(error: &rustls::Error) -> Option<&VerifyError> {
+    not_yet_valid(error).map(|skew| &skew.source).or_else(|| inner_error(error)?.downcast_ref())
+}
+
+/// What a failed handshake says of the clocks, if it failed for them.
+pub(super) fn not_yet_valid(error: &rustls::Error) -> Option<&NotYetValid> {
+    inner_error(error)?.downcast_ref()
+}
+
+fn inner_error(error: &rustls::Error) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
     if let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = error {
-        inner.downcast_ref()
+        Some(&**inner)
     } else {
         None
     }
@@ -266,9 +314,10 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        verdict(&self.verifier, &chain(end_entity, intermediates), Usage::Client, timestamp(now))
+        let (chain, now) = (chain(end_entity, intermediates), timestamp(now));
+        verdict(&self.verifier, &chain, Usage::Client, now)
             .map(|_| ClientCertVerified::assertion())
-            .map_err(tls_error)
+            .map_err(|error| refused(&self.verifier, &chain, Usage::Client, error, now))
     }
 
     signature_checks!();
@@ -303,9 +352,9 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified =
-            verdict(&self.verifier, &chain(end_entity, intermediates), Usage::Server, timestamp(now))
-                .map_err(tls_error)?;
+        let (chain, now) = (chain(end_entity, intermediates), timestamp(now));
+        let verified = verdict(&self.verifier, &chain, Usage::Server, now)
+            .map_err(|error| refused(&self.verifier, &chain, Usage::Server, error, now))?;
         let found = &verified.subject.spiffe_id;
         if self.expected.contains(found) {
             return Ok(ServerCertVerified::assertion());

@@ -20,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 use super::buffer::Buffer;
 use super::settings::Endpoint;
 use super::snapshot::Client;
-use super::tls::verdict;
+use super::tls::{NotYetValid, not_yet_valid, verdict};
 use crate::clock::Timestamp;
 use crate::id::{RemoteId, WorkloadId};
 use crate::pki::{Usage, Verified, Verifier, VerifyError};
@@ -159,6 +159,16 @@ pub(super) enum DialError {
     Tls(#[source] io::Error),
     #[error("the remote is not believed any more")]
     Untrusted(#[from] VerifyError),
+}
+
+impl DialError {
+    /// What it says of the clocks, if it failed for them.
+    pub(super) fn skew(&self) -> Option<&NotYetValid> {
+        match self {
+            Self::Tls(error) => not_yet_valid(error.get_ref()?.downcast_ref()?),
+            Self::Connect(_) | Self::Name | Self::TimedOut | Self::Untrusted(_) => None,
+        }
+    }
 }
 
 /// A thread's idle connections.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -13,9 +13,10 @@ use super::context::{Attestor, PlaneContext, Signal};
 use super::request_id::RequestIds;
 use super::sightings::Lookout;
 use super::snapshot::{Current, Snapshot};
+use super::tls::NotYetValid;
 use super::upstream::Pool;
 use crate::clock::{Clock, Timestamp};
-use crate::pki::{Verified, VerifyError};
+use crate::pki::{Skews, Verified, VerifyError};
 use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics};
 
 /// Access-log lines wait no longer than this for company.
@@ -40,6 +41,7 @@ pub(super) struct Worker {
     pub(super) handshakes: CodeCounter,
     pub(super) metrics: Arc<Metrics>,
     lookout: Lookout,
+    skews: Arc<Mutex<Skews>>,
     access: AccessLog,
     access_pending: Notify,
     pub(super) signal: watch::Receiver<Signal>,
@@ -61,6 +63,7 @@ impl Worker {
             handshakes: context.metrics.handshakes(),
             metrics: Arc::clone(&context.metrics),
             lookout: context.lookout.clone(),
+            skews: Arc::clone(&context.skews),
             access: AccessLog::new(context.access.clone()),
             access_pending: Notify::new(),
             signal,
@@ -83,6 +86,14 @@ impl Worker {
     pub(super) fn moment(&self, at: Timestamp) -> Instant {
         // A span beyond what an instant can express is cut to some thirty years: longer than any connection.
         Instant::now() + at.since(self.now()).min(Duration::from_secs(1_000_000_000))
+    }
+
+    /// Remembers a peer whose clock is ahead.
+    pub(super) fn note_skew(&self, skew: &NotYetValid) {
+        if let Some(peer) = &skew.peer {
+            let mut skews = self.skews.lock().unwrap_or_else(PoisonError::into_inner);
+            skews.observe(peer.clone(), skew.ahead, self.now());
+        }
     }
 
     /// Counts and logs that a connection ends because the certificate does that it rests on.
@@ -110,6 +121,11 @@ impl Worker {
                     "revoked"
                 } else if let VerifyError::NotYetValid { .. } = error {
                     "certificate-not-yet-valid"
+                } else if let VerifyError::ForgedCrl { .. }
+                | VerifyError::NoCrl { .. }
+                | VerifyError::StaleCrl { .. } = error
+                {
+                    "no-current-crl"
                 } else {
                     "not-trusted"
                 };

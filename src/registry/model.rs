@@ -5,8 +5,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::id::{AppId, CredentialId, DeveloperId, ProductId, ServiceId};
-use crate::identity::CertificateRule;
+use crate::id::{AppId, CredentialId, DeveloperId, OperationId, ProductId, ServiceId};
+use crate::identity::{CertificateRule, Subject};
+use crate::limit::{Limits, Priority};
 use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath, SignatureKey};
 
 /// Whoever owns apps.
@@ -38,6 +39,10 @@ pub struct App {
     pub status: AppStatus,
     /// Which credentials it must prove itself with, where it says so itself.
     pub accepts: Option<Accepts>,
+    /// How much it may do over all products, if that is limited.
+    pub limits: Option<Box<Limits>>,
+    /// Whether it is among the first or the last to be turned away by a service at its limit.
+    pub priority: Priority,
     /// The products it has been granted, or has asked for.
     pub grants: Vec<Grant>,
 }
@@ -80,6 +85,8 @@ pub struct Product {
     pub id: ProductId,
     /// The scopes it conveys.
     pub scopes: Vec<String>,
+    /// How much each app may do with it, if that is limited.
+    pub limits: Option<Box<Limits>>,
     /// What it covers. None means that it covers nothing.
     pub operations: Vec<Operation>,
 }
@@ -87,12 +94,18 @@ pub struct Product {
 /// Something that can be done to a service.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Operation {
+    /// Its name within the product, by which it is counted; there is one where there are limits.
+    pub id: Option<OperationId>,
     /// To which service.
     pub service: ServiceSelector,
     /// What is done.
     pub target: Target,
     /// Which credentials it asks for, where it says so itself.
     pub accepts: Option<Accepts>,
+    /// How much each app may do of it, if that is limited by itself.
+    pub limits: Option<Box<Limits>>,
+    /// How much one request or connection counts; at least one.
+    pub weight: u32,
 }
 
 /// Which services an operation is about.
@@ -208,6 +221,18 @@ pub struct Credential {
 }
 
 impl Credential {
+    /// Whether a certificate that meets its rule counts as it, with the name that it has.
+    #[must_use]
+    pub fn admits(&self, subject: &Subject) -> bool {
+        match &self.secret {
+            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => false,
+            CredentialSecret::Certificate(on_file) => match on_file.multi_valued {
+                MultiValued::Admit => true,
+                MultiValued::Refuse => !subject.is_multi_valued(),
+            },
+        }
+    }
+
     /// Its kind.
     #[must_use]
     pub const fn kind(&self) -> CredentialKind {
@@ -252,17 +277,37 @@ pub enum CredentialSecret {
         /// The name of the pepper.
         pepper: Arc<str>,
     },
-    /// A certificate that meets this rule.
-    Certificate(CertificateRule),
+    /// One of these certificates.
+    Certificate(CertificatesOnFile),
     /// A signature that this key made, or that its private half did.
     Signature(SignatureKey),
+}
+
+/// The certificates that a credential stands for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificatesOnFile {
+    /// Which they are.
+    pub rule: CertificateRule,
+    /// Whether those with a multi-valued name are among them.
+    pub multi_valued: MultiValued,
+}
+
+/// Whether a credential stands for certificates, too, in whose name several attributes share a relative name.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum MultiValued {
+    /// It does; written `multi_valued = true`.
+    Admit,
+    /// It does not.
+    Refuse,
 }
 
 impl fmt::Debug for CredentialSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ApiKey { pepper, .. } => write!(f, "ApiKey {{ hash: …, pepper: {pepper:?} }}"),
-            Self::Certificate(rule) => write!(f, "Certificate({rule})"),
+            Self::Certificate(CertificatesOnFile { rule, multi_valued }) => {
+                write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?})")
+            }
             Self::Signature(key) => write!(f, "Signature({key:?})"),
         }
     }

@@ -2,18 +2,20 @@
 //!
 //! **Invariant:** either every file is understood in full, or nothing is taken. No problem ever quotes a key's hash.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
 use crate::id::{AppId, CredentialId, DeveloperId, ProductId};
+use crate::limit::{Limits, Quota};
+use crate::registry::limits;
 use crate::registry::read::{self, CredentialDraft};
 use crate::registry::shelf::{References, Shelf};
 use crate::registry::{
     App, AppStatus, Conflict, Credential, Definitions, Developer, DeveloperStatus, Grant, GrantStatus,
-    Product, Snapshot,
+    Operation, Product, Snapshot,
 };
 use crate::toml_text::{Document, Place, Problem, TableReader};
 
@@ -116,10 +118,16 @@ impl<'d> Registry<'d> {
     fn read_product(&mut self, mut table: TableReader<'d>) {
         let id = table.required("id", read::placed::<ProductId>);
         let scopes = table.optional("scopes", read::scopes).unwrap_or_default();
-        let operations = table.tables("operation").into_iter().filter_map(read::operation).collect();
+        let limits = limits::limits(&mut table);
+        let operations: Vec<Operation> =
+            table.tables("operation").into_iter().filter_map(read::operation).collect();
+        told_apart(&table, &operations);
+        satisfiable(&table, limits.as_deref(), &operations);
         table.finish();
         if let Some((place, id)) = id {
-            self.products.put(place, id.as_str(), Arc::new(Product { id: id.clone(), scopes, operations }));
+            let product = Arc::new(Product { id, scopes, limits, operations });
+            let name = product.id.clone();
+            self.products.put(place, name.as_str(), product);
         }
     }
 
@@ -128,6 +136,8 @@ impl<'d> Registry<'d> {
         let developer = table.required("developer", |value| self.developers.find(value));
         let status = table.optional("status", read::app_status).unwrap_or(AppStatus::Approved);
         let accepts = table.optional("accepts", read::accepts);
+        let limits = limits::limits(&mut table);
+        let priority = table.optional("priority", limits::priority).unwrap_or_default();
         let grants = self.read_grants(&mut table);
         let mut drafts: Vec<CredentialDraft<'d>> = Vec::new();
         for (number, certificate) in (1..).zip(table.tables("certificate")) {
@@ -138,7 +148,7 @@ impl<'d> Registry<'d> {
         drafts.extend(table.tables("signature").into_iter().filter_map(read::signature));
         table.finish();
         let app = id.zip(developer).map(|((place, id), developer)| {
-            let app = Arc::new(App { id, developer, status, accepts, grants });
+            let app = Arc::new(App { id, developer, status, accepts, limits, priority, grants });
             self.apps.put(place, app.id.as_str(), Arc::clone(&app));
             app
         });
@@ -178,6 +188,29 @@ impl<'d> Registry<'d> {
         if let (Some(app), Some(secret)) = (app, secret) {
             let app = Arc::clone(app);
             self.credentials.push(Arc::new(Credential { id, app, secret, status, not_before, expires }));
+        }
+    }
+}
+
+/// Reports operations of one product that would be counted as one.
+fn told_apart(table: &TableReader<'_>, operations: &[Operation]) {
+    let mut seen = HashSet::new();
+    for id in operations.iter().filter_map(|operation| operation.id.as_ref()) {
+        if !seen.insert(id) {
+            table.problem(format!("two of its operations are called `{id}`"));
+        }
+    }
+}
+
+/// Reports a quota that not even a single request would fit into.
+fn satisfiable(table: &TableReader<'_>, product: Option<&Limits>, operations: &[Operation]) {
+    for operation in operations {
+        let levels = [product, operation.limits.as_deref()].into_iter().flatten();
+        let quotas = levels.filter_map(|limits| limits.quota.as_ref()).map(Quota::limit);
+        let least = quotas.min().unwrap_or(u64::MAX);
+        if least > 0 && u64::from(operation.weight) > least {
+            let weight = operation.weight;
+            table.problem(format!("an operation weighs {weight}, which a quota of {least} never lets pass"));
         }
     }
 }

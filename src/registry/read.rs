@@ -6,10 +6,12 @@ use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
 use crate::clock::Timestamp;
 use crate::id::CredentialId;
-use crate::identity::{Attribute, CertificateRule};
+use crate::identity::{Attribute, CertificateRule, RelativeName};
+use crate::registry::limits;
 use crate::registry::{
-    Accepts, AppStatus, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus,
-    KindSet, Methods, Operation, ServiceSelector, SignatureAlgorithm, SignatureKey, Target,
+    Accepts, AppStatus, CertificatesOnFile, CredentialKind, CredentialSecret, CredentialStatus,
+    DeveloperStatus, GrantStatus, KindSet, Methods, MultiValued, Operation, ServiceSelector,
+    SignatureAlgorithm, SignatureKey, Target,
 };
 use crate::suggest;
 use crate::toml_text::{Place, TableReader, Value};
@@ -82,6 +84,7 @@ pub(super) fn scopes(value: &Value<'_>) -> Option<Vec<String>> {
 
 /// An operation; `None` when it could not be read, which has been reported.
 pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
+    let id = table.optional("id", Value::parse);
     let service = table.required("service", selector);
     let http = (table.has("methods"), table.has("path"));
     let methods = table.optional("methods", methods);
@@ -90,6 +93,11 @@ pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
         Some(value) => Some(accepts(&value)?),
         None => None,
     };
+    let own_limits = limits::limits(&mut table);
+    let weight = table.optional("weight", limits::weight).unwrap_or(1);
+    if own_limits.is_some() && !table.has("id") {
+        table.problem("an operation with limits of its own needs an `id`, by which it is counted");
+    }
     let target = match http {
         (true, true) => methods.zip(path).map(|(methods, path)| Target::Http { methods, path }),
         (false, false) => Some(Target::Tcp),
@@ -103,7 +111,7 @@ pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
         }
     };
     table.finish();
-    Some(Operation { service: service?, target: target?, accepts })
+    Some(Operation { id, service: service?, target: target?, accepts, limits: own_limits, weight })
 }
 
 fn selector(value: &Value<'_>) -> Option<ServiceSelector> {
@@ -142,8 +150,12 @@ pub(super) fn certificate<'d>(
         table.optional("spki", |value| value.convert(digest)).map(CertificateRule::Spki),
         table.optional("sha256", |value| value.convert(digest)).map(CertificateRule::Sha256),
     ];
+    let multi_valued = match table.optional("multi_valued", Value::boolean) {
+        Some(true) => MultiValued::Admit,
+        Some(false) | None => MultiValued::Refuse,
+    };
     let secret = match given.as_slice() {
-        [_] => rules.into_iter().flatten().next().map(CredentialSecret::Certificate),
+        [_] => rules.into_iter().flatten().next().and_then(|rule| on_file(&table, rule, multi_valued)),
         [] => {
             table.problem(format!(
                 "it must say which certificates it stands for: one of {}",
@@ -161,6 +173,22 @@ pub(super) fn certificate<'d>(
         }
     };
     draft(table, id, secret)
+}
+
+/// The rule with what it says of multi-valued names; none if it could never be met.
+fn on_file(
+    table: &TableReader<'_>,
+    rule: CertificateRule,
+    multi_valued: MultiValued,
+) -> Option<CredentialSecret> {
+    if let (CertificateRule::Subject(names), MultiValued::Refuse) = (&rule, multi_valued)
+        && names.iter().any(RelativeName::is_multi_valued)
+    {
+        table
+            .problem("`subject` lists attributes that share a relative name; that needs multi_valued = true");
+        return None;
+    }
+    Some(CredentialSecret::Certificate(CertificatesOnFile { rule, multi_valued }))
 }
 
 /// An API key on file.
@@ -213,12 +241,30 @@ fn draft<'d>(
 }
 
 fn subject(value: &Value<'_>) -> Option<CertificateRule> {
-    let attributes = value.tables()?.into_iter().map(attribute).collect::<Option<Vec<_>>>()?;
-    if attributes.is_empty() {
+    let names = value.list(relative_name)?;
+    if names.is_empty() {
         value.problem("expected at least one attribute: an empty list matches nobody");
         return None;
     }
-    Some(CertificateRule::Subject(attributes))
+    Some(CertificateRule::Subject(names))
+}
+
+/// One attribute, or a list of those that share a relative name.
+fn relative_name(value: &Value<'_>) -> Option<RelativeName> {
+    if !value.is_array() {
+        return attribute(value.table()?).map(RelativeName::from);
+    }
+    let attributes = value.list(|item| attribute(item.table()?))?;
+    if attributes.len() < 2 {
+        value.problem("expected several attributes: one alone stands without brackets of its own");
+        return None;
+    }
+    let name = RelativeName::new(attributes)?;
+    if name.attributes().windows(2).any(|pair| matches!(pair, [left, right] if left == right)) {
+        value.problem("the same attribute stands twice");
+        return None;
+    }
+    Some(name)
 }
 
 fn attribute(mut table: TableReader<'_>) -> Option<Attribute> {

@@ -55,6 +55,21 @@ pub enum Conflict {
     DuplicateId(String),
 }
 
+/// Why a certificate with a multi-valued name stands for nobody.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NameNotAdmitted {
+    /// The rule that it meets does not say that it stands for such names.
+    #[error(
+        "several attributes share a relative name in the certificate's name, and the rule of `{0}`, which it meets, does not say multi_valued = true"
+    )]
+    ByRule(CredentialId),
+    /// It meets no rule; one by subject would have to list such attributes together.
+    #[error(
+        "several attributes share a relative name in the certificate's name, and it meets no rule; one by subject lists such attributes together"
+    )]
+    NoRule,
+}
+
 impl Snapshot {
     /// Indexes what is on file.
     ///
@@ -67,7 +82,7 @@ impl Snapshot {
             .iter()
             .filter_map(|credential| match &credential.secret {
                 CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => None,
-                CredentialSecret::Certificate(rule) => Some((rule, credential)),
+                CredentialSecret::Certificate(on_file) => Some((&on_file.rule, credential)),
             })
             .collect();
         let owned = rules.iter().map(|&(rule, credential)| (rule.clone(), Arc::clone(credential)));
@@ -109,9 +124,30 @@ impl Snapshot {
     }
 
     /// The credential on file for a verified certificate, good or not.
+    ///
+    /// The narrowest rule decides also where it does not admit the certificate's name: a wider one does not make its
+    /// holder somebody else.
     #[must_use]
     pub fn certificate(&self, subject: &Subject) -> Match<'_, Arc<Credential>> {
-        self.certificates.find(subject)
+        match self.certificates.find(subject) {
+            Match::Found(credential) if !credential.admits(subject) => Match::NotFound,
+            found @ (Match::Ambiguous | Match::Found(_) | Match::NotFound) => found,
+        }
+    }
+
+    /// Why there may be no credential on file for a certificate with a multi-valued name; none if there is one, or if its
+    /// name is not the reason.
+    #[must_use]
+    pub fn objection_to_name(&self, subject: &Subject) -> Option<NameNotAdmitted> {
+        if !subject.is_multi_valued() {
+            return None;
+        }
+        match self.certificates.find(subject) {
+            Match::Ambiguous => None,
+            Match::Found(credential) if credential.admits(subject) => None,
+            Match::Found(credential) => Some(NameNotAdmitted::ByRule(credential.id.clone())),
+            Match::NotFound => Some(NameNotAdmitted::NoRule),
+        }
     }
 
     /// The app of this name.
@@ -199,7 +235,8 @@ impl fmt::Debug for Snapshot {
 #[cfg(test)]
 mod tests {
     use crate::clock::Timestamp;
-    use crate::registry::{AppStatus, CredentialStatus, DeveloperStatus};
+    use crate::limit::Priority;
+    use crate::registry::{AppStatus, CertificatesOnFile, CredentialStatus, DeveloperStatus, MultiValued};
 
     use super::*;
 
@@ -210,6 +247,8 @@ mod tests {
             developer: Arc::new(developer),
             status: AppStatus::Approved,
             accepts: None,
+            limits: None,
+            priority: Priority::Normal,
             grants: Vec::new(),
         })
     }
@@ -221,7 +260,8 @@ mod tests {
     }
 
     fn by_uri(text: &str) -> CredentialSecret {
-        CredentialSecret::Certificate(CertificateRule::uri(text).unwrap())
+        let rule = CertificateRule::uri(text).unwrap();
+        CredentialSecret::Certificate(CertificatesOnFile { rule, multi_valued: MultiValued::Refuse })
     }
 
     fn subject(id: &str) -> Subject {

@@ -1,14 +1,16 @@
 //! What the registry's files may say, and what is answered when they say something else.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use crate::clock::Timestamp;
-use crate::identity::{Match, Subject};
+use crate::identity::{Attribute, Match, RelativeName, Subject};
+use crate::limit::{Priority, Quota, Spike, Unit, Window};
 use crate::registry::{
     AppStatus, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus, Methods,
-    PolicyPath, Snapshot, Source, Target, parse,
+    NameNotAdmitted, PolicyPath, Snapshot, Source, Target, parse,
 };
 
 fn sources(texts: &[(&str, &str)]) -> Vec<Source> {
@@ -253,6 +255,95 @@ fn one_certificate_cannot_stand_for_two_credentials() {
     );
 }
 
+/// `CN=jane,O=a+O=b`, as a Go program writes it.
+fn jane(id: &str) -> Subject {
+    let part = |short: &str, value: &str| Attribute {
+        oid: Attribute::oid_of(short).unwrap().to_owned(),
+        value: value.to_owned(),
+    };
+    let groups = RelativeName::new(vec![part("O", "a"), part("O", "b")]).unwrap();
+    Subject { attributes: vec![groups, part("CN", "jane").into()], ..subject(id) }
+}
+
+#[test]
+fn a_multi_valued_name_stands_for_an_app_only_by_a_rule_that_says_so() {
+    let registry = |lines: &str| {
+        read(&format!(
+            "{DEVELOPER}[[app]]\nid = 'ledger'\ndeveloper = 'team'\n[[app.certificate]]\n{lines}\n"
+        ))
+    };
+    let caller = jane("spiffe://td/jane");
+    for rule in [
+        "uri = 'spiffe://td/jane'",
+        "uri = 'spiffe://td/**'",
+        "subject = [{ oid = 'CN', value = 'jane' }]",
+        "sha256 = '0000000000000000000000000000000000000000000000000000000000000000'",
+        "spki = '0000000000000000000000000000000000000000000000000000000000000000'",
+    ] {
+        let (silent, not) = (registry(rule), registry(&format!("{rule}\nmulti_valued = false")));
+        let willing = registry(&format!("{rule}\nmulti_valued = true"));
+        let reason = Some(NameNotAdmitted::ByRule("ledger-cert-1".parse().unwrap()));
+
+        let Match::Found(found) = willing.certificate(&caller) else { panic!("{rule}") };
+        assert_eq!((found.app.id.as_str(), willing.objection_to_name(&caller)), ("ledger", None));
+        for refusing in [silent, not] {
+            assert_eq!(refusing.certificate(&caller), Match::NotFound, "{rule}");
+            assert_eq!(refusing.objection_to_name(&caller), reason, "{rule}");
+        }
+    }
+    let by_set = "subject = [[{ oid = 'O', value = 'b' }, { oid = 'O', value = 'a' }]]\nmulti_valued = true";
+    assert!(matches!(registry(by_set).certificate(&caller), Match::Found(_)));
+    let one_by_one =
+        "subject = [{ oid = 'O', value = 'a' }, { oid = 'O', value = 'b' }]\nmulti_valued = true";
+    assert_eq!(registry(one_by_one).certificate(&caller), Match::NotFound);
+    assert_eq!(registry(one_by_one).objection_to_name(&caller), Some(NameNotAdmitted::NoRule));
+}
+
+#[test]
+fn a_rule_that_admits_multi_valued_names_admits_all_others_as_before() {
+    let rule = "uri = 'spiffe://td/jane'\nmulti_valued = true";
+    let snapshot = read(&format!(
+        "{DEVELOPER}[[app]]\nid = 'ledger'\ndeveloper = 'team'\n[[app.certificate]]\n{rule}\n"
+    ));
+
+    assert!(matches!(snapshot.certificate(&subject("spiffe://td/jane")), Match::Found(_)));
+    assert_eq!(snapshot.certificate(&subject("spiffe://td/joe")), Match::NotFound);
+    assert_eq!(snapshot.objection_to_name(&subject("spiffe://td/joe")), None);
+}
+
+/// Else a caller would become somebody else by the form of its name.
+#[test]
+fn a_wider_rule_that_admits_the_name_does_not_stand_in_for_the_narrowest() {
+    let snapshot = read(&format!(
+        "{DEVELOPER}[[app]]\nid = 'jane'\ndeveloper = 'team'\n[[app.certificate]]\nuri = 'spiffe://td/jane'\n\
+         [[app]]\nid = 'all'\ndeveloper = 'team'\n[[app.certificate]]\nuri = 'spiffe://td/**'\nmulti_valued = true\n"
+    ));
+    let caller = jane("spiffe://td/jane");
+
+    assert!(
+        matches!(snapshot.certificate(&jane("spiffe://td/joe")), Match::Found(all) if all.app.id.as_str() == "all")
+    );
+    assert_eq!(snapshot.certificate(&caller), Match::NotFound);
+    let reason = snapshot.objection_to_name(&caller).unwrap().to_string();
+    assert!(
+        reason.contains("the rule of `jane-cert-1`, which it meets, does not say multi_valued = true"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn the_same_rule_is_the_same_whatever_it_says_of_multi_valued_names() {
+    let rule = "uri = 'spiffe://td/a'";
+    assert_eq!(
+        app_problems(&format!(
+            "[[app.certificate]]\n{rule}\n[[app.certificate]]\nid = 'again'\n{rule}\nmulti_valued = true"
+        )),
+        [
+            "9:6: app.ledger.certificate.again.id: the credential `ledger-cert-1` at a.toml:6 stands for the same certificates"
+        ]
+    );
+}
+
 #[test]
 fn a_certificate_has_exactly_one_rule() {
     assert_eq!(
@@ -290,6 +381,26 @@ fn a_rule_that_is_none_says_why() {
     assert_eq!(
         rule("subject = [{ oid = 'CN', value = '' }]"),
         "subject[1].value: expected a value, found nothing"
+    );
+    let (a, b) = ("{ oid = 'O', value = 'a' }", "{ oid = 'O', value = 'b' }");
+    assert_eq!(
+        rule(&format!("multi_valued = true\nsubject = [{b}, [{a}]]")),
+        "subject[2]: expected several attributes: one alone stands without brackets of its own"
+    );
+    assert_eq!(
+        rule(&format!("multi_valued = true\nsubject = [[{a}, {b}, {a}]]")),
+        "subject[1]: the same attribute stands twice"
+    );
+    assert_eq!(
+        rule(&format!("multi_valued = true\nsubject = [[{a}, {{ oid = 'O' }}]]")),
+        "subject[1][2].value: the key is missing"
+    );
+    assert_eq!(rule("multi_valued = 1\ndns = 'a'"), "multi_valued: expected true or false, found an integer");
+    assert_eq!(
+        app_problems(&format!("[[app.certificate]]\nsubject = [[{a}, {b}]]")),
+        [
+            "6:1: app.ledger.certificate[1]: `subject` lists attributes that share a relative name; that needs multi_valued = true"
+        ]
     );
     assert_eq!(
         rule("subject = [{ oid = 'cn', value = 'x' }]"),
@@ -435,6 +546,118 @@ proptest! {
     fn any_text_is_read_or_refused(text in any::<String>()) {
         drop(parse(&sources(&[("a.toml", &text)])));
     }
+}
+
+/// The problems of a product with these lines, and one operation.
+fn product_problems(lines: &str) -> Vec<String> {
+    problems(&format!(
+        "[[product]]\nid = 'orders'\n{lines}\n[[product.operation]]\nservice = 'orders'\nmethods = ['GET']\npath = '/'\n"
+    ))
+}
+
+#[test]
+fn limits_stand_at_apps_products_and_operations() {
+    let snapshot = read(
+        "[[developer]]\nid = 'team'\n\
+         [[app]]\nid = 'ledger'\ndeveloper = 'team'\npriority = 'high'\nquota = { limit = 9, per = '1month' }\n\
+         [[app]]\nid = 'other'\ndeveloper = 'team'\n\
+         [[product]]\nid = 'orders'\nspike = { rate = '10/min', burst = 3 }\n\
+         quota = { limit = 100, per = '1d', utc_offset = '-05:30' }\n\
+         [[product.operation]]\nid = 'search'\nservice = 'orders'\nmethods = ['GET']\npath = '/search'\nweight = 5\n\
+         quota = { limit = 50, per = '15min', kind = 'rolling' }\n\
+         [[product.operation]]\nservice = 'orders'\nmethods = ['GET']\npath = '/'\n",
+    );
+    let calendar = |unit, utc_offset| Window::Calendar { unit, count: 1, utc_offset };
+
+    let (ledger, other) = (snapshot.app("ledger").unwrap(), snapshot.app("other").unwrap());
+    assert_eq!((ledger.priority, other.priority), (Priority::High, Priority::Normal));
+    let quota = ledger.limits.as_ref().unwrap().quota.unwrap();
+    assert_eq!(quota, Quota::new(9, calendar(Unit::Month, 0)));
+    assert_eq!(other.limits, None);
+    let product = snapshot.product("orders").unwrap();
+    let limits = product.limits.as_ref().unwrap();
+    assert_eq!(limits.quota, Some(Quota::new(100, calendar(Unit::Day, -(5 * 3600 + 1800)))));
+    assert_eq!(limits.spike, Some(Spike::new("10/min".parse().unwrap(), 3)));
+    let [search, all] = product.operations.as_slice() else { panic!("{:?}", product.operations) };
+    let rolling = Window::Rolling { length: Duration::from_secs(900) };
+    assert_eq!(search.limits.as_ref().unwrap().quota, Some(Quota::new(50, rolling)));
+    assert_eq!((search.weight, all.weight, &all.limits), (5, 1, &None));
+}
+
+#[test]
+fn what_is_wrong_with_limits_is_all_named() {
+    for (lines, problem) in [
+        ("quota = { limit = 1 }", "3:9: product.orders.quota.per: the key is missing"),
+        (
+            "quota = { limit = -1, per = '1d' }",
+            "3:19: product.orders.quota.limit: expected an integer from 0 to 999999999999999",
+        ),
+        (
+            "quota = { limit = 1, per = '1m' }",
+            "3:28: product.orders.quota.per: expected one number with its unit (s, min, h, d, w, month, year), such as \"15min\", \"1d\" or \"1month\"",
+        ),
+        (
+            "quota = { limit = 1, per = '1d', kind = 'rollin' }",
+            "3:41: product.orders.quota.kind: expected `calendar` or `fixed` or `flexi` or `rolling`, did you mean `rolling`?",
+        ),
+        (
+            "quota = { limit = 1, per = '1month', kind = 'rolling' }",
+            "3:9: product.orders.quota: months and years differ in length: give `per` in days, or make the quota one of kind `calendar`",
+        ),
+        (
+            "quota = { limit = 1, per = '1d', kind = 'flexi', utc_offset = '+01:00' }",
+            "3:63: product.orders.quota.utc_offset: only a quota of kind `calendar` has one",
+        ),
+        (
+            "quota = { limit = 1, per = '1d', start = 2026-01-01T00:00:00Z }",
+            "3:42: product.orders.quota.start: only a quota of kind `fixed` has one",
+        ),
+        (
+            "quota = { limit = 1, per = '1d', utc_offset = '1' }",
+            "3:47: product.orders.quota.utc_offset: expected an offset from UTC such as \"+02:00\" or \"-05:30\"",
+        ),
+        (
+            "spike = { rate = '10/m' }",
+            "3:18: product.orders.spike.rate: expected a rate such as \"5/s\", \"10/min\" or \"1000/h\"",
+        ),
+        (
+            "spike = { rate = '10/min', bust = 1 }",
+            "3:28: product.orders.spike.bust: unknown key, did you mean `burst`?",
+        ),
+    ] {
+        assert_eq!(product_problems(lines), [problem], "{lines}");
+    }
+    let both = product_problems("quota = { limit = 1, per = 'x' }\nspike = { rate = 'x' }");
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert_eq!(
+        app_problems("priority = 'urgent'"),
+        ["6:12: app.ledger.priority: expected `low` or `normal` or `high`"]
+    );
+}
+
+#[test]
+fn an_operation_is_counted_by_a_name_of_its_own() {
+    let http = "service = 'orders'\nmethods = ['GET']\npath = '/'";
+    let quota = "quota = { limit = 4, per = '1d' }";
+
+    assert_eq!(
+        operation_problems(&format!("{http}\n{quota}")),
+        [
+            "3:1: product.orders.operation[1]: an operation with limits of its own needs an `id`, by which it is counted"
+        ]
+    );
+    assert_eq!(
+        operation_problems(&format!("id = 'a'\n{http}\n[[product.operation]]\nid = 'a'\n{http}")),
+        ["1:1: product.orders: two of its operations are called `a`"]
+    );
+    assert_eq!(
+        operation_problems(&format!("id = 'a'\nweight = 5\n{http}\n{quota}")),
+        ["1:1: product.orders: an operation weighs 5, which a quota of 4 never lets pass"]
+    );
+    assert_eq!(
+        operation_problems(&format!("weight = 0\n{http}")),
+        ["4:10: product.orders.operation[1].weight: expected an integer from 1 to 1000000"]
+    );
 }
 
 const SEALED: &str =

@@ -105,6 +105,12 @@ pub(super) fn create_in_steps(
     write_whole(&file, bytes, mode, gate).map_err(fail)
 }
 
+/// Forces a file's content to the disk.
+pub(super) fn sync_file(file: &Path, gate: &Gate<'_>) -> io::Result<()> {
+    gate("sync file")?;
+    File::open(file)?.sync_all()
+}
+
 /// Forces a directory's list of names to the disk.
 pub(super) fn sync_directory(directory: &Path, gate: &Gate<'_>) -> io::Result<()> {
     gate("sync directory")?;

@@ -4,7 +4,9 @@
 //! <state>/lock                                  held while an agent lives
 //! <state>/authorities.toml                      the commit point: slots, trust domain, bundle sequence
 //! <state>/authorities/<id>/certificate.pem      0644
-//! <state>/authorities/<id>/key.pem              0600; or key.toml, which says where the key is, see `key_store.rs`
+//! <state>/authorities/<id>/key.pem              0600; or key.toml, which says where the key is, see `key_store.rs`; absent
+//!                                               where a root signs on another host
+//! <state>/authorities/<id>/above.pem            0644; what stands between it and its root, if anything does
 //! <state>/authorities/.staged-<id>/…            on its way to becoming <id>
 //! <state>/bundle.pem                            the roots, for others to trust
 //! ```
@@ -19,6 +21,8 @@
 //! **Invariant:** no new CA beside an old one. Only a state directory without any trace of a CA counts as a first start; every
 //! other gap is an error that says what is there and what to do.
 
+mod pending;
+
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
@@ -27,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -41,6 +46,8 @@ use crate::store::key_store::{KEY, KeyFile, KeySettings, KeyStore, KeyStoreError
 use crate::store::pem::{self, PemError};
 use crate::store::sealed_key::SealError;
 use crate::store::{disk, seal};
+
+pub use pending::Pending;
 
 /// The state directory, locked for this process for as long as the value lives.
 pub struct AuthorityDir {
@@ -181,6 +188,14 @@ pub enum StoreError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The request that waits for its certificate cannot be used.
+    #[error("{} is of no use, because {reason}: make another with `postern ca csr --new`", path.display())]
+    Request {
+        /// The request.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file could not be replaced.
     #[error(transparent)]
     Replace(#[from] AtomicError),
@@ -219,11 +234,14 @@ impl AuthorityDir {
 
     /// [`Self::open`], asking `gate` before every step that changes the disk; for tests.
     pub(crate) fn open_with(state: &Path, gate: Box<Gate<'static>>) -> Result<Self, StoreError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state)
-            .map_err(io_error("make the state directory", state))?;
+        // Some file systems refuse to make what is there, because they cannot be written, before they say that it is there.
+        if !state.is_dir() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(state)
+                .map_err(io_error("make the state directory", state))?;
+        }
         let lock = Mutex::new(lock(state)?);
         Ok(Self { state: state.to_owned(), lock, gate, keys: KeyStore::plain(state) })
     }
@@ -291,7 +309,7 @@ impl AuthorityDir {
         committed.untidy.extend(self.publish_bundle(hierarchy).err());
         committed.untidy.extend(self.remove_orphans(hierarchy).err());
         // Only after the directories: a reference that is still there keeps its key.
-        let used: Vec<&KeyPair> = hierarchy.iter().map(|(_, authority)| authority.key()).collect();
+        let used: Vec<&KeyPair> = hierarchy.iter().filter_map(|(_, authority)| authority.key()).collect();
         committed.untidy.extend(self.keys.tidy(&used).map_err(StoreError::from).err());
         Ok(committed)
     }
@@ -344,25 +362,36 @@ impl AuthorityDir {
             if !is_there(&directory)? {
                 return Err(StoreError::Missing { path: directory });
             }
+            if entry.key == Some(KeyWord::Elsewhere) {
+                continue;
+            }
             if is_there(&directory.join(REFERENCE))? {
                 rekeyed.on_token += 1;
                 continue;
             }
-            let key_path = directory.join(KEY);
-            let bytes = read_private(&key_path)?;
-            let (key, text) = self
-                .keys
-                .rewritten(&key_path, &bytes, former)?
-                .map_err(|source| StoreError::Pem { path: key_path.clone(), source })?;
+            let (path, key, text) = self.rewritten(&directory, former)?;
             read_with_key(&directory, key, created)?;
             match text {
-                Some(text) => anew.push((key_path, text)),
+                Some(text) => anew.push((path, text)),
+                None => rekeyed.kept += 1,
+            }
+        }
+        for directory in self.requested()? {
+            if !is_there(&directory.join(KEY))? {
+                continue;
+            }
+            let (path, _, text) = self.rewritten(&directory, former)?;
+            match text {
+                Some(text) => anew.push((path, text)),
                 None => rekeyed.kept += 1,
             }
         }
         rekeyed.written = anew.len();
         for (path, text) in &anew {
             atomic_file::replace_in_steps(path, text.expose_secret(), 0o600, &*self.gate)?;
+        }
+        for directory in self.requested()? {
+            self.remove_temporaries(&directory, &[KEY])?;
         }
         // What lies about may hold a key in its former form.
         for name in self.entries()? {
@@ -376,34 +405,66 @@ impl AuthorityDir {
         Ok(rekeyed)
     }
 
+    /// The key file in `directory`, the key in it, and what it should hold instead.
+    fn rewritten(
+        &self,
+        directory: &Path,
+        former: Option<&Secret>,
+    ) -> Result<(PathBuf, KeyPair, Option<Secret>), StoreError> {
+        let path = directory.join(KEY);
+        let bytes = read_private(&path)?;
+        let outcome = self.keys.rewritten(&path, &bytes, former)?;
+        let (key, text) = outcome.map_err(|source| StoreError::Pem { path: path.clone(), source })?;
+        Ok((path, key, text))
+    }
+
     /// Writes an authority under its staged name, unless it is there already.
     fn stage(&self, authority: &Authority) -> Result<(), StoreError> {
         let settled = self.authorities_path().join(authority.id().as_str());
         let staged = self.staged_path(authority.id());
         let certificate = pem::certificate_to_pem(authority.certificate());
-        let key = self.key_file(authority.id(), authority.key())?;
+        let above: String = authority.above().iter().map(pem::certificate_to_pem).collect();
+        let key = authority.key().map(|key| self.key_file(authority.id(), key)).transpose()?;
         let holds = |directory: &Path| {
             fs::read(directory.join(CERTIFICATE)).is_ok_and(|found| found == certificate.as_bytes())
-                && fs::read(directory.join(key.name)).is_ok_and(|found| Secret::new(found) == key.content)
+                && fs::read(directory.join(ABOVE)).unwrap_or_default() == above.as_bytes()
+                && key.as_ref().is_none_or(|key| {
+                    fs::read(directory.join(key.name)).is_ok_and(|found| Secret::new(found) == key.content)
+                })
         };
         if holds(&settled) {
             return Ok(());
         }
-        self.remove(&staged)?;
-        self.make_directory(&staged)?;
-        atomic_file::create_in_steps(
-            &staged.join(key.name),
-            key.content.expose_secret(),
-            0o600,
-            &*self.gate,
-        )?;
-        atomic_file::create_in_steps(&staged.join(CERTIFICATE), certificate.as_bytes(), 0o644, &*self.gate)?;
+        if holds(&staged) {
+            // It may be all that there is of an authority that was committed, so it is not written anew.
+            let key = key.as_ref().map(|key| key.name);
+            let above = (!above.is_empty()).then_some(ABOVE);
+            for file in key.into_iter().chain(above).chain([CERTIFICATE]).map(|name| staged.join(name)) {
+                atomic_file::sync_file(&file, &*self.gate).map_err(io_error("force to the disk", &file))?;
+            }
+        } else {
+            self.remove(&staged)?;
+            self.make_directory(&staged)?;
+            if let Some(key) = &key {
+                self.write_key(&staged, key)?;
+            }
+            if !above.is_empty() {
+                atomic_file::create_in_steps(&staged.join(ABOVE), above.as_bytes(), 0o644, &*self.gate)?;
+            }
+            let path = staged.join(CERTIFICATE);
+            atomic_file::create_in_steps(&path, certificate.as_bytes(), 0o644, &*self.gate)?;
+        }
         for directory in [&staged, &self.authorities_path()] {
             atomic_file::sync_directory(directory, &*self.gate)
                 .map_err(io_error("force to the disk", directory))?;
         }
         // Only now: what has the final name and other content is damaged, or was never committed.
         self.remove(&settled)
+    }
+
+    fn write_key(&self, directory: &Path, key: &KeyFile) -> Result<(), StoreError> {
+        let path = directory.join(key.name);
+        Ok(atomic_file::create_in_steps(&path, key.content.expose_secret(), 0o600, &*self.gate)?)
     }
 
     /// Gives a staged authority that was committed its final name.
@@ -434,7 +495,10 @@ impl AuthorityDir {
         if !is_there(&directory)? {
             return Err(StoreError::Missing { path: directory });
         }
-        let authority = read_with_key(&directory, self.read_key(&directory)?, created)?;
+        let authority = match entry.key {
+            Some(KeyWord::Elsewhere) => read_elsewhere(&directory, created)?,
+            None => read_with_key(&directory, self.read_key(&directory)?, created)?,
+        };
         if *authority.id() != id {
             let reason = format!("{} holds the authority {}", directory.display(), authority.id());
             return Err(StoreError::Manifest { path: manifest, reason });
@@ -490,14 +554,28 @@ impl AuthorityDir {
 
     fn orphans(&self, hierarchy: &Hierarchy) -> Result<Vec<String>, StoreError> {
         let listed: BTreeSet<&str> = hierarchy.iter().map(|(_, authority)| authority.id().as_str()).collect();
-        Ok(self.entries()?.into_iter().filter(|name| !listed.contains(name.as_str())).collect())
+        let mut orphans = self.entries()?;
+        orphans.retain(|name| !listed.contains(name.as_str()));
+        let mut left = Vec::with_capacity(orphans.len());
+        for name in orphans {
+            // What could not be given its final name yet is all that there is of an authority that counts.
+            let id = name.strip_prefix(STAGED).filter(|id| listed.contains(id));
+            let awaited = match id {
+                Some(id) => !is_there(&self.authorities_path().join(id))?,
+                None => false,
+            };
+            if !awaited {
+                left.push(name);
+            }
+        }
+        Ok(left)
     }
 
     fn remove_orphans(&self, hierarchy: &Hierarchy) -> Result<(), StoreError> {
         for name in self.orphans(hierarchy)? {
             self.remove(&self.authorities_path().join(name))?;
         }
-        self.remove_temporaries(&self.state, &[MANIFEST, BUNDLE])
+        self.remove_temporaries(&self.state, &[MANIFEST, BUNDLE, "crl.pem", "issued.journal"])
     }
 
     /// Removes what was on its way to becoming one of `files` in `directory` when the process was killed.
@@ -559,6 +637,7 @@ impl std::fmt::Debug for AuthorityDir {
     }
 }
 
+const ABOVE: &str = "above.pem";
 const AUTHORITIES: &str = "authorities";
 const BUNDLE: &str = "bundle.pem";
 const CERTIFICATE: &str = "certificate.pem";
@@ -591,8 +670,17 @@ struct Entry {
     id: String,
     slot: SlotWord,
     created: String,
+    /// Absent where the key is here, as it mostly is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<KeyWord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum KeyWord {
+    Elsewhere,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -656,6 +744,7 @@ fn entries_of(slots: &Slots) -> Vec<Entry> {
         id: authority.id().as_str().to_owned(),
         slot,
         created: authority.life().issued_at.to_string(),
+        key: authority.key().is_none().then_some(KeyWord::Elsewhere),
         until: until.map(|until| until.to_string()),
     };
     let prepared = slots.prepared.iter().map(|prepared| entry(prepared, SlotWord::Prepared, None));
@@ -692,18 +781,35 @@ fn slots(path: &Path, entries: &[Entry], authorities: &[Arc<Authority>]) -> Resu
     Ok(Slots { prepared, active, retired })
 }
 
+/// The root in `directory`, whose key is on another host.
+fn read_elsewhere(directory: &Path, created: Timestamp) -> Result<Authority, StoreError> {
+    Authority::elsewhere(read_certificate(directory)?, created)
+        .map_err(|source| StoreError::Authority { path: directory.to_owned(), source })
+}
+
 /// The authority in `directory`, whose key is `key`.
 fn read_with_key(directory: &Path, key: KeyPair, created: Timestamp) -> Result<Authority, StoreError> {
+    let certificate = read_certificate(directory)?;
+    let above_path = directory.join(ABOVE);
+    let above = if is_there(&above_path)? { read_certificates(&above_path)? } else { Vec::new() };
+    Authority::with_key(certificate, key, created)
+        .and_then(|authority| if above.is_empty() { Ok(authority) } else { authority.below(above) })
+        .map_err(|source| StoreError::Authority { path: directory.to_owned(), source })
+}
+
+fn read_certificate(directory: &Path) -> Result<CertificateDer<'static>, StoreError> {
     let certificate_path = directory.join(CERTIFICATE);
-    let certificates = pem::certificates(&read_file(&certificate_path)?)
-        .map_err(|source| StoreError::Pem { path: certificate_path.clone(), source })?;
+    let certificates = read_certificates(&certificate_path)?;
     let [certificate] = certificates.as_slice() else {
         let source =
             PemError::Malformed(format!("it has {} certificates instead of one", certificates.len()));
         return Err(StoreError::Pem { path: certificate_path, source });
     };
-    Authority::with_key(certificate.clone(), key, created)
-        .map_err(|source| StoreError::Authority { path: directory.to_owned(), source })
+    Ok(certificate.clone())
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StoreError> {
+    pem::certificates(&read_file(path)?).map_err(|source| StoreError::Pem { path: path.to_owned(), source })
 }
 
 /// The content of a file that nobody else may read.

@@ -8,6 +8,8 @@ pub mod registry_dir;
 pub mod registry_edit;
 pub mod pepper_file;
 pub mod revocation_file;
+pub mod issue_journal;
+pub mod limit_journal;
 pub mod socket_file;
 mod secret_source;
 mod sealed_key;
@@ -15,7 +17,7 @@ mod token;
 mod key_store;
 mod authority_dir;
 
-pub use authority_dir::{AuthorityDir, Committed, Rekeyed, StoreError, StoredHierarchy};
+pub use authority_dir::{AuthorityDir, Committed, Pending, Rekeyed, StoreError, StoredHierarchy};
 pub use key_store::{Custody, KeySettings, KeyStore, KeyStoreError};
 pub use sealed_key::SealError;
 pub use secret_source::{SecretError, SecretSource};

@@ -5,7 +5,7 @@
 //! refused with the line that is wrong.
 
 use data_encoding::BASE64;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls_pemfile::Item;
 
 use crate::secret::Secret;
@@ -16,6 +16,9 @@ pub enum PemError {
     /// More blocks than the one that was wanted.
     #[error("expected one private key, found {0}")]
     ManyKeys(usize),
+    /// More blocks than the one that was wanted.
+    #[error("expected one certificate request, found {0}")]
+    ManyRequests(usize),
     /// No block at all.
     #[error("expected a {0} block, found none")]
     Missing(&'static str),
@@ -59,6 +62,46 @@ pub fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemErr
         }
     }
     if certificates.is_empty() { Err(PemError::Missing(CERTIFICATE)) } else { Ok(certificates) }
+}
+
+/// The certificate request of a file that holds exactly that, as DER.
+pub fn certificate_request(bytes: &[u8]) -> Result<Vec<u8>, PemError> {
+    let labels = labels(bytes)?;
+    for label in &labels {
+        // OpenSSL has written both words.
+        if !matches!(label.as_str(), CERTIFICATE_REQUEST | "NEW CERTIFICATE REQUEST") {
+            return Err(PemError::Unwanted { wanted: CERTIFICATE_REQUEST, found: label.clone() });
+        }
+    }
+    if labels.len() > 1 {
+        return Err(PemError::ManyRequests(labels.len()));
+    }
+    for item in items(&normalised(bytes)) {
+        if let Item::Csr(request) = item? {
+            return Ok(request.to_vec());
+        }
+    }
+    Err(PemError::Missing(CERTIFICATE_REQUEST))
+}
+
+fn normalised(bytes: &[u8]) -> Vec<u8> {
+    String::from_utf8_lossy(bytes).replace("NEW CERTIFICATE REQUEST", CERTIFICATE_REQUEST).into_bytes()
+}
+
+/// All revocation lists of a file; at least one, and nothing else.
+pub fn crls(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
+    for label in labels(bytes)? {
+        if label != CRL {
+            return Err(PemError::Unwanted { wanted: CRL, found: label });
+        }
+    }
+    let mut lists = Vec::new();
+    for item in items(bytes) {
+        if let Item::Crl(list) = item? {
+            lists.push(list);
+        }
+    }
+    if lists.is_empty() { Err(PemError::Missing(CRL)) } else { Ok(lists) }
 }
 
 /// The PKCS#8 key of a file that holds exactly that.
@@ -110,6 +153,18 @@ pub fn certificate_to_pem(certificate: &CertificateDer<'_>) -> String {
     block(CERTIFICATE, certificate)
 }
 
+/// One certificate request as a PEM block.
+#[must_use]
+pub fn certificate_request_to_pem(request: &[u8]) -> String {
+    block(CERTIFICATE_REQUEST, request)
+}
+
+/// One revocation list as a PEM block.
+#[must_use]
+pub fn crl_to_pem(list: &CertificateRevocationListDer<'_>) -> String {
+    block(CRL, list)
+}
+
 /// One PKCS#8 key as a PEM block.
 #[must_use]
 pub fn key_to_pem(pkcs8: &Secret) -> Secret {
@@ -118,6 +173,8 @@ pub fn key_to_pem(pkcs8: &Secret) -> Secret {
 }
 
 const CERTIFICATE: &str = "CERTIFICATE";
+const CERTIFICATE_REQUEST: &str = "CERTIFICATE REQUEST";
+const CRL: &str = "X509 CRL";
 const ENCRYPTED_PRIVATE_KEY: &str = "ENCRYPTED PRIVATE KEY";
 const PRIVATE_KEY: &str = "PRIVATE KEY";
 

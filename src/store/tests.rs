@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::pki::{AuthorityPlan, Hierarchy, KeyAlgorithm, Level, LocalKeys, Profile, issue};
+use crate::pki::{
+    AuthorityPlan, Hierarchy, KeyAlgorithm, KeyPair, Level, LocalKeys, Profile, SignedChain, SigningRequest,
+    Slots, issue,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -389,7 +392,7 @@ fn a_manifest_is_read_strictly() {
 #[test]
 fn a_key_that_does_not_belong_to_its_certificate_is_refused() {
     let text = says_after(|state, active| {
-        let other = crate::pki::KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap();
+        let other = KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap();
         let key = pem::key_to_pem(&other.to_pkcs8_der().unwrap());
         assert!(state.is_dir());
         overwrite(&active.join("key.pem"), key.expose_secret());
@@ -472,6 +475,49 @@ fn a_commit_heals_what_was_damaged_while_the_agent_ran() {
 }
 
 #[test]
+fn an_authority_that_could_not_be_given_its_name_is_not_thrown_away() {
+    let (place, before) = with_ca();
+    let refused =
+        |step| if step == "rename directory" { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) };
+    let next = before.prepare_issuing(&plan(HOUR * 168), now()).unwrap();
+
+    let directory = AuthorityDir::open_with(place.path(), Box::new(refused)).unwrap();
+    let untidy = directory.commit(&next).unwrap().untidy;
+    assert!(
+        matches!(untidy.as_slice(), [StoreError::Io { step: "give its final name to", .. }]),
+        "{untidy:?}"
+    );
+    // Nothing can be renamed at the next start either.
+    let stored = directory.load().unwrap().unwrap();
+    assert_eq!((stored.untidy.len(), stored.orphans.len()), (1, 0));
+    assert_eq!(summary(&stored.hierarchy), summary(&next));
+    // Neither does trying again endanger it: killed at any step, it is still there.
+    for last in 0.. {
+        let copy = tempfile::tempdir().unwrap();
+        assert!(
+            Command::new("cp")
+                .arg("-a")
+                .arg(place.path().join("."))
+                .arg(copy.path())
+                .status()
+                .unwrap()
+                .success()
+        );
+        let (gate, steps) = killed_before(last);
+        drop(AuthorityDir::open_with(copy.path(), gate).unwrap().commit(&next));
+        assert_eq!(load(copy.path()).unwrap(), Some(summary(&next)), "killed before step {last}");
+        if steps.load(Ordering::Relaxed) <= last {
+            break;
+        }
+    }
+    drop(directory);
+
+    let healed = AuthorityDir::open(place.path()).unwrap().load().unwrap().unwrap();
+    assert!(healed.untidy.is_empty());
+    assert_eq!(summary(&healed.hierarchy), summary(&next));
+}
+
+#[test]
 fn a_lost_bundle_is_written_again() {
     let (state, _) = with_ca();
     let path = state.path().join("bundle.pem");
@@ -546,6 +592,164 @@ fn openssl_believes_what_is_issued_and_reads_the_keys() {
         openssl(&["verify", "-x509_strict", "-attime", &at, "-CAfile", "bundle.pem", &root], state.path())
             .unwrap();
     }
+}
+
+/// A CA of which only the issuing authorities are here, with one certificate between them and the root.
+fn below_a_foreign_root() -> Hierarchy {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyUsagePurpose};
+
+    let params = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = now().to_offset_date_time();
+        params.not_after = (now() + HOUR * 8760).to_offset_date_time();
+        params
+    };
+    let [root_key, middle_key] = [(); 2].map(|()| rcgen::KeyPair::generate().unwrap());
+    let key = KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap();
+    let root = params("root").self_signed(&root_key).unwrap();
+    let root_issuer = Issuer::new(params("root"), root_key);
+    let middle = params("middle").signed_by(&middle_key, &root_issuer).unwrap();
+    let mut issuing = params("issuing");
+    issuing.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let issuing = issuing.signed_by(&key, &Issuer::new(params("middle"), middle_key)).unwrap();
+
+    let chain = SignedChain {
+        certificates: vec![issuing.der().clone(), middle.der().clone(), root.der().clone()],
+        roots: Vec::new(),
+    };
+    let domain: crate::identity::TrustDomain = "postern.test".parse().unwrap();
+    let judged = chain.judge(key, &domain, &[], now()).unwrap();
+    Hierarchy::assemble(domain, Slots::of(judged.root.into()), Slots::of(judged.issuing.into()), 1).unwrap()
+}
+
+#[test]
+fn an_authority_below_a_foreign_root_survives_a_kill_at_every_step() {
+    let hierarchy = below_a_foreign_root();
+
+    assert!(kill_at_every_step(None, &hierarchy) > 30);
+}
+
+#[test]
+fn what_stands_above_an_authority_is_loaded_with_it_and_missed_without() {
+    let state = tempfile::tempdir().unwrap();
+    let hierarchy = below_a_foreign_root();
+    commit(state.path(), &hierarchy);
+    let issuing = state.path().join("authorities").join(hierarchy.issuing().active.id().as_str());
+    let root = state.path().join("authorities").join(hierarchy.roots().active.id().as_str());
+
+    let loaded = AuthorityDir::open(state.path()).unwrap().load().unwrap().unwrap().hierarchy;
+    assert_eq!(loaded.issuing().active.above(), hierarchy.issuing().active.above());
+    assert_eq!(loaded.issuing().active.above().len(), 1);
+    assert!(loaded.roots().active.key().is_none());
+    assert_eq!(names(&root), ["certificate.pem"]);
+    assert_eq!(names(&issuing), ["above.pem", "certificate.pem", "key.pem"]);
+
+    fs::remove_file(issuing.join("above.pem")).unwrap();
+    let error = load(state.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Hierarchy { .. }), "{error}");
+}
+
+#[test]
+fn a_key_that_was_lost_is_not_taken_for_one_that_is_elsewhere() {
+    let (state, hierarchy) = with_ca();
+    let root = state.path().join("authorities").join(hierarchy.roots().active.id().as_str());
+    fs::remove_file(root.join("key.pem")).unwrap();
+
+    assert!(matches!(load(state.path()), Err(StoreError::Missing { .. })));
+}
+
+fn request() -> (Vec<u8>, KeyPair) {
+    let key = KeyPair::generate(KeyAlgorithm::EcdsaP256).unwrap();
+    let request = SigningRequest::make(&key, &"postern.test".parse().unwrap()).unwrap();
+    (request, key)
+}
+
+/// The request that waits, if its key is there as well.
+fn waiting(state: &Path) -> Option<Vec<u8>> {
+    let pending = AuthorityDir::open(state).unwrap().pending().unwrap()?;
+    let domain = "postern.test".parse().unwrap();
+    let request = SigningRequest::parse(&pending.request, &domain).unwrap();
+    let spki = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &pending.key.public_key_info());
+    assert_eq!(request.spki_sha256(), data_encoding::HEXLOWER.encode(spki.as_ref()));
+    Some(pending.request)
+}
+
+#[test]
+fn a_request_and_its_key_survive_a_kill_at_every_step() {
+    let (old, old_key) = request();
+    let (new, new_key) = request();
+    for before in [None, Some(&old)] {
+        let mut seen_new = false;
+        for last in 0.. {
+            let state = tempfile::tempdir().unwrap();
+            if let Some(before) = before {
+                AuthorityDir::open(state.path()).unwrap().keep_pending(before, &old_key).unwrap();
+            }
+            let (gate, steps) = killed_before(last);
+            let outcome = AuthorityDir::open_with(state.path(), gate).unwrap().keep_pending(&new, &new_key);
+
+            let found = waiting(state.path());
+            assert!(found.as_ref() == before || found.as_ref() == Some(&new), "killed before step {last}");
+            assert!(!seen_new || found.as_ref() == Some(&new), "step {last} took back what was kept");
+            seen_new = found.as_ref() == Some(&new);
+            assert!(outcome.is_err() || seen_new);
+
+            AuthorityDir::open(state.path()).unwrap().keep_pending(&new, &new_key).unwrap();
+            assert_eq!(waiting(state.path()).as_ref(), Some(&new));
+            assert_eq!(names(&state.path().join("requested")).len(), 1, "killed before step {last}");
+            if steps.load(Ordering::Relaxed) <= last {
+                assert!(last > 12);
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn forgetting_a_request_survives_a_kill_at_every_step() {
+    let (request, key) = request();
+    for last in 0.. {
+        let state = tempfile::tempdir().unwrap();
+        AuthorityDir::open(state.path()).unwrap().keep_pending(&request, &key).unwrap();
+        let (gate, steps) = killed_before(last);
+        let outcome = AuthorityDir::open_with(state.path(), gate).unwrap().drop_pending();
+
+        let found = waiting(state.path());
+        assert!(found.is_none() || found.as_ref() == Some(&request));
+        assert!(outcome.is_err() || found.is_none());
+
+        AuthorityDir::open(state.path()).unwrap().drop_pending().unwrap();
+        assert_eq!(names(state.path()), ["lock"], "killed before step {last}");
+        if steps.load(Ordering::Relaxed) <= last {
+            assert!(last > 2);
+            return;
+        }
+    }
+}
+
+#[test]
+fn the_key_that_waits_is_for_the_agent_alone_and_its_loss_is_named() {
+    let state = tempfile::tempdir().unwrap();
+    let (request, key) = request();
+    AuthorityDir::open(state.path()).unwrap().keep_pending(&request, &key).unwrap();
+    let requested = state.path().join("requested");
+    let directory = requested.join(&names(&requested)[0]);
+
+    assert_eq!(mode(&directory), 0o700);
+    assert_eq!(mode(&directory.join("key.pem")), 0o600);
+    assert_eq!(mode(&state.path().join("request.pem")), 0o644);
+    assert_eq!(load(state.path()).unwrap(), None, "a request alone is no CA");
+
+    fs::remove_dir_all(&directory).unwrap();
+    let error = AuthorityDir::open(state.path()).unwrap().pending().unwrap_err().to_string();
+    assert!(error.contains("its key is gone") && error.ends_with("`postern ca csr --new`"), "{error}");
+    overwrite(&state.path().join("request.pem"), b"nonsense");
+    let error = AuthorityDir::open(state.path()).unwrap().pending().unwrap_err().to_string();
+    assert!(error.contains("line 1 stands outside of any PEM block"), "{error}");
 }
 
 // Keys under a passphrase.
@@ -763,4 +967,26 @@ fn openssl_opens_our_keys_and_we_open_its() {
             assert_eq!(loads(&sealed(state.path(), "old words")), Ok(summary(&hierarchy)), "{options:?}");
         }
     }
+}
+
+#[test]
+fn a_key_that_waits_is_kept_as_the_settings_say_and_rekeyed_with_the_rest() {
+    let (state, _) = with_sealed_ca();
+    let (request, key) = request();
+    let waits = |directory: &AuthorityDir| {
+        directory.pending().map(|pending| pending.map(|pending| pending.key.public_key_info()))
+    };
+    sealed(state.path(), "old words").keep_pending(&request, &key).unwrap();
+    let requested = state.path().join("requested");
+    let path = requested.join(&names(&requested)[0]).join("key.pem");
+
+    assert!(fs::read_to_string(&path).unwrap().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"));
+    assert_eq!(waits(&sealed(state.path(), "old words")).unwrap(), Some(key.public_key_info()));
+    assert!(waits(&sealed(state.path(), "new words")).is_err());
+
+    let former = crate::secret::Secret::new(b"old words".to_vec());
+    sealed(state.path(), "new words").rekey(Some(&former)).unwrap();
+
+    assert_eq!(waits(&sealed(state.path(), "new words")).unwrap(), Some(key.public_key_info()));
+    assert!(waits(&sealed(state.path(), "old words")).is_err());
 }

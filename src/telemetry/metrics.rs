@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -23,6 +24,11 @@ struct ResultLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct TrustDomainLabel {
+    trust_domain: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct DirectionLabel {
     direction: &'static str,
 }
@@ -33,8 +39,18 @@ struct WorkloadLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ServiceLabel {
+    service: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct LevelLabel {
     level: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DomainLabel {
+    trust_domain: String,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -54,6 +70,7 @@ pub struct Metrics {
     cuts: Family<CodeLabel, Counter>,
     reloads: Family<ResultLabel, Counter>,
     clock_steps: Family<DirectionLabel, Counter>,
+    clock_skew: Family<TrustDomainLabel, Gauge<f64, AtomicU64>>,
     /// Connections that are open now.
     pub connections: Gauge,
     /// Access-log lines that found no room.
@@ -71,12 +88,22 @@ pub struct Metrics {
     authority_not_after: Family<AuthorityLabel, Gauge>,
     authority_next: Family<LevelLabel, Gauge>,
     authority_overdue: Family<LevelLabel, Gauge>,
+    /// 1 while the next issuing authority waits for a signature of the root, which is elsewhere.
+    pub awaits_signature: Gauge,
+    /// Certificates that end with the issuing authority, sooner than was configured.
+    pub certificates_shortened: Gauge,
     /// Consumers of the trust bundle that have not loaded the one in force.
     pub bundle_laggards: Gauge,
+    crl_next_update: Family<DomainLabel, Gauge>,
+    crl_stale: Family<DomainLabel, Gauge>,
     /// Reasons for which the agent calls itself degraded.
     pub degraded: Gauge,
     /// 1 while the state directory can be written.
     pub state_writable: Gauge,
+    /// Accounts of limits that are counted.
+    pub limit_accounts: Gauge,
+    concurrency_limit: Family<ServiceLabel, Gauge>,
+    concurrency_under_way: Family<ServiceLabel, Gauge>,
 }
 
 impl Metrics {
@@ -95,6 +122,11 @@ impl Metrics {
                 &mut registry,
                 "clock_steps",
                 "Times that the clock was found set, or to have stood still, by direction",
+            ),
+            clock_skew: family(
+                &mut registry,
+                "clock_skew_seconds",
+                "The least by which the clocks of a trust domain's peers are ahead of this host's",
             ),
             connections: family(&mut registry, "connections", "Connections open now"),
             access_log_dropped: family(
@@ -150,10 +182,41 @@ impl Metrics {
                 "state_writable",
                 "1 while the state directory can be written",
             ),
+            awaits_signature: family(
+                &mut registry,
+                "authority_awaits_signature",
+                "1 while the next issuing authority waits for a signature of the root, which is elsewhere",
+            ),
+            certificates_shortened: family(
+                &mut registry,
+                "certificates_shortened",
+                "Certificates that end with the issuing authority, sooner than was configured",
+            ),
             bundle_laggards: family(
                 &mut registry,
                 "bundle_laggards",
                 "Consumers that have not loaded the trust bundle in force",
+            ),
+            crl_next_update: family(
+                &mut registry,
+                "crl_next_update_seconds",
+                "Unix time at which the first revocation list of a foreign trust domain ceases to speak",
+            ),
+            crl_stale: family(
+                &mut registry,
+                "crl_stale",
+                "Revocation lists of a foreign trust domain that do not speak for now",
+            ),
+            limit_accounts: family(&mut registry, "limit_accounts", "Accounts of limits that are counted"),
+            concurrency_limit: family(
+                &mut registry,
+                "concurrency_limit",
+                "Requests that a service is given at a time, where that is limited",
+            ),
+            concurrency_under_way: family(
+                &mut registry,
+                "concurrency_under_way",
+                "Requests that a service with a limit has under way",
             ),
             registry,
         }
@@ -204,6 +267,15 @@ impl Metrics {
         self.clock_steps.get_or_create(&DirectionLabel { direction }).inc();
     }
 
+    /// Remembers by how much the clocks of each trust domain are ahead; of all others nothing is known.
+    pub fn set_clock_skews<'a>(&self, skews: impl Iterator<Item = (&'a str, Duration)>) {
+        self.clock_skew.clear();
+        for (domain, ahead) in skews {
+            let label = TrustDomainLabel { trust_domain: domain.to_owned() };
+            self.clock_skew.get_or_create(&label).set(ahead.as_secs_f64());
+        }
+    }
+
     /// Remembers the times of a workload's certificate, in Unix seconds.
     pub fn set_certificate(&self, workload: &str, not_after: i64, next: i64, last: i64, overdue: bool) {
         let label = WorkloadLabel { workload: workload.to_owned() };
@@ -227,6 +299,32 @@ impl Metrics {
         self.last_rotation.clear();
         self.overdue.clear();
         self.authority_not_after.clear();
+    }
+
+    /// Remembers how the revocation lists of a trust domain stand.
+    pub fn set_crls(&self, trust_domain: &str, next_update: i64, stale: usize) {
+        let label = DomainLabel { trust_domain: trust_domain.to_owned() };
+        self.crl_next_update.get_or_create(&label).set(next_update);
+        self.crl_stale.get_or_create(&label).set(i64::try_from(stale).unwrap_or(i64::MAX));
+    }
+
+    /// Forgets the revocation lists of all trust domains, before the present ones are set.
+    pub fn clear_crls(&self) {
+        self.crl_next_update.clear();
+        self.crl_stale.clear();
+    }
+
+    /// Forgets all services, before the present ones are set.
+    pub fn clear_concurrency(&self) {
+        self.concurrency_limit.clear();
+        self.concurrency_under_way.clear();
+    }
+
+    /// Remembers how many requests a service is given at a time, and how many it has under way.
+    pub fn set_concurrency(&self, service: &str, limit: u32, under_way: u32) {
+        let label = ServiceLabel { service: service.to_owned() };
+        self.concurrency_limit.get_or_create(&label).set(i64::from(limit));
+        self.concurrency_under_way.get_or_create(&label).set(i64::from(under_way));
     }
 
     /// Remembers the end of an authority, in Unix seconds.

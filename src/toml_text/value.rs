@@ -124,6 +124,12 @@ impl<'d> Value<'d> {
         text.parse().map_err(|error: crate::clock::InvalidTimestamp| self.problem(error.to_string())).ok()
     }
 
+    /// Whether it is an array. Reports nothing if it is none.
+    #[must_use]
+    pub fn is_array(&self) -> bool {
+        self.value.as_array().is_some()
+    }
+
     /// The values of an array.
     #[must_use]
     pub fn array(&self) -> Option<Vec<Self>> {

@@ -335,9 +335,11 @@ mod tests {
         };
         let issuance = issuance::Settings {
             domain: "postern.test".parse().unwrap(),
+            mode: issuance::Mode::Standalone,
             root_ttl: hour * 1000,
             issuing_ttl: hour * 100,
             distribute: hour,
+            crl_ttl: hour,
             algorithm: KeyAlgorithm::EcdsaP256,
             backdate: Duration::ZERO,
             second_opinion: None,

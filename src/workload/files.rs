@@ -161,6 +161,14 @@ pub enum DeliverError {
     },
 }
 
+/// The generation that was delivered last, by the name that `current` leads to. It may be the workload that wrote it, so it is
+/// not opened, and its word is to be taken with a grain of salt.
+#[must_use]
+pub fn delivered_generation(settings: &Settings) -> Option<u64> {
+    let name = fs::read_link(settings.directory.join("current")).ok()?;
+    name.to_str().filter(|name| is_delivery(name))?.split_once('-')?.0.parse().ok()
+}
+
 /// Writes `material` and makes it current. Blocks, since it waits for the disk.
 pub fn deliver(settings: &Settings, material: &Material) -> Result<(), DeliverError> {
     check_pair(material)?;
@@ -219,11 +227,23 @@ impl<'a> Target<'a> {
         if Mode::from_raw_mode(stat.st_mode).contains(Mode::WOTH) {
             return Err(DeliverError::OpenToAll { directory: path.to_owned() });
         }
-        match rustix::fs::flock(&target.directory, FlockOperation::NonBlockingLockExclusive) {
+        match target.lock() {
             Ok(()) => Ok(target),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(DeliverError::Busy { directory: path.to_owned() }),
             Err(errno) => Err(fail(errno)),
         }
+    }
+
+    /// Locks the directory, waiting a moment for a child of ours that is between fork and exec: it shares the lock of an
+    /// earlier delivery for that long.
+    fn lock(&self) -> rustix::io::Result<()> {
+        for _ in 0..LOCK_ATTEMPTS {
+            match rustix::fs::flock(&self.directory, FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+                outcome => return outcome,
+            }
+        }
+        rustix::fs::flock(&self.directory, FlockOperation::NonBlockingLockExclusive)
     }
 
     /// The delivery that `current` points to, if it is one.
@@ -384,6 +404,8 @@ fn is_delivery(name: &str) -> bool {
     })
 }
 
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(25);
 const CURRENT: &str = "current";
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// More than any file of a delivery; stops a reader that was led to an endless one.

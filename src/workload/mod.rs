@@ -12,7 +12,7 @@ mod delivery;
 pub use acl::Reader;
 pub use attest::{AttestError, Caller, Depth, attest_loopback, attest_unix};
 pub use delivery::{Delivery, DeliveryStatus, Statuses};
-pub use files::{DeliverError, FileMode, InvalidMode, Material, Settings, deliver};
+pub use files::{DeliverError, FileMode, InvalidMode, Material, Settings, deliver, delivered_generation};
 pub use process::{Executable, ProcessError};
 pub use reload::{RELOAD_TIMEOUT, Reload, ReloadError};
 pub use selectors::{Directory, InvalidSelectors, Mismatch, NoWorkload, Selectors, missing};

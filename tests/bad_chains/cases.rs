@@ -5,7 +5,8 @@ use std::sync::Arc;
 use postern::pki::Usage;
 
 use crate::der::{
-    BMP, C, CN, O, PRINTABLE, SEQUENCE, T61, UTF8, bits, integer, name, oid, relative_names, sequence, tlv,
+    BMP, C, CN, O, PRINTABLE, SEQUENCE, SET, T61, UTF8, bits, integer, name, oid, relative_names, sequence,
+    tlv,
 };
 use crate::family::{DAY, Family, HOUR, ID, KEYS, NOW, named, signer};
 use crate::forge::{
@@ -36,6 +37,7 @@ const NAME_CONSTRAINT: &str = "the chain is invalid: NameConstraintViolation";
 const PATH_LENGTH: &str = "the chain is invalid: PathLenConstraintViolated";
 const WEAK: &str = "the certificate's key is of a kind or length that is not relied on";
 const UNSUPPORTED: &str = "a signature in the chain is by an algorithm that is not relied on";
+const NO_ATTRIBUTE: &str = "the name has a part that is no attribute, or a relative name without any";
 const MALFORMED: &str = "the certificate is malformed";
 const NO_SIGNER: &str =
     "an intermediate certificate may not sign this: its key usage does not allow signing certificates";
@@ -140,8 +142,45 @@ pub(crate) const LEAVES: &[Case] = &[
 
 /// How the leaf's names could be misread: `facts` of other proxies, by the numbers of our own list of pitfalls.
 pub(crate) const READINGS: &[Case] = &[
-    case("10 a relative name of two attributes", "a relative name of several attributes", |f| {
+    // What a client of such a name may be is for the rules on file: `a_multi_valued_name_is_nobodys_until_a_rule_says_so`.
+    case("10 a relative name of two attributes, on a server", "a relative name of several attributes", |f| {
         f.leaf.subject = relative_names(&[&[(CN, UTF8, b"billing"), (O, UTF8, b"admin")]]);
+        f.usage = Usage::Server;
+    }),
+    case("10 a relative name of no attributes", NO_ATTRIBUTE, |f| {
+        f.leaf.subject = relative_names(&[&[(CN, UTF8, b"billing")], &[], &[(O, UTF8, b"admin")]]);
+    }),
+    case("10 a relative name of no attributes, at the end", NO_ATTRIBUTE, |f| {
+        f.leaf.subject = relative_names(&[&[(CN, UTF8, b"billing")], &[]]);
+    }),
+    case("10 a name of nothing but an empty relative name", NO_ATTRIBUTE, |f| {
+        f.leaf.subject = relative_names(&[&[]]);
+    }),
+    case("10 something else beside an attribute", NO_ATTRIBUTE, |f| {
+        f.leaf.subject = sequence(&[&tlv(SET, &[attribute(b"billing"), vec![5, 0]].concat())]);
+    }),
+    case("10 a type without a value beside an attribute", NO_ATTRIBUTE, |f| {
+        f.leaf.subject = sequence(&[&tlv(SET, &[attribute(b"billing"), sequence(&[&oid(O)])].concat())]);
+    }),
+    case("10 a second value in an attribute", NO_ATTRIBUTE, |f| {
+        let two = sequence(&[&oid(CN), &tlv(UTF8, b"billing"), &tlv(UTF8, b"admin")]);
+        f.leaf.subject = sequence(&[&tlv(SET, &two)]);
+    }),
+    case("10 something else between two relative names", NO_ATTRIBUTE, |f| {
+        let [one, other] = [b"billing".as_slice(), b"admin"].map(|value| tlv(SET, &attribute(value)));
+        f.leaf.subject = sequence(&[&one, &[5, 0], &other]);
+    }),
+    case("11 a string of another class", "neither a UTF8String nor a PrintableString", |f| {
+        subject(f, 0x80 | UTF8, b"admin");
+    }),
+    case("11 a string in pieces", "neither a UTF8String nor a PrintableString", |f| {
+        subject(f, 0x20 | UTF8, &tlv(UTF8, b"admin"));
+    }),
+    case("10 a NUL beside another attribute", "contains the character U+0000", |f| {
+        f.leaf.subject = relative_names(&[&[(CN, UTF8, b"billing"), (O, UTF8, b"admin\0.evil")]]);
+    }),
+    case("10 a BMPString beside another attribute", "neither a UTF8String nor a PrintableString", |f| {
+        f.leaf.subject = relative_names(&[&[(CN, UTF8, b"billing"), (O, BMP, b"\0a\0d")]]);
     }),
     case("11 a NUL in the name", "contains the character U+0000", |f| subject(f, UTF8, b"admin\0.evil")),
     case("11 a line break in the name", "contains the character U+000D", |f| {
@@ -177,6 +216,11 @@ pub(crate) const READINGS: &[Case] = &[
         f.leaf.names(&[(URI, ID), (0x9f, b"")]);
     }),
 ];
+
+/// A common name, as it stands in a relative name.
+fn attribute(value: &[u8]) -> Vec<u8> {
+    sequence(&[&oid(CN), &tlv(UTF8, value)])
+}
 
 fn subject(family: &mut Family, tag: u8, value: &[u8]) {
     family.leaf.subject = name(&[(CN, tag, value)]);
@@ -676,6 +720,14 @@ pub(crate) const GOOD: &[(&str, Vary)] = &[
     ("a leaf with several attributes of one kind", |f| {
         f.leaf.subject =
             name(&[(C, PRINTABLE, b"CH"), (O, UTF8, b"Acme"), (O, UTF8, b"Shop"), (CN, UTF8, b"a")]);
+    }),
+    ("long attributes", |f| {
+        let values = [[b'a'; 90].to_vec(), vec![b'b'; 300]];
+        let [short, long] = values.each_ref().map(Vec::as_slice);
+        f.leaf.subject = relative_names(&[&[(O, UTF8, short), (O, UTF8, long)], &[(CN, UTF8, long)]]);
+    }),
+    ("several attributes in one relative name on a client", |f| {
+        f.leaf.subject = relative_names(&[&[(O, UTF8, b"a"), (O, UTF8, b"b")], &[(CN, UTF8, b"jane")]]);
     }),
     ("names in the older string types on the authorities", |f| {
         let old = name(&[(O, T61, b"Acme"), (CN, BMP, b"\0C\0A")]);

@@ -51,7 +51,7 @@ pub(crate) fn name(attributes: &[(&str, u8, &[u8])]) -> Vec<u8> {
 pub(crate) fn relative_names(names: &[&[(&str, u8, &[u8])]]) -> Vec<u8> {
     let attribute = |&(kind, tag, value): &(&str, u8, &[u8])| sequence(&[&oid(kind), &tlv(tag, value)]);
     let relative =
-        |parts: &&[(&str, u8, &[u8])]| tlv(0x31, &parts.iter().map(attribute).collect::<Vec<_>>().concat());
+        |parts: &&[(&str, u8, &[u8])]| tlv(SET, &parts.iter().map(attribute).collect::<Vec<_>>().concat());
     tlv(SEQUENCE, &names.iter().map(relative).collect::<Vec<_>>().concat())
 }
 
@@ -67,6 +67,7 @@ pub(crate) fn time(unix: i64) -> Vec<u8> {
 }
 
 pub(crate) const SEQUENCE: u8 = 0x30;
+pub(crate) const SET: u8 = 0x31;
 pub(crate) const UTF8: u8 = 0x0c;
 pub(crate) const PRINTABLE: u8 = 0x13;
 pub(crate) const T61: u8 = 0x14;

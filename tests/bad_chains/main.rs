@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern::clock::Timestamp;
+use postern::identity::{Match, Subject};
 use postern::pki::{BundleSet, TrustBundle, Usage, Verifier, VerifyError};
+use postern::registry::{Snapshot, Source, parse};
 
 use cases::{Case, GOOD, INTERMEDIATES, LEAVES, PATHS, READINGS, ROOTS, STRENGTHS, STRUCTURES};
-use der::{BMP, CN, O, PRINTABLE, UTF8, name, relative_names};
+use der::{BMP, C, CN, O, PRINTABLE, UTF8, name, relative_names};
 use family::{Family, HOUR, KEYS, NOW, named, now, signer};
 use forge::{
     CONSTRAINTS, Draft, NAME_CONSTRAINTS, PURPOSES, SERVER_AUTH, URI, authority, constraints, purposes,
@@ -146,6 +148,12 @@ fn no_two_certificates_share_a_name() {
         name(&[("2.5.4.5", PRINTABLE, b"admin")]),
         name(&[]),
         relative_names(&[&[(CN, UTF8, b"billing"), (O, UTF8, b"admin")]]),
+        relative_names(&[&[(O, UTF8, b"admin"), (CN, UTF8, b"billing")]]),
+        relative_names(&[&[(CN, UTF8, b"billing"), (O, UTF8, b"admin")], &[(C, PRINTABLE, b"CH")]]),
+        relative_names(&[&[(CN, UTF8, b"billing")], &[(O, UTF8, b"admin"), (C, PRINTABLE, b"CH")]]),
+        relative_names(&[&[(CN, UTF8, b"billing+O=admin")]]),
+        relative_names(&[&[(CN, UTF8, b"billing"), (O, UTF8, b"")]]),
+        relative_names(&[&[(CN, UTF8, b"billing"), (O, UTF8, b"a\nb")]]),
         name(&[(CN, UTF8, b"admin\0.evil")]),
         name(&[(CN, UTF8, b"a\r\nX-Admin: 1")]),
         name(&[(CN, UTF8, "admi\u{200b}n".as_bytes())]),
@@ -168,7 +176,58 @@ fn no_two_certificates_share_a_name() {
         }
     }
 
-    assert_eq!((texts.len(), refused), (17, 5), "{texts:#?}");
+    assert_eq!((texts.len(), refused), (23, 5), "{texts:#?}");
+}
+
+/// One reader takes such a name for two attributes, another for one. So the chain holds, but its holder is nobody unless the
+/// operator has said that such names are meant.
+#[test]
+fn a_multi_valued_name_is_nobodys_until_a_rule_says_so() {
+    let mut family = Family::good();
+    family.leaf.subject = relative_names(&[&[(CN, UTF8, b"billing"), (O, UTF8, b"admin")]]);
+    let subject = family.verdict().unwrap().subject;
+    let (cn, o) = ("{ oid = 'CN', value = 'billing' }", "{ oid = 'O', value = 'admin' }");
+    let sha256 = data_encoding::HEXLOWER.encode(&subject.sha256);
+    let by_id = "uri = 'spiffe://acme.test/orders'";
+    let rules = [
+        by_id.to_owned(),
+        "uri = 'spiffe://acme.test/**'".to_owned(),
+        format!("sha256 = '{sha256}'"),
+        format!("subject = [{cn}]"),
+        format!("subject = [{o}]"),
+        format!("subject = [{cn}, {o}]"),
+    ];
+    let plain = Family::good().verdict().unwrap().subject;
+    assert!(is_somebody(&registry(by_id), &plain));
+
+    for rule in &rules {
+        assert!(!is_somebody(&registry(rule), &subject), "{rule}");
+        let says_so = registry(&format!("{rule}\nmulti_valued = true"));
+        assert_eq!(is_somebody(&says_so, &subject), !rule.starts_with("subject"), "{rule}");
+    }
+    let together = registry(&format!("subject = [[{o}, {cn}]]\nmulti_valued = true"));
+    assert!(is_somebody(&together, &subject));
+    assert_eq!(subject.distinguished_name, "CN=billing+O=admin");
+    for other in [
+        name(&[(CN, UTF8, b"billing"), (O, UTF8, b"admin")]),
+        name(&[(CN, UTF8, b"billing+O=admin")]),
+        relative_names(&[&[(CN, UTF8, b"billing"), (O, UTF8, b"admin"), (C, PRINTABLE, b"CH")]]),
+    ] {
+        family.leaf.subject = other;
+        assert!(!is_somebody(&together, &family.verdict().unwrap().subject));
+    }
+}
+
+/// One app that is known by certificates of this rule.
+fn registry(rule: &str) -> Snapshot {
+    let text = format!(
+        "[[developer]]\nid = 'team'\n[[app]]\nid = 'app'\ndeveloper = 'team'\n[[app.certificate]]\n{rule}\n"
+    );
+    parse(&[Source { path: "apps.toml".into(), text }]).unwrap()
+}
+
+fn is_somebody(registry: &Snapshot, subject: &Subject) -> bool {
+    matches!(registry.certificate(subject), Match::Found(_))
 }
 
 /// What happens to a root, and what must then be said.

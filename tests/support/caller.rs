@@ -25,6 +25,16 @@ pub(crate) async fn dial(
     identity: Option<&Identity>,
     protocol: &str,
 ) -> io::Result<Tls> {
+    handshake(TcpStream::connect(address).await?, roots, identity, protocol).await
+}
+
+/// Completes the handshake on a connection, wherever it comes from.
+pub(crate) async fn handshake(
+    stream: TcpStream,
+    roots: &[CertificateDer<'static>],
+    identity: Option<&Identity>,
+    protocol: &str,
+) -> io::Result<Tls> {
     let mut store = RootCertStore::empty();
     roots.iter().for_each(|root| store.add(root.clone()).unwrap());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -41,7 +51,6 @@ pub(crate) async fn dial(
     if !protocol.is_empty() {
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     }
-    let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let name = "localhost".try_into().unwrap();
     soon("a handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await

@@ -71,6 +71,11 @@ impl ForeignCa {
 
     /// A list of what it has revoked, as a file holds it.
     pub(crate) fn crl(&self, serials: &[String]) -> String {
+        self.crl_for(serials, 1, Duration::from_secs(86_400))
+    }
+
+    /// A list with that number, which speaks for `life`.
+    pub(crate) fn crl_for(&self, serials: &[String], number: u64, life: Duration) -> String {
         let now = SystemClock.now().to_offset_date_time();
         let revoked = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(HEXLOWER.decode(serial.as_bytes()).unwrap()),
@@ -80,8 +85,8 @@ impl ForeignCa {
         });
         let params = CertificateRevocationListParams {
             this_update: now - time::Duration::minutes(1),
-            next_update: now + time::Duration::DAY,
-            crl_number: SerialNumber::from(1_u64),
+            next_update: now + life,
+            crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,

@@ -11,6 +11,7 @@ use aws_lc_rs::rand::SystemRandom;
 use postern::admin::{Client, Status};
 use postern::credential::{ApiKey, Peppers, Signer, SigningSecret};
 use postern::store::{pem, pepper_file};
+use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -28,8 +29,14 @@ pub(crate) struct Scene {
     environment: Environment,
 }
 
-/// Variables that the agent finds in its environment, besides those of the test.
-pub(crate) type Environment = Vec<(String, String)>;
+/// What surrounds the agent.
+#[derive(Clone, Default)]
+pub(crate) struct Environment {
+    /// Variables, besides those of the test.
+    variables: Vec<(String, String)>,
+    /// A program that runs the agent, and its arguments before the agent's own.
+    wrapper: Vec<String>,
+}
 
 /// A key for callers, and how the registry knows it.
 #[derive(Clone)]
@@ -75,13 +82,20 @@ impl Scene {
             config,
             registry: String::new(),
             peppers: None,
-            environment: Environment::new(),
+            environment: Environment::default(),
         }
     }
 
     /// Puts a variable into the agent's environment.
     pub(crate) fn variable(&mut self, name: &str, value: &str) -> &mut Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
+        self.environment.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has the agent run by a shell script, in the agent's folder and a mount namespace of its own, that ends in `exec "$@"`.
+    pub(crate) fn behind_mounts(&mut self, script: &str) -> &mut Self {
+        let wrapper = ["unshare", "-m", "sh", "-ec", script, "sh"];
+        self.environment.wrapper = wrapper.map(str::to_owned).to_vec();
         self
     }
 
@@ -114,6 +128,20 @@ impl Scene {
     pub(crate) fn config(&mut self, text: &str) -> &mut Self {
         self.config.push_str(text);
         self.config.push('\n');
+        self
+    }
+
+    /// Puts other text in place of some that stands in the configuration.
+    pub(crate) fn amend_config(&mut self, from: &str, to: &str) -> &mut Self {
+        assert!(self.config.contains(from), "{}", self.config);
+        self.config = self.config.replacen(from, to, 1);
+        self
+    }
+
+    /// Puts other text in place of some that stands in the registry.
+    pub(crate) fn amend_registry(&mut self, from: &str, to: &str) -> &mut Self {
+        assert!(self.registry.contains(from), "{}", self.registry);
+        self.registry = self.registry.replacen(from, to, 1);
         self
     }
 
@@ -193,7 +221,7 @@ impl Scene {
     pub(crate) fn init_ca(&self) -> String {
         self.write();
         let mut init = postern(self.path());
-        init.envs(self.environment.iter().cloned());
+        init.envs(self.environment.variables.iter().cloned());
         assert!(init.args(["ca", "init"]).output().unwrap().status.success());
         std::fs::read_to_string(self.path().join("state/bundle.pem")).unwrap()
     }
@@ -225,9 +253,18 @@ pub(crate) fn postern(folder: &Path) -> Command {
 /// Runs the agent in `folder`, with its log in the file `log`.
 pub(crate) fn run(folder: &Path, environment: &Environment) -> Child {
     let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
-    postern(folder)
+    let agent = postern(folder);
+    let mut command = match environment.wrapper.as_slice() {
+        [] => postern(folder),
+        [program, arguments @ ..] => {
+            let mut wrapper = Command::new(program);
+            wrapper.args(arguments).arg(agent.get_program()).args(agent.get_args()).current_dir(folder);
+            wrapper
+        }
+    };
+    command
         .arg("run")
-        .envs(environment.iter().cloned())
+        .envs(environment.variables.iter().cloned())
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
@@ -332,8 +369,13 @@ impl World {
 
     /// A TLS connection to the listener.
     pub(crate) async fn dial(&self, identity: Option<&Identity>, protocol: &str) -> io::Result<Tls> {
+        dial(self.address(), &self.roots(), identity, protocol).await
+    }
+
+    /// Whom callers believe.
+    pub(crate) fn roots(&self) -> Vec<CertificateDer<'static>> {
         let bundle = std::fs::read(self.path().join("state/bundle.pem")).unwrap();
-        dial(self.address(), &pem::certificates(&bundle).unwrap(), identity, protocol).await
+        pem::certificates(&bundle).unwrap()
     }
 
     /// An HTTP/1 conversation with the listener.
@@ -351,6 +393,11 @@ impl World {
         let mut talk = Talk::new(self.dial(identity, "http/1.1").await?);
         talk.try_send(format!("GET /a HTTP/1.1\r\nhost: localhost\r\n{lines}\r\n")).await?;
         talk.try_answer(false).await
+    }
+
+    /// The agent's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends the agent a signal, by its name without `SIG`.

@@ -58,6 +58,11 @@ fn request<'a>(fields: &'a [Header<'a>]) -> Message<'a> {
     }
 }
 
+/// A request without a body.
+fn get<'a>() -> Message<'a> {
+    Message { method: "GET", content: Content::Absent, ..request(&[]) }
+}
+
 fn base_of(message: &Message<'_>, input: &str) -> Result<String, BaseError> {
     let inputs = dictionary(format!("sig={input}").as_bytes()).unwrap();
     let Some(ListEntry::InnerList(covered)) = inputs.get("sig") else { panic!("{input} is no inner list") };
@@ -459,6 +464,16 @@ fn further_fields_must_be_covered_where_they_are() {
 }
 
 #[test]
+fn a_digest_without_a_body_is_that_of_nothing() {
+    for (body, expected) in [(&b""[..], Ok(())), (b"body", Err(Refusal::ContentDigestMismatch))] {
+        let digest = ContentDigest::of(body);
+        let fields = headers(&[("Content-Digest", &digest)]);
+        let message = Message { content: Content::Absent, ..request(&fields) };
+        assert_eq!(World::new().sign_and_ask(message, &plan()).map(|_| ()), expected);
+    }
+}
+
+#[test]
 fn a_digest_that_nobody_can_check_is_none() {
     for digest in ["md5=:AAAA:", "sha-256=:AAAA:", "", "sha-512=1"] {
         let fields = headers(&[("Content-Digest", digest)]);
@@ -516,7 +531,7 @@ fn a_revoked_key_uses_up_no_nonce() {
 #[test]
 fn who_asks_for_a_nonce_is_configured() {
     let fields = headers(&REQUEST);
-    let get = Message { method: "GET", content: Content::Absent, ..request(&fields) };
+    let get = get();
     for (nonce, for_get, for_post) in [
         (NonceRule::Always, Err(Refusal::InsufficientCoverage), Err(Refusal::InsufficientCoverage)),
         (NonceRule::Unsafe, Ok(()), Err(Refusal::InsufficientCoverage)),
@@ -524,7 +539,8 @@ fn who_asks_for_a_nonce_is_configured() {
     ] {
         for (message, expected) in [(get, for_get), (request(&fields), for_post)] {
             let world = World::with(SignatureRules { nonce, ..SignatureRules::default() });
-            let answer = world.sign_and_ask(message, &Plan { nonce: None, ..plan() });
+            let answer =
+                world.sign_and_ask(message, &Plan { nonce: None, cover: usual_cover(&message), ..plan() });
             assert_eq!(answer.map(|_| ()), expected, "{nonce:?} {}", message.method);
         }
     }
@@ -536,8 +552,8 @@ fn a_full_memory_lets_nobody_in() {
         (World::with(SignatureRules { nonces: 0, ..SignatureRules::default() }), headers(&REQUEST));
 
     assert_eq!(world.sign_and_ask(request(&fields), &plan()), Err(Refusal::ReplayMemoryFull));
-    let get = Message { method: "GET", content: Content::Absent, ..request(&fields) };
-    assert!(world.sign_and_ask(get, &Plan { nonce: None, ..plan() }).is_ok());
+    let cover = usual_cover(&get());
+    assert!(world.sign_and_ask(get(), &Plan { nonce: None, cover, ..plan() }).is_ok());
 }
 
 /// Everything that fails before a key has proven itself is answered alike.

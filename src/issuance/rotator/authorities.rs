@@ -12,7 +12,7 @@
 //! **Invariant:** one exception to waiting. When the active root is too old to sign another issuing authority, the next one
 //! takes over whoever lags, for otherwise everybody would be left without.
 
-use super::{DROP_PAUSE, IssuanceError, Rotator, TIDY_PAUSE, Tracked, Untidy, try_out};
+use super::{DROP_PAUSE, IssuanceError, Mode, Rotator, TIDY_PAUSE, Tracked, Untidy, try_out};
 use crate::causes::Causes;
 use crate::clock::Timestamp;
 use crate::id::AuthorityId;
@@ -21,9 +21,9 @@ use crate::issuance::feed::HierarchyView;
 use crate::pki::{Hierarchy, HierarchyError, KeySource, Level, LocalKeys, Renewal, Slot, Step};
 
 /// What a change comes to.
-struct Plan {
-    next: Hierarchy,
-    changed: Changed,
+pub(super) struct Plan {
+    pub(super) next: Hierarchy,
+    pub(super) changed: Changed,
 }
 
 impl Rotator {
@@ -32,13 +32,14 @@ impl Rotator {
         if let Some(id) = self.done_already(change) {
             return Ok(Changed { id, left_behind: Vec::new() });
         }
-        let Change { level, insistence, run, .. } = *change;
+        let Change { insistence, run, .. } = *change;
+        let (level, verb) = self.both_together(change);
         // What is only tried out must leave nothing behind, wherever keys are kept.
         let keys: &dyn KeySource = match run {
             Run::Real => self.directory.keys(),
             Run::Rehearsal => &LocalKeys,
         };
-        let plan = match (&change.verb, run) {
+        let plan = match (&verb, run) {
             (Verb::Rotate, Run::Real) => {
                 let id = self.prepared_for_use(level, now)?;
                 self.plan_activation(level, id, insistence, self.directory.keys(), now)?
@@ -107,7 +108,7 @@ impl Rotator {
         }
     }
 
-    fn plan_activation(
+    pub(super) fn plan_activation(
         &self,
         level: Level,
         id: AuthorityId,
@@ -115,6 +116,7 @@ impl Rotator {
         keys: &dyn KeySource,
         now: Timestamp,
     ) -> Result<Plan, IssuanceError> {
+        self.expect_not_revoked(level, &id)?;
         let next = self.activated(&self.hierarchy, level, &id, keys, now)?;
         let waits_for = self.waits_for(level, now);
         if insistence == Insistence::Heed && !waits_for.is_empty() {
@@ -124,7 +126,7 @@ impl Rotator {
     }
 
     /// Preparing and activating in one, as it would be if nobody lagged.
-    fn plan_rotation(&self, level: Level, now: Timestamp) -> Result<Plan, IssuanceError> {
+    pub(super) fn plan_rotation(&self, level: Level, now: Timestamp) -> Result<Plan, IssuanceError> {
         let prepared = match &self.hierarchy.slots(level).prepared {
             Some(_) => self.hierarchy.clone(),
             None => self.prepared(&self.hierarchy, level, &LocalKeys, now)?,
@@ -171,6 +173,7 @@ impl Rotator {
             || self.hierarchy.slots(level).retired.last().map(|retired| retired.authority.id().clone());
         let id = id.cloned().or_else(latest);
         let id = id.ok_or(IssuanceError::Nothing { level, slot: Slot::Retired })?;
+        self.expect_not_revoked(level, &id)?;
         let until = self.last_leaf;
         let next = match level {
             Level::Issuing => self.hierarchy.roll_back_issuing(&id, until, now)?,
@@ -194,7 +197,7 @@ impl Rotator {
     }
 
     /// Who has to know the authority that is to be activated and does not, one phrase each.
-    fn waits_for(&self, level: Level, now: Timestamp) -> Vec<String> {
+    pub(super) fn waits_for(&self, level: Level, now: Timestamp) -> Vec<String> {
         let sequence = match level {
             Level::Issuing => self.known_with,
             Level::Root => self.hierarchy.sequence(),
@@ -219,16 +222,34 @@ impl Rotator {
     pub(super) fn view(&self, now: Timestamp) -> HierarchyView {
         let distribute = self.settings.distribute;
         // The time that others have is no delay.
-        let roll_over = self.roll_over.view(now - distribute);
-        let view = HierarchyView::of(&self.hierarchy, self.rotation.view(now), roll_over, distribute);
-        HierarchyView { untidy: self.untidy.as_ref().map(|untidy| untidy.why.clone()), ..view }
+        let mut roll_over = self.roll_over.view(now - distribute);
+        if self.settings.mode == Mode::Subordinate {
+            roll_over.overdue = self.root_ends_too_soon(now);
+        }
+        HierarchyView {
+            awaiting: self.awaiting(now),
+            shortened: self.shortened(),
+            untidy: self.untidy.as_ref().map(|untidy| untidy.why.clone()),
+            ..HierarchyView::of(
+                &self.hierarchy,
+                &self.revocations,
+                self.rotation.view(now),
+                roll_over,
+                distribute,
+            )
+        }
     }
 
     /// Goes one step further with a root that is due. A failure is noted and followed by another attempt.
     pub(super) fn roll_root_over(&mut self, now: Timestamp) {
         let roots = self.hierarchy.roots();
         let unborn = now < roots.active.life().not_before;
-        if unborn || roots.is_rolled_back() || self.roll_over.step(now) == Step::Wait {
+        // Where the root is kept elsewhere none is made here; what is installed under the next one brings it along.
+        if unborn
+            || self.settings.mode == Mode::Subordinate
+            || roots.is_rolled_back()
+            || self.roll_over.step(now) == Step::Wait
+        {
             return;
         }
         match self.next_step_of_root(now) {
@@ -261,6 +282,9 @@ impl Rotator {
 
     /// Replaces the issuing authority and issues everything anew under the next one.
     pub(super) fn rotate(&mut self, now: Timestamp) -> Result<(), IssuanceError> {
+        if !self.makes_its_own() {
+            return self.succeed(now);
+        }
         self.replace_active(now)?;
         self.renew_all(self.holders.keys().cloned().collect(), now);
         Ok(())
@@ -268,9 +292,7 @@ impl Rotator {
 
     /// Prepares (unless that was done) and activates the next issuing authority, under a new root if it must be.
     pub(super) fn replace_active(&mut self, now: Timestamp) -> Result<(), IssuanceError> {
-        let end = (now + self.settings.issuing_ttl).to_whole_second();
-        let level =
-            if end > self.hierarchy.roots().active.life().not_after { Level::Root } else { Level::Issuing };
+        let level = self.level_to_replace(now);
         let id = self.prepared_for_use(level, now)?;
         if level == Level::Root {
             let left_behind = self.waits_for(level, now).join(", ");
@@ -280,11 +302,25 @@ impl Rotator {
         self.adopt(self.activated(&self.hierarchy, level, &id, keys, now)?, now)
     }
 
+    /// The level on which the next authority has to be, so that there is an issuing authority that lives as long as it is to.
+    pub(super) fn level_to_replace(&self, now: Timestamp) -> Level {
+        let end = (now + self.settings.issuing_ttl).to_whole_second();
+        if end > self.hierarchy.roots().active.life().not_after { Level::Root } else { Level::Issuing }
+    }
+
     /// The prepared authority, a new one if there is none or if it is of no use any more.
-    fn prepared_for_use(&mut self, level: Level, now: Timestamp) -> Result<AuthorityId, IssuanceError> {
+    pub(super) fn prepared_for_use(
+        &mut self,
+        level: Level,
+        now: Timestamp,
+    ) -> Result<AuthorityId, IssuanceError> {
         if let Some(prepared) = &self.hierarchy.slots(level).prepared {
             let id = prepared.id().clone();
-            if Renewal::of_authority(prepared.life()).handle_timeout(now) == Step::Wait {
+            // What was signed elsewhere cannot be made anew here.
+            let is_only_one = !self.makes_its_own() || prepared.key().is_none();
+            let is_sound = self.revocations.of_authority(prepared).is_none();
+            let is_fresh = Renewal::of_authority(prepared.life()).handle_timeout(now) == Step::Wait;
+            if is_only_one || is_sound && is_fresh {
                 return Ok(id);
             }
             self.adopt(self.hierarchy.discard(level, &id)?, now)?;
@@ -300,14 +336,15 @@ impl Rotator {
         level: Level,
         keys: &dyn KeySource,
         now: Timestamp,
-    ) -> Result<Hierarchy, HierarchyError> {
-        match level {
-            Level::Issuing => from.prepare_issuing(&self.settings.issuing_plan(keys), now),
-            Level::Root => from.prepare_root(&self.settings.root_plan(keys), now),
+    ) -> Result<Hierarchy, IssuanceError> {
+        match (level, self.settings.mode) {
+            (Level::Issuing, _) => Ok(from.prepare_issuing(&self.settings.issuing_plan(keys), now)?),
+            (Level::Root, Mode::Standalone) => Ok(from.prepare_root(&self.settings.root_plan(keys), now)?),
+            (Level::Root, Mode::Subordinate) => Err(IssuanceError::RootElsewhere),
         }
     }
 
-    fn activated(
+    pub(super) fn activated(
         &self,
         from: &Hierarchy,
         level: Level,
@@ -357,11 +394,12 @@ impl Rotator {
     }
 
     /// Tries `next` out, stores it and, once that is done, goes by it.
-    fn adopt(&mut self, next: Hierarchy, now: Timestamp) -> Result<(), IssuanceError> {
+    pub(super) fn adopt(&mut self, next: Hierarchy, now: Timestamp) -> Result<(), IssuanceError> {
         try_out(&self.settings, Some(&self.hierarchy), &next, now)?;
         let committed = self.directory.commit(&next)?;
         self.untidy = Untidy::of(&committed.untidy, now);
         let former = std::mem::replace(&mut self.hierarchy, next);
+        self.lists.is_touched = true;
         let (roots, issuing) = (self.hierarchy.roots(), self.hierarchy.issuing());
         if former.issuing().active.id() != issuing.active.id() {
             self.rotation = Tracked::of_authority(&issuing.active);
