@@ -674,3 +674,45 @@ async fn both_sides_understand_http_message_signatures() {
         assert!(checked.status.success(), "{algorithm}: {}", text(&checked));
     }
 }
+
+#[tokio::test]
+async fn whoever_guesses_signatures_is_made_to_wait() {
+    let (service, key) = (Service::start().await, SigningKey::ed25519("k"));
+    let mut scene = scene_with(&service, "[[\"signature\"]]", &key.table());
+    scene.config("[limits]\nfailed_keys = \"1/h\"\nfailed_keys_burst = 5\n");
+    let world = scene.start().await;
+    let mut talk = world.talk(None).await;
+    assert_eq!(talk.get("/a", &lines(&key.sign("GET", "/a", &[]))).await.status, 200);
+
+    let guess = SigningKey::ed25519("k");
+    let mut codes = Vec::new();
+    for _ in 0..8 {
+        codes.push(talk.get("/a", &lines(&guess.sign("GET", "/a", &[]))).await.code());
+    }
+
+    assert_eq!(codes.first().unwrap(), "invalid-credential");
+    assert_eq!(codes.last().unwrap(), "rate-limited");
+    assert_eq!(service.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn where_no_more_nonces_can_be_kept_only_those_without_get_in() {
+    let (service, key) = (Service::start().await, SigningKey::ed25519("k"));
+    let mut scene = scene_with(&service, "[[\"signature\"]]", &key.table());
+    scene.config("[signature]\nnonces = 1000\n");
+    let world = scene.start().await;
+    let h2 = world.h2(None).await;
+    let ask = async || h2.get("/a", &pairs(&key.sign("GET", "/a", &[]))).await;
+    assert_eq!(ask().await.status, 200);
+
+    let full = support::eventually("the memory is full", async || {
+        let answer = ask().await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+
+    assert_eq!(said(&full), (503, "replay-memory-full".to_owned()));
+    assert!(full.header("retry-after").is_some());
+    let without = key.sign_at(SystemClock.now(), None, "GET", "/a", &[]);
+    assert_eq!(h2.get("/a", &pairs(&without)).await.status, 200);
+}

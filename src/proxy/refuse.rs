@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::limit_fields::Notice;
 use super::request_id::RequestId;
@@ -95,6 +96,10 @@ impl Answer {
     pub(super) fn with_terms(mut self, terms: &SignatureTerms, now: Timestamp) -> Self {
         if matches!(self.challenge, Challenge::Headers(kinds) if kinds.contains(CredentialKind::Signature)) {
             self.invitation = Some(Invitation { accept: Arc::clone(&terms.invitation), now });
+        }
+        if self.code == Refusal::ReplayMemoryFull.code() {
+            // Nonces are forgotten every second.
+            return self.with_notice(Notice::to_wait(Duration::from_secs(1)));
         }
         self
     }
