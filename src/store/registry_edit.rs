@@ -423,6 +423,31 @@ id = "orders-read"
     }
 
     #[test]
+    fn a_signature_key_is_added_as_it_is_written_and_can_be_revoked() {
+        let world = World::with(REGISTRY);
+        let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAJrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs=\n\
+                   -----END PUBLIC KEY-----\n";
+        let key = StoredSignatureKey {
+            id: "0000000000B2".parse().unwrap(),
+            algorithm: SignatureAlgorithm::Ed25519,
+            material: pem.to_owned(),
+            expires: None,
+        };
+
+        world.apply(&Edit::AddSignatureKey { app: "mail".parse().unwrap(), key }).unwrap();
+        world.apply(&Edit::Revoke("0000000000B2".parse().unwrap())).unwrap();
+
+        let text = world.text();
+        let snapshot = registry::parse(&[Source { path: "x".into(), text: text.clone() }]).unwrap();
+        let credential = snapshot.signature_key("0000000000B2").unwrap();
+        assert_eq!(
+            (credential.app.id.as_str(), credential.status),
+            ("mail", registry::CredentialStatus::Revoked)
+        );
+        assert!(added(REGISTRY, &text).contains(&"[[app.signature]]".to_owned()), "{text}");
+    }
+
+    #[test]
     fn a_second_key_goes_behind_the_first() {
         let world = World::with(REGISTRY);
 
