@@ -14,7 +14,7 @@
 mod support;
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Pair {
         for (scene, ((ip, state), domain)) in
             scenes.iter_mut().zip(places.iter().rev().zip(["south.test", "north.test"]))
         {
-            introduce(scene, *ip, &state.join("bundle.pem").display().to_string(), domain);
+            introduce(scene, *ip, state, domain);
         }
         scenes.iter().for_each(|scene| drop(scene.init_ca()));
         let [north, south] = scenes;
@@ -118,8 +118,11 @@ fn furnish(scene: &mut Scene, web: &Service, echo: &Service) {
 }
 
 /// The way to the other host, and its right to come in.
-fn introduce(scene: &mut Scene, ip: Ipv4Addr, bundle: &str, domain: &str) {
-    scene.config(&format!("[[trust]]\ndomain = \"{domain}\"\nbundle = \"{bundle}\"\n"));
+fn introduce(scene: &mut Scene, ip: Ipv4Addr, state: &Path, domain: &str) {
+    let [bundle, crl] = ["bundle.pem", "crl.pem"].map(|name| state.join(name).display().to_string());
+    scene.config(&format!(
+        "[[trust]]\ndomain = \"{domain}\"\nbundle = \"{bundle}\"\ncrl = \"{crl}\"\nstale_crl = \"refuse\"\n"
+    ));
     for (id, port, protocol, listen) in [("web", 8443, "http", 15001), ("echo", 8444, "tcp", 15002)] {
         scene.config(&format!(
             "[[remote]]\nid = \"{id}\"\naddress = \"{ip}:{port}\"\nprotocol = \"{protocol}\"\nlisten = \"{{ip}}:{listen}\"\n\
@@ -140,12 +143,19 @@ struct Tally {
     flows: AtomicU64,
     /// Issuing authorities that were revoked, by serial number; what rests on them may break.
     revoked: Mutex<Vec<String>>,
+    /// Grows when an authority is about to be revoked, and again when that is done.
+    emergencies: AtomicU64,
     broken: Mutex<Vec<String>>,
 }
 
 impl Tally {
     fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether something that began when there were `begun` emergencies may rest on what is revoked: it began before it was.
+    fn may_rest_on_revoked(&self, begun: u64) -> bool {
+        begun % 2 == 1 || self.emergencies.load(Ordering::Relaxed) != begun
     }
 
     fn count(&self, counter: &AtomicU64) {
@@ -248,6 +258,7 @@ impl Way {
         while self.tally.goes_on() {
             let mut talk = Talk::new(TcpStream::connect((self.near, 15001)).await.unwrap());
             while self.tally.goes_on() {
+                let begun = self.tally.emergencies.load(Ordering::Relaxed);
                 match ask(&mut talk, path).await {
                     Ok(End::Open) => self.tally.count(&self.tally.requests),
                     Ok(End::Closed) => {
@@ -255,7 +266,9 @@ impl Way {
                         break;
                     }
                     Err(why) => {
-                        self.tally.note("a local request", why);
+                        if !self.tally.may_rest_on_revoked(begun) {
+                            self.tally.note("a local request", why);
+                        }
                         break;
                     }
                 }
@@ -269,12 +282,12 @@ impl Way {
         while self.tally.goes_on() {
             let begun = Instant::now();
             let mut flow = TcpStream::connect((self.near, 15002)).await.unwrap();
-            let revocations = self.tally.revoked.lock().unwrap().len();
+            let emergencies = self.tally.emergencies.load(Ordering::Relaxed);
             while self.tally.goes_on() && pings(&mut flow).await {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            let has_revoked = self.tally.revoked.lock().unwrap().len() > revocations;
-            if self.tally.goes_on() && begun.elapsed() < RAW && !has_revoked {
+            let is_cut = self.tally.may_rest_on_revoked(emergencies);
+            if self.tally.goes_on() && begun.elapsed() < RAW && !is_cut {
                 self.tally.note("a raw connection", format!("it ended after {:?}", begun.elapsed()));
             }
             self.tally.count(&self.tally.flows);
@@ -358,7 +371,7 @@ async fn two_hosts_roll_over_twenty_five_times_and_their_services_notice_nothing
             does(south, "ca rollback").await;
         }
         if round == 6 {
-            emergency(north, &tally).await;
+            emergency(north, Way::between(north, south, &tally)).await;
         }
         let broken = tally.broken.lock().unwrap().clone();
         assert!(broken.is_empty(), "in round {round}: {broken:#?}");
@@ -390,12 +403,27 @@ async fn two_hosts_roll_over_twenty_five_times_and_their_services_notice_nothing
     assert!(handshakes > 500 && requests > 1000 && streams > 50 && flows > 10);
 }
 
-/// The key of the issuing authority is in other hands: another takes its place, and what it has signed ends.
-async fn emergency(world: &World, tally: &Tally) {
-    let stolen = signer(world).await;
-    does(world, "ca rotate").await;
-    // What was asked before the new certificates came may still be under way.
-    tokio::time::sleep(TRICKLE + Duration::from_secs(1)).await;
-    tally.revoked.lock().unwrap().push(stolen.clone());
-    does(world, &format!("cert revoke serial:{stolen}")).await;
+/// The key of the issuing authority is in other hands: another takes its place, and what it has signed ends, also at the other
+/// host.
+async fn emergency(world: &World, way: Way) {
+    let (stolen, stolen_id) = (signer(world).await, active_issuing(world).await);
+    let (stream, _) = way.dial("http/1.1").await.unwrap();
+    let mut thief = Talk::new(stream);
+    assert!(ask(&mut thief, "/a").await.is_ok());
+
+    // Whatever rests on it may break, and what begins after it has been replaced must not.
+    way.tally.revoked.lock().unwrap().push(stolen);
+    way.tally.emergencies.fetch_add(1, Ordering::Relaxed);
+    does(world, &format!("ca revoke {stolen_id}")).await;
+    let begun = Instant::now();
+    way.tally.emergencies.fetch_add(1, Ordering::Relaxed);
+
+    assert!(thief.is_closed().await);
+    assert!(begun.elapsed() < Duration::from_secs(1), "the other host cut it after {:?}", begun.elapsed());
+}
+
+async fn active_issuing(world: &World) -> String {
+    let authorities = world.status().await.authorities;
+    let active = authorities.iter().find(|one| one.level == "issuing" && one.slot == "active");
+    active.unwrap().id.to_string()
 }

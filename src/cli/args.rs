@@ -114,7 +114,11 @@ pub(super) struct ExplainArgs {
 #[derive(Debug, Subcommand)]
 pub(super) enum CaVerb {
     /// Make the CA if there is none yet; needs no agent
-    Init,
+    Init {
+        /// Say what would be done, but change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Show the authorities; exit 3 when there is no CA yet
     Status(Format),
     /// Prepare and activate the next authority, waiting until everyone has taken it; run it again to go on where it stopped

@@ -25,7 +25,7 @@ use crate::store::{AuthorityDir, Rekeyed, SecretSource, revocation_file};
 pub(super) async fn run(config: &Path, verb: CaVerb) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
     match verb {
-        CaVerb::Init => init(&config).await?,
+        CaVerb::Init { dry_run } => init(&config, dry_run).await?,
         CaVerb::Status(format) => return show(&config, format).await,
         CaVerb::Rotate { timeout, terms, force } => return rotate(&config, terms, force, timeout).await,
         CaVerb::Prepare { terms } => {
@@ -62,7 +62,12 @@ pub(super) async fn run(config: &Path, verb: CaVerb) -> anyhow::Result<Verdict> 
     Ok(Verdict::Yes)
 }
 
-async fn init(config: &Config) -> anyhow::Result<()> {
+async fn init(config: &Config, dry_run: bool) -> anyhow::Result<()> {
+    if dry_run && !config.state_dir.join("authorities").exists() {
+        let (domain, folder) = (&config.issuance.domain, config.state_dir.display());
+        output::tell(&format!("A CA for {domain} would be made in {folder}; nothing was changed."));
+        return Ok(());
+    }
     let directory = match LocalCa::reach(config).await? {
         LocalCa::Idle(directory) => directory,
         LocalCa::Running(_, status) => {
