@@ -13,14 +13,14 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use aws_lc_rs::signature::{ED25519, ParsedPublicKey};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, VerificationAlgorithm};
 use sfv::{BareItem, Dictionary, InnerList, Item, ListEntry};
 
 use crate::clock::Timestamp;
 use crate::credential::nonces::{Rejected, Use};
 use crate::credential::structured::dictionary;
 use crate::credential::{Content, ContentDigest, Message, NonceMemory, Peppers, Refusal};
-use crate::registry::{Credential, CredentialSecret, SignatureKey, Snapshot};
+use crate::registry::{Credential, CredentialSecret, SignatureAlgorithm, SignatureKey, Snapshot};
 
 pub(super) use base::write_parameters;
 pub use base::{BaseError, signature_base};
@@ -224,28 +224,36 @@ impl<'a> Signed<'a> {
         let fits = |key: &SignatureKey| {
             self.parameters.alg.as_deref().is_none_or(|alg| alg == key.algorithm().as_str())
         };
-        let Some((credential, key)) = on_file.filter(|(_, key)| fits(key)) else {
-            self.pretend(keyid, peppers, base.as_bytes());
-            return Err(Refusal::InvalidCredential);
-        };
-        if holds(key, keyid, peppers, base.as_bytes(), &self.signature) {
-            Ok(credential)
-        } else {
-            Err(Refusal::InvalidCredential)
+        let found = on_file.filter(|(_, key)| fits(key));
+        if let Some((credential, key)) = found
+            && holds(key, keyid, peppers, base.as_bytes(), &self.signature)
+        {
+            return Ok(credential);
         }
+        self.pretend(found.map(|(_, key)| key.algorithm()), keyid, peppers, base.as_bytes());
+        Err(Refusal::InvalidCredential)
     }
 
-    /// Does the work that a key of the likely kind would have made, so that it takes as long to learn that there is none.
-    fn pretend(&self, keyid: &str, peppers: &Peppers, base: &[u8]) {
-        let is_shared = keyid.len() == 12 && keyid.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        // Whatever comes of it, nobody has that key.
-        let _ignored = std::hint::black_box(if is_shared {
-            let opened = peppers.newest().and_then(|pepper| peppers.open(pepper, keyid, &[0; USUAL_SEALED]));
-            let key = hmac::Key::new(hmac::HMAC_SHA256, &[0; 32]);
-            hmac::verify(&key, base, &self.signature).is_ok() && opened.is_some()
-        } else {
-            DECOY.as_ref().is_some_and(|key| key.verify_sig(base, &self.signature).is_ok())
-        });
+    /// Does the work of the algorithms that have not been `tried`, so that every failure has cost that of all three, and its
+    /// time says neither whether there is such a key nor of which kind it is.
+    fn pretend(&self, tried: Option<SignatureAlgorithm>, keyid: &str, peppers: &Peppers, base: &[u8]) {
+        for algorithm in SignatureAlgorithm::ALL.into_iter().filter(|algorithm| Some(*algorithm) != tried) {
+            // Whatever comes of it, nobody has that key.
+            let _ignored = std::hint::black_box(match algorithm {
+                SignatureAlgorithm::EcdsaP256Sha256 => {
+                    P256_DECOY.as_ref().is_some_and(|key| key.verify_sig(base, &self.signature).is_ok())
+                }
+                SignatureAlgorithm::Ed25519 => {
+                    ED25519_DECOY.as_ref().is_some_and(|key| key.verify_sig(base, &self.signature).is_ok())
+                }
+                SignatureAlgorithm::HmacSha256 => {
+                    let opened =
+                        peppers.newest().and_then(|pepper| peppers.open(pepper, keyid, &[0; USUAL_SEALED]));
+                    let key = hmac::Key::new(hmac::HMAC_SHA256, &[0; 32]);
+                    hmac::verify(&key, base, &self.signature).is_ok() && opened.is_some()
+                }
+            });
+        }
     }
 
     /// Whether the signature says enough of the request, and is neither too old nor too young.
@@ -379,11 +387,17 @@ fn holds(key: &SignatureKey, keyid: &str, peppers: &Peppers, base: &[u8], signat
     }
 }
 
-/// A key that nobody is believed by. It is the one of RFC 9421 appendix B.1.4, whose private half everybody knows.
-static DECOY: LazyLock<Option<ParsedPublicKey>> = LazyLock::new(|| {
-    let key = data_encoding::BASE64.decode(b"JrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs=").ok()?;
-    ParsedPublicKey::new(&ED25519, key).ok()
+/// Keys that nobody is believed by: those of RFC 9421 appendix B.1.3 and B.1.4, whose private halves everybody knows.
+static ED25519_DECOY: LazyLock<Option<ParsedPublicKey>> =
+    LazyLock::new(|| decoy(&ED25519, b"JrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs="));
+static P256_DECOY: LazyLock<Option<ParsedPublicKey>> = LazyLock::new(|| {
+    let point = b"BKiFWGVSwqz2Rxh4z9ewk1tP/g/S38NBJI6he8QeBYrwMc4nN9LTDOBhfoUeg8Ye9WedFRhnZXZJA12Qp0zZ6F0=";
+    decoy(&ECDSA_P256_SHA256_FIXED, point)
 });
+
+fn decoy(algorithm: &'static dyn VerificationAlgorithm, key: &[u8]) -> Option<ParsedPublicKey> {
+    ParsedPublicKey::new(algorithm, data_encoding::BASE64.decode(key).ok()?).ok()
+}
 
 /// What a secret that is made here takes when it is sealed: nonce, 70 characters, tag.
 const USUAL_SEALED: usize = 12 + 70 + 16;

@@ -269,7 +269,7 @@ fn the_published_ecdsa_signature_holds() {
     let signature =
         "wNmSUAhwb5LxtOtOpNa6W5xj067m5hFrj0XQ4fvpaCLx0NKocgPquLgyahnzDnDAUy5eCdlYUEkLIj+32oiasw==";
     let signature = BASE64.decode(signature.as_bytes()).unwrap();
-    let key = SignatureKey::public(crate::registry::SignatureAlgorithm::EcdsaP256Sha256, P256).unwrap();
+    let key = SignatureKey::public(SignatureAlgorithm::EcdsaP256Sha256, P256).unwrap();
     let peppers = Peppers::default();
 
     assert!(holds(&key, "test-key-ecc-p256", &peppers, base.as_bytes(), &signature));
@@ -608,6 +608,16 @@ fn malformed_and_unknown_look_the_same() {
     assert_eq!(world.ask(request(&without_signature)), Err(Refusal::InvalidCredential));
 
     assert!(world.ask_with(request(&fields), input, signature).is_ok());
+}
+
+#[test]
+fn the_decoys_are_keys() {
+    assert!(ED25519_DECOY.is_some() && P256_DECOY.is_some());
+    assert!(
+        Peppers::new([("p1".to_owned(), Secret::new(vec![7; 32]))])
+            .open("p1", SHARED_ID, &[0; USUAL_SEALED])
+            .is_none()
+    );
 }
 
 /// The public key is no secret, so as an HMAC key it must prove nothing; nor may one key be used under another's name.
