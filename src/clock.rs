@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use time::macros::datetime;
+use time::macros::{datetime, format_description};
 
 /// An instant of wall time, in UTC, to the nanosecond.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -59,6 +59,15 @@ impl Timestamp {
     #[must_use]
     pub fn to_whole_second(self) -> Self {
         Self(self.0.replace_nanosecond(0).unwrap_or(self.0))
+    }
+
+    /// As the `Date` field has it (RFC 9110 §5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
+    #[must_use]
+    pub fn to_http_date(self) -> String {
+        let format = format_description!(
+            "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+        );
+        self.0.format(format).unwrap_or_default()
     }
 
     /// The instant for crates that speak the `time` crate's types.
@@ -201,6 +210,13 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_http_date_is_the_preferred_form() {
+        let at: Timestamp = "1994-11-06T08:49:37Z".parse().unwrap();
+
+        assert_eq!(at.to_http_date(), "Sun, 06 Nov 1994 08:49:37 GMT");
+    }
 
     #[test]
     fn a_timestamp_reads_what_it_prints() {

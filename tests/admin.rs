@@ -332,6 +332,7 @@ async fn a_no_says_why() {
         operation: Operation::Tcp { service: None },
         certificate: None,
         api_key: Some(SecretText::new(Secret::new(b"a key".to_vec()))),
+        fields: Vec::new(),
     };
 
     let error = world.client.explain(&question).await.unwrap_err();

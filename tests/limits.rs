@@ -208,6 +208,7 @@ async fn explain_shows_what_is_left_and_takes_nothing() {
         operation: Operation::Http { method: "GET".into(), host: "localhost".into(), path: "/a".into() },
         certificate: Some(Presented::SpiffeId("spiffe://postern.test/caller".into())),
         api_key: None,
+        fields: Vec::new(),
     };
     let explain = async || {
         let explanation = world.admin().explain(&question).await.unwrap();

@@ -110,6 +110,7 @@ async fn explain(world: &World, caller: &Identity) -> Explanation {
         operation: Operation::Http { method: "GET".into(), host: "localhost".into(), path: "/a".into() },
         certificate: Some(Presented::ChainPem(caller.chain_pem())),
         api_key: None,
+        fields: Vec::new(),
     };
     world.admin().explain(&question).await.unwrap()
 }

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use postern::admin::{Explanation, Operation, Presented, Question, SecretText};
 use postern::secret::Secret;
+use support::sign::{Fields, lines};
 use support::world::Key;
-use support::{Identity, Scene, Service, World};
+use support::{Identity, Scene, Service, SigningKey, World};
 
 /// One combination.
 #[derive(Clone, Copy, Debug)]
@@ -125,12 +126,22 @@ fn scene(service: &Service) -> Scene {
 }
 
 async fn explain(world: &World, certificate: Option<Presented>, key: Option<&str>) -> Explanation {
+    explain_with(world, certificate, key, Fields::new()).await
+}
+
+async fn explain_with(
+    world: &World,
+    certificate: Option<Presented>,
+    key: Option<&str>,
+    fields: Fields,
+) -> Explanation {
     let path = "/allowed".to_owned();
     let question = Question {
         listener: None,
         operation: Operation::Http { method: "GET".into(), host: "localhost".into(), path },
         certificate,
         api_key: key.map(|key| SecretText::new(Secret::new(key.as_bytes().to_vec()))),
+        fields,
     };
     world.admin().explain(&question).await.unwrap()
 }
@@ -172,6 +183,56 @@ async fn the_table_holds_for_api_keys() {
         assert_eq!((answer.status, code.as_str()), row.by_the_book(), "{row:?} live");
         let explanation = explain(&world, None, Some(&presented)).await;
         assert_eq!(explained(&explanation), row.by_the_book(), "{row:?} explained");
+    }
+    assert_eq!(service.seen().len(), 1);
+}
+
+/// Asks with the signature that `row` would make, by the agent's explanation first: it uses no nonce up.
+async fn hold_against_the_book(world: &World, row: Row, signed: Fields) {
+    let explanation = explain_with(world, None, None, signed.clone()).await;
+    assert_eq!(explained(&explanation), row.by_the_book(), "{row:?} explained");
+    let answer = world.talk(None).await.get("/allowed", &lines(&signed)).await;
+    let code = if answer.status == 200 { "allowed".to_owned() } else { answer.code() };
+    assert_eq!((answer.status, code.as_str()), row.by_the_book(), "{row:?} live");
+}
+
+#[tokio::test]
+async fn the_table_holds_for_signatures_by_key_pair() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let key = |row: Row| SigningKey::ed25519(&row.app("signature"));
+    let keys: Vec<(Row, SigningKey)> = Row::all().map(|row| (row, key(row))).collect();
+    for (row, key) in &keys {
+        scene.registry(&row.registered("signature", &key.table()));
+    }
+    let world = scene.start().await;
+
+    for (row, key) in keys {
+        let signer = if row.valid() { key } else { SigningKey::ed25519(&key.id) };
+        hold_against_the_book(&world, row, signer.sign("GET", "/allowed", &[])).await;
+    }
+    assert_eq!(service.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn the_table_holds_for_signatures_by_shared_secret() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let mut other = Scene::new();
+    let keys: Vec<(Row, SigningKey)> = Row::all().map(|row| (row, scene.shared_secret().0)).collect();
+    for (row, key) in &keys {
+        scene.registry(&row.registered("signature", &key.table()));
+    }
+    let world = scene.start().await;
+
+    for (row, key) in keys {
+        let mut guessed = || SigningKey { id: key.id.clone(), ..other.shared_secret().0 };
+        let signed = if row.valid() {
+            key.sign("GET", "/allowed", &[])
+        } else {
+            guessed().sign("GET", "/allowed", &[])
+        };
+        hold_against_the_book(&world, row, signed).await;
     }
     assert_eq!(service.seen().len(), 1);
 }

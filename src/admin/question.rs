@@ -17,6 +17,9 @@ pub struct Question {
     pub certificate: Option<Presented>,
     /// The API key that is presented.
     pub api_key: Option<SecretText>,
+    /// Further fields of the request, each with its value: those that carry a signature, and what it covers.
+    #[serde(default)]
+    pub fields: Vec<(String, String)>,
 }
 
 /// What is asked for.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::trust::Crls;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::credential::Peppers;
+use crate::credential::{NonceMemory, Peppers, SignatureTerms};
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::Issued;
 use crate::limit::{Inflight, Ledger, Throttle};
@@ -63,6 +63,7 @@ pub(super) struct Assembly {
     ledger: Arc<Ledger>,
     throttle: Arc<Throttle>,
     inflight: BTreeMap<ServiceId, Arc<Inflight>>,
+    nonces: Arc<NonceMemory>,
 }
 
 /// A listener's TLS, from which certificate it was made and when.
@@ -81,6 +82,8 @@ const OLDEST_SESSIONS: Duration = Duration::from_secs(55 * 60);
 impl Assembly {
     /// An assembly that has made nothing yet; what apps use is charged to `ledger`.
     pub(super) fn new(clock: Arc<dyn Clock>, ledger: Arc<Ledger>) -> Self {
+        // Its size is that of the rules, as soon as there are any.
+        let nonces = Arc::new(NonceMemory::new(0, clock.now()));
         Self {
             clock,
             verifier: None,
@@ -89,6 +92,7 @@ impl Assembly {
             ledger,
             throttle: Arc::default(),
             inflight: BTreeMap::new(),
+            nonces,
         }
     }
 
@@ -202,6 +206,7 @@ impl Assembly {
             remotes,
             limits: Arc::new(config.limits.clone()),
             api_key_header: Arc::clone(&config.api_key_header),
+            signatures: Arc::new(SignatureTerms::new(config.signatures.clone(), Arc::clone(&self.nonces))),
             retired: Arc::new(retired(issued)),
             ledger: Arc::clone(&self.ledger),
             throttle: Arc::clone(&self.throttle),

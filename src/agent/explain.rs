@@ -97,8 +97,11 @@ fn head(
     header: &str,
 ) -> Result<Vec<u8>, StewardError> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n").into_bytes();
-    if head.iter().filter(|&&byte| byte == b'\n').count() != 2 {
-        return Err(StewardError::Invalid("method, host and path must each be one line".into()));
+    for (name, value) in &question.fields {
+        head.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    }
+    if head.iter().filter(|&&byte| byte == b'\n').count() != 2 + question.fields.len() {
+        return Err(StewardError::Invalid("method, host, path and each field must be one line".into()));
     }
     if let Some(key) = &question.api_key {
         head.extend_from_slice(header.as_bytes());
@@ -150,16 +153,24 @@ const LIMITS: usize = 9;
 fn decided_by(code: &str) -> (usize, &'static str) {
     if let Some(refusal) = Refusal::ALL.into_iter().find(|refusal| refusal.code() == code) {
         let step = match refusal {
-            Refusal::DuplicateCredential | Refusal::KeyInUrl => 1,
+            Refusal::BadContentDigest
+            | Refusal::ContentDigestMismatch
+            | Refusal::DuplicateCredential
+            | Refusal::KeyInUrl => 1,
             Refusal::AmbiguousCertificate
+            | Refusal::InsufficientCoverage
             | Refusal::InvalidCredential
             | Refusal::MissingCredential
             | Refusal::PrincipalMismatch
             | Refusal::UnmappedCertificate => 2,
-            Refusal::CredentialExpired
+            Refusal::ClockSkew
+            | Refusal::CredentialExpired
             | Refusal::CredentialNotYetValid
             | Refusal::CredentialPending
-            | Refusal::CredentialRevoked => 3,
+            | Refusal::CredentialRevoked
+            | Refusal::ReplayMemoryFull
+            | Refusal::Replayed
+            | Refusal::SignatureExpired => 3,
         };
         return (step, refusal.sentence());
     }

@@ -30,7 +30,6 @@ use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::limit::Ledger;
 use crate::pki::Skews;
 use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError};
-use crate::registry::CredentialKind;
 use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
@@ -391,7 +390,7 @@ fn samples(
 /// Nothing is made for a registry that cannot be used, and no pepper in place of one that was lost.
 fn check_first_start(config: &Config) -> Result<(), AgentError> {
     let registry = read_registry(&config.registry_dirs).map_err(AgentError::Registry)?;
-    if registry.credentials().any(|credential| credential.kind() == CredentialKind::ApiKey) {
+    if registry.credentials().any(|credential| credential.pepper().is_some()) {
         return Err(AgentError::PeppersLost(config.state_dir.join("peppers.toml")));
     }
     Ok(())

@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::id::{AppId, AuthorityId, CredentialId, ListenerId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::pki::Revoked;
+use crate::registry::SignatureAlgorithm;
 use crate::toml_text::{InvalidDuration, parse_duration};
 
 /// A per-host mutual-TLS identity agent.
@@ -47,11 +48,13 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: CertVerb,
     },
-    /// API keys
+    /// API keys, and keys for signatures
     Key {
         #[command(subcommand)]
         verb: KeyVerb,
     },
+    /// Sign a request as a caller does, and print the fields to send with it; exit 3 when a comparison finds a difference
+    Sign(Box<SignRequestArgs>),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -85,7 +88,7 @@ pub(super) struct ExplainArgs {
     pub(super) path: String,
 
     /// Ask about a raw connection to this service instead of a request
-    #[arg(long, value_name = "ID", conflicts_with_all = ["method", "host", "path", "api_key_file"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["method", "host", "path", "api_key_file", "header"])]
     pub(super) tcp_service: Option<ServiceId>,
 
     /// The caller shows this certificate chain (PEM, leaf first), which is verified
@@ -99,6 +102,10 @@ pub(super) struct ExplainArgs {
     /// The caller sends the API key in this file; `-` for standard input
     #[arg(long, value_name = "FILE")]
     pub(super) api_key_file: Option<PathBuf>,
+
+    /// A field that the caller sends, as `postern sign` prints them; can be given several times
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub(super) header: Vec<FieldLine>,
 
     #[command(flatten)]
     pub(super) format: Format,
@@ -342,7 +349,7 @@ pub(super) struct IssueArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyVerb {
-    /// Make an API key for an app and print it, once
+    /// Make an API key for an app and print it, once; or one for signatures
     Create {
         /// Whose
         #[arg(long, value_name = "ID")]
@@ -353,16 +360,127 @@ pub(super) enum KeyVerb {
         expires: Option<Expiry>,
 
         /// Write it into this new file (0600) instead of printing it
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", conflicts_with = "public_key")]
         out: Option<PathBuf>,
+
+        /// A key for signatures by this algorithm: `hmac-sha256` makes a shared secret and prints it, the others take a public
+        /// key
+        #[arg(long, value_name = "ALGORITHM", value_parser = algorithm)]
+        signature: Option<SignatureAlgorithm>,
+
+        /// The public key, PEM or JWK; its private half stays with the caller
+        #[arg(long, value_name = "FILE", requires = "signature")]
+        public_key: Option<PathBuf>,
     },
-    /// Show the API keys on file, without their secrets
+    /// Show the API keys and keys for signatures on file, without their secrets
     List(Format),
     /// Declare a key, or another credential, void for good
     Revoke {
         /// Which one
         id: CredentialId,
     },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct SignRequestArgs {
+    /// The key: a shared secret from `postern key create --signature hmac-sha256`, or a private key as PEM (PKCS#8); `-` for
+    /// standard input
+    #[arg(long, value_name = "FILE", required_unless_present = "signature_input")]
+    pub(super) key: Option<PathBuf>,
+
+    /// The key's name on file; a shared secret says it itself
+    #[arg(long, value_name = "ID")]
+    pub(super) keyid: Option<String>,
+
+    /// The request's method
+    #[arg(long, short = 'X', default_value = "GET")]
+    pub(super) method: String,
+
+    /// A field that is sent and can be covered, as `Name: value`; can be given several times
+    #[arg(long, short = 'H', value_name = "NAME: VALUE")]
+    pub(super) header: Vec<FieldLine>,
+
+    /// The body; its Content-Digest is made, covered and printed, unless `--header` gives one
+    #[arg(long, value_name = "FILE")]
+    pub(super) body: Option<PathBuf>,
+
+    /// Cover this, too: the name of a field, or a component such as `"@query-param";name="id"`; can be given several times
+    #[arg(long, value_name = "COMPONENT")]
+    pub(super) cover: Vec<String>,
+
+    /// When it is made, instead of now
+    #[arg(long, value_name = "TIME")]
+    pub(super) created: Option<Timestamp>,
+
+    /// When it ends: a time, or a duration such as 30s
+    #[arg(long, value_name = "WHEN")]
+    pub(super) expires: Option<Expiry>,
+
+    /// This nonce instead of a fresh one
+    #[arg(long, value_name = "WORD", conflicts_with = "no_nonce")]
+    pub(super) nonce: Option<String>,
+
+    /// No nonce
+    #[arg(long)]
+    pub(super) no_nonce: bool,
+
+    /// For whom the signature is, as the agent's `[signature] tag` says
+    #[arg(long, value_name = "WORD")]
+    pub(super) tag: Option<String>,
+
+    /// The signature's label among several
+    #[arg(long, value_name = "WORD", default_value = "sig1")]
+    pub(super) label: String,
+
+    /// Print the signature base instead: the bytes that are signed, as the agent works them out
+    #[arg(long)]
+    pub(super) explain: bool,
+
+    /// Explain a caller's signature: the value of the Signature-Input that it sends with this request
+    #[arg(long, value_name = "VALUE", requires = "explain")]
+    pub(super) signature_input: Option<String>,
+
+    /// The signature base as the caller has worked it out; it is compared with the agent's
+    #[arg(long, value_name = "FILE", requires = "signature_input")]
+    pub(super) base: Option<PathBuf>,
+
+    /// The whole URL of the request, https
+    pub(super) url: String,
+}
+
+/// A field as one writes it for curl.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct FieldLine {
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+/// The text is no field.
+#[derive(Debug, thiserror::Error)]
+#[error("expected a field such as 'Content-Type: application/json', on one line")]
+pub(super) struct InvalidFieldLine;
+
+impl FromStr for FieldLine {
+    type Err = InvalidFieldLine;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFieldLine> {
+        let (name, value) = text.split_once(':').ok_or(InvalidFieldLine)?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let named = !name.is_empty() && name.bytes().all(plain);
+        // Else a value could bring further fields along.
+        if named && !value.contains(['\r', '\n', '\0']) {
+            Ok(Self { name: name.to_owned(), value: value.trim().to_owned() })
+        } else {
+            Err(InvalidFieldLine)
+        }
+    }
+}
+
+fn algorithm(text: &str) -> Result<SignatureAlgorithm, String> {
+    let known = SignatureAlgorithm::ALL.into_iter().find(|algorithm| algorithm.as_str() == text);
+    known.ok_or_else(|| {
+        format!("expected {}", SignatureAlgorithm::ALL.map(SignatureAlgorithm::as_str).join(", "))
+    })
 }
 
 /// When something ends.
@@ -444,6 +562,14 @@ mod tests {
             "ca rotate --timeout 5",
             "ca retire",
             "ca rollback --force",
+            "key create --app a --signature rsa",
+            "key create --app a --public-key a.pem",
+            "key create --app a --signature ed25519 --public-key a.pem --out b",
+            "sign https://localhost/",
+            "sign --key a --nonce b --no-nonce https://localhost/",
+            "sign --key a --signature-input b https://localhost/",
+            "sign --key a --header nonsense https://localhost/",
+            "explain --header nonsense",
             "ca sign",
             "ca install roots.pem --root-only --prepare-only",
             "ca revoke",

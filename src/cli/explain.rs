@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use zeroize::Zeroizing;
 
-use super::args::ExplainArgs;
+use super::args::{ExplainArgs, FieldLine};
 use super::locate;
 use super::output::{self, Verdict};
 use super::table::Table;
@@ -37,7 +37,8 @@ fn question(args: ExplainArgs) -> anyhow::Result<Question> {
         (None, None) => None,
     };
     let api_key = args.api_key_file.map(|file| api_key(&file)).transpose()?;
-    Ok(Question { listener: args.listener, operation, certificate, api_key })
+    let fields = args.header.into_iter().map(|FieldLine { name, value }| (name, value)).collect();
+    Ok(Question { listener: args.listener, operation, certificate, api_key, fields })
 }
 
 /// The certificates of a file. A file that holds the key as well is welcome, but the key stays here.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use aws_lc_rs::rand::SystemRandom;
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -18,17 +18,41 @@ use super::output::{self, Verdict};
 use super::table::Table;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
-use crate::credential::{ApiKey, Peppers};
+use crate::credential::{ApiKey, Peppers, SigningSecret};
 use crate::id::{AppId, CredentialId, DeveloperId};
-use crate::registry::{self, Credential, CredentialKind, CredentialSecret, CredentialStatus, Snapshot};
-use crate::store::registry_edit::{self, Edit, Outcome, StoredApiKey};
+use crate::registry::{
+    self, Credential, CredentialKind, CredentialSecret, CredentialStatus, SignatureAlgorithm, SignatureKey,
+    Snapshot,
+};
+use crate::secret::Secret;
+use crate::store::registry_edit::{self, Edit, Outcome, StoredApiKey, StoredSignatureKey};
 use crate::store::{pepper_file, registry_dir};
 use crate::toml_text::Problem;
 
 pub(super) fn run(config: &Path, verb: KeyVerb) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
     match verb {
-        KeyVerb::Create { app, expires, out } => create(&config, app, expires, out.as_deref())?,
+        KeyVerb::Create { app, expires, out, signature: None, .. } => {
+            create(&config, app, expires, out.as_deref())?;
+        }
+        KeyVerb::Create {
+            app,
+            expires,
+            out,
+            signature: Some(SignatureAlgorithm::HmacSha256),
+            public_key,
+        } => {
+            if public_key.is_some() {
+                bail!("an hmac-sha256 key is a shared secret, which is made here; it takes no --public-key");
+            }
+            create_shared(&config, app, expires, out.as_deref())?;
+        }
+        KeyVerb::Create { app, expires, signature: Some(algorithm), public_key, .. } => {
+            let file = public_key.with_context(|| {
+                format!("an {algorithm} key is made where it is used; give its public half with --public-key")
+            })?;
+            register(&config, app, expires, algorithm, &file)?;
+        }
         KeyVerb::List(format) => list(&config, format)?,
         KeyVerb::Revoke { id } => revoke(&config, id)?,
     }
@@ -37,10 +61,7 @@ pub(super) fn run(config: &Path, verb: KeyVerb) -> anyhow::Result<Verdict> {
 
 fn create(config: &Config, app: AppId, expires: Option<Expiry>, out: Option<&Path>) -> anyhow::Result<()> {
     let now = SystemClock.now();
-    let expires = expires.map(|expires| expires.from(now));
-    if let Some(expires) = expires.filter(|expires| *expires <= now) {
-        bail!("the key would have ended at {expires}, before it was made");
-    }
+    let expires = end(expires, now)?;
     let peppers = peppers(config)?;
     let random = SystemRandom::new();
     let key = ApiKey::generate(&random).ok().context("the system gives no random bytes")?;
@@ -49,19 +70,93 @@ fn create(config: &Config, app: AppId, expires: Option<Expiry>, out: Option<&Pat
     let hash = format!("hmac-sha256:{pepper}:{}", HEXLOWER.encode(&hash));
     let id: CredentialId = key.id().parse()?;
     let edit = Edit::AddApiKey { app: app.clone(), key: StoredApiKey { id: id.clone(), hash, expires } };
+    let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
+    hand_out(config, &edit, key.text(), out, &format!("Key {id} for {app}{end}; its hash is in"), &id)
+}
 
-    let mut line = Zeroizing::new(key.text().expose_secret().to_vec());
+/// A shared secret for `hmac-sha256`.
+fn create_shared(
+    config: &Config,
+    app: AppId,
+    expires: Option<Expiry>,
+    out: Option<&Path>,
+) -> anyhow::Result<()> {
+    let now = SystemClock.now();
+    let expires = end(expires, now)?;
+    let peppers = peppers(config)?;
+    let secret =
+        SigningSecret::generate(&SystemRandom::new()).ok().context("the system gives no random bytes")?;
+    let pepper = peppers.newest().context("there is no pepper")?;
+    let sealed = peppers.seal(pepper, secret.id(), secret.text().expose_secret());
+    let sealed = sealed.context("the secret cannot be sealed")?;
+    let id: CredentialId = secret.id().parse()?;
+    let key = StoredSignatureKey {
+        id: id.clone(),
+        algorithm: SignatureAlgorithm::HmacSha256,
+        material: format!("aes-256-gcm:{pepper}:{}", BASE64URL_NOPAD.encode(&sealed)),
+        expires,
+    };
+    let edit = Edit::AddSignatureKey { app: app.clone(), key };
+    let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
+    let told = format!("Signature key {id} for {app}{end}; it lies sealed in");
+    hand_out(config, &edit, secret.text(), out, &told, &id)
+}
+
+/// The public half of a key that the caller has made.
+fn register(
+    config: &Config,
+    app: AppId,
+    expires: Option<Expiry>,
+    algorithm: SignatureAlgorithm,
+    file: &Path,
+) -> anyhow::Result<()> {
+    let now = SystemClock.now();
+    let expires = end(expires, now)?;
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    SignatureKey::public(algorithm, &text)
+        .with_context(|| format!("{} holds no {algorithm} public key", file.display()))?;
+    // Only the name is wanted: it is as good as that of any other key.
+    let name =
+        SigningSecret::generate(&SystemRandom::new()).ok().context("the system gives no random bytes")?;
+    let id: CredentialId = name.id().parse()?;
+    let material = format!("{}\n", text.trim());
+    let key = StoredSignatureKey { id: id.clone(), algorithm, material, expires };
+    let edit = Edit::AddSignatureKey { app: app.clone(), key };
+    let (registry, _) = registry_edit::apply(&config.registry_dirs, &edit)?;
+    let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
+    output::tell(&format!("Signature key {id} for {app}{end}; it is in {}.", registry.display()));
+    Ok(output::print(&format!("{id}\n"))?)
+}
+
+/// The instant from which a key that is made `now` is no longer good.
+fn end(expires: Option<Expiry>, now: Timestamp) -> anyhow::Result<Option<Timestamp>> {
+    let expires = expires.map(|expires| expires.from(now));
+    if let Some(expires) = expires.filter(|expires| *expires <= now) {
+        bail!("the key would have ended at {expires}, before it was made");
+    }
+    Ok(expires)
+}
+
+/// Puts a key on file and gives its secret to whoever asked, once.
+fn hand_out(
+    config: &Config,
+    edit: &Edit,
+    secret: &Secret,
+    out: Option<&Path>,
+    told: &str,
+    id: &CredentialId,
+) -> anyhow::Result<()> {
+    let mut line = Zeroizing::new(secret.expose_secret().to_vec());
     line.push(b'\n');
     if let Some(out) = out {
         write_new(out, &line)?;
     }
-    let (file, _) = registry_edit::apply(&config.registry_dirs, &edit).inspect_err(|_| {
+    let (file, _) = registry_edit::apply(&config.registry_dirs, edit).inspect_err(|_| {
         if let Some(out) = out {
             drop(fs::remove_file(out));
         }
     })?;
-    let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
-    output::tell(&format!("Key {id} for {app}{end}; its hash is in {}.", file.display()));
+    output::tell(&format!("{told} {}.", file.display()));
     if let Some(out) = out {
         output::tell(&format!("The key is in {}, and nowhere else.", out.display()));
     } else {
@@ -78,8 +173,7 @@ fn create(config: &Config, app: AppId, expires: Option<Expiry>, out: Option<&Pat
 fn peppers(config: &Config) -> anyhow::Result<Peppers> {
     let state = &config.state_dir;
     if !pepper_file::exists(state)? {
-        let on_file =
-            snapshot(config)?.credentials().filter(|one| one.kind() == CredentialKind::ApiKey).count();
+        let on_file = snapshot(config)?.credentials().filter(|one| one.pepper().is_some()).count();
         if on_file > 0 {
             bail!(
                 "{on_file} API keys are on file, but {} is missing, under which they were hashed: restore it from a backup, \
@@ -108,12 +202,18 @@ struct KeyView<'a> {
     status: &'static str,
     not_before: Option<Timestamp>,
     expires: Option<Timestamp>,
-    pepper: &'a str,
+    /// `api_key`, or the algorithm of a key for signatures.
+    kind: &'static str,
+    pepper: Option<&'a str>,
 }
 
 impl<'a> KeyView<'a> {
     fn of(credential: &'a Credential) -> Option<Self> {
-        let CredentialSecret::ApiKey { pepper, .. } = &credential.secret else { return None };
+        let kind = match &credential.secret {
+            CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey.as_str(),
+            CredentialSecret::Certificate(_) => return None,
+            CredentialSecret::Signature(key) => key.algorithm().as_str(),
+        };
         Some(Self {
             id: &credential.id,
             app: &credential.app.id,
@@ -125,7 +225,8 @@ impl<'a> KeyView<'a> {
             },
             not_before: credential.not_before,
             expires: credential.expires,
-            pepper,
+            kind,
+            pepper: credential.pepper(),
         })
     }
 }
@@ -139,11 +240,12 @@ fn list(config: &Config, format: Format) -> anyhow::Result<()> {
         return output::print_json(&keys);
     }
     let now = SystemClock.now();
-    let mut table = Table::new(["KEY", "APP", "DEVELOPER", "STATUS", "FROM", "UNTIL"]);
+    let mut table = Table::new(["KEY", "KIND", "APP", "DEVELOPER", "STATUS", "FROM", "UNTIL"]);
     for key in keys {
         let time = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| moment(at, now));
         table.row([
             key.id.to_string(),
+            key.kind.to_owned(),
             key.app.to_string(),
             key.developer.to_string(),
             key.status.to_owned(),

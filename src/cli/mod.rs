@@ -14,6 +14,7 @@ mod signing;
 mod ca;
 mod cert;
 mod key;
+mod sign;
 mod dispatch;
 
 pub use dispatch::main;

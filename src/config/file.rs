@@ -93,6 +93,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     let admin = admin(root.table("admin"), sockets);
     let metrics = metrics(root.table("metrics"));
     let api_key_header = api_key(root.table("api_key"));
+    let signatures = section::signatures(root.table("signature"));
     let limits = section::limits(root.table("limits"));
     let trust: Vec<_> =
         root.tables("trust").into_iter().filter_map(|table| section::trust(table, base)).collect();
@@ -174,6 +175,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         admin_socket: admin?,
         metrics,
         api_key_header: api_key_header.into(),
+        signatures,
         listeners: items(listeners),
         services: items(services),
         remotes: items(remotes),

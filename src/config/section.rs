@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::credential::{NonceRule, SignatureRules};
 use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::issuance::Mode;
@@ -595,6 +596,63 @@ fn host_and_port(text: &str) -> Result<String, &'static str> {
     let port_fits = port.parse::<u16>().is_ok_and(|port| port > 0);
     if !host.is_empty() && host.bytes().all(plain) && port_fits { Ok(text.to_owned()) } else { Err(expected) }
 }
+
+/// The `[signature]` section.
+pub(super) fn signatures(table: Option<TableReader<'_>>) -> SignatureRules {
+    let mut rules = SignatureRules::default();
+    let Some(mut table) = table else { return rules };
+    let span = |key: &'static str, table: &mut TableReader<'_>, most: Duration| {
+        table.optional(key, |value| {
+            let span = value.duration()?;
+            if span > most {
+                value.problem(format!("expected at most {} seconds", most.as_secs()));
+            }
+            Some(span)
+        })
+    };
+    if let Some(max_age) = span("max_age", &mut table, OLDEST_SIGNATURE) {
+        rules.max_age = max_age;
+    }
+    if let Some(skew) = span("skew", &mut table, WIDEST_SKEW) {
+        rules.skew = skew;
+    }
+    let words = [("always", NonceRule::Always), ("never", NonceRule::Never), ("unsafe", NonceRule::Unsafe)];
+    if let Some(nonce) = table.optional("nonce", |value| value.word(&words)) {
+        rules.nonce = nonce;
+    }
+    if let Some(nonces) = table.optional("nonces", |value| value.integer(1000..=10_000_000)) {
+        rules.nonces = nonces;
+    }
+    rules.tag = table.optional("tag", |value| value.convert(tag));
+    if let Some(cover) = table.optional("cover", |value| value.list(|item| item.convert(field_name))) {
+        rules.cover = cover;
+    }
+    table.finish();
+    rules
+}
+
+fn tag(text: &str) -> Result<Box<str>, &'static str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'/' | b':');
+    let fits = !text.is_empty() && text.len() <= 64 && text.bytes().all(plain);
+    if fits {
+        Ok(text.into())
+    } else {
+        Err("expected at most 64 letters, digits, '-', '.', '_', '/' and ':'")
+    }
+}
+
+/// The name of a field, in lower case.
+fn field_name(text: &str) -> Result<Box<str>, &'static str> {
+    let name = text.to_ascii_lowercase();
+    let word = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if word { Ok(name.into()) } else { Err("expected a header name of letters, digits and '-'") }
+}
+
+/// Each nonce is remembered for that long, and a stolen request can be replayed for that long where none is asked for.
+const OLDEST_SIGNATURE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Clocks that lie further apart are broken, and not skewed.
+const WIDEST_SKEW: Duration = Duration::from_secs(10 * 60);
 
 /// The `[limits]` section.
 pub(super) fn limits(table: Option<TableReader<'_>>) -> Limits {

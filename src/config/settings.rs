@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::credential::SignatureRules;
 use crate::id::WorkloadId;
 use crate::identity::TrustDomain;
 use crate::pki::StaleCrls;
@@ -45,6 +46,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// The header that carries API keys, in lower case.
     pub api_key_header: Arc<str>,
+    /// What signatures must be like.
+    pub signatures: SignatureRules,
     /// Doors from outside.
     pub listeners: Vec<ListenerSettings>,
     /// What is guarded.

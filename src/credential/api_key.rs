@@ -10,6 +10,7 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SecureRandom;
 use subtle::ConstantTimeEq;
 
+use crate::credential::signing_secret::SealingKey;
 use crate::secret::Secret;
 
 /// What every key of ours begins with, whatever its kind.
@@ -46,14 +47,8 @@ impl ApiKey {
     /// # Errors
     /// The random source failed.
     pub fn generate(random: &dyn SecureRandom) -> Result<Self, aws_lc_rs::error::Unspecified> {
-        let mut id_bytes = [0_u8; 9];
-        let mut secret_bytes = [0_u8; 32];
-        random.fill(&mut id_bytes)?;
-        random.fill(&mut secret_bytes)?;
-        let id = base62(&id_bytes, ID_LENGTH);
-        let body = format!("{PREFIX}{id}_{}", base62(&secret_bytes, SECRET_LENGTH));
-        let text = format!("{body}{}", checksum(body.as_bytes()));
-        Ok(Self { id, text: Secret::new(text.into_bytes()) })
+        let (id, text) = mint(PREFIX, random)?;
+        Ok(Self { id, text })
     }
 
     /// Reads what a caller presented: exact length, alphabet and checksum, before any lookup.
@@ -70,19 +65,7 @@ impl ApiKey {
     /// # Errors
     /// The text is no key of ours.
     pub fn id_of(text: &[u8]) -> Result<&str, InvalidApiKey> {
-        let shaped = text.len() == LENGTH && text.starts_with(PREFIX.as_bytes());
-        let (head, sum) = text.split_at_checked(LENGTH - CHECKSUM_LENGTH).ok_or(InvalidApiKey::Shape)?;
-        let id = head.get(PREFIX.len()..PREFIX.len() + ID_LENGTH).ok_or(InvalidApiKey::Shape)?;
-        let separator = head.get(PREFIX.len() + ID_LENGTH);
-        let secret = head.get(PREFIX.len() + ID_LENGTH + 1..).ok_or(InvalidApiKey::Shape)?;
-        let alphabet = [id, secret, sum].iter().all(|part| part.iter().all(u8::is_ascii_alphanumeric));
-        if !shaped || separator != Some(&b'_') || !alphabet {
-            return Err(InvalidApiKey::Shape);
-        }
-        if checksum(head).as_bytes() != sum {
-            return Err(InvalidApiKey::Checksum);
-        }
-        std::str::from_utf8(id).map_err(|_| InvalidApiKey::Shape)
+        id_in(PREFIX, text)
     }
 
     /// The public half of the name.
@@ -101,15 +84,27 @@ impl ApiKey {
 /// The keys of the keyed hash, by version (`p1`, `p2`, …), so that they can be replaced.
 #[derive(Debug, Default)]
 pub struct Peppers {
-    keys: BTreeMap<String, hmac::Key>,
+    keys: BTreeMap<String, Pepper>,
+}
+
+/// What one pepper is used for.
+#[derive(Debug)]
+struct Pepper {
+    /// API keys are hashed under it.
+    hash: hmac::Key,
+    /// Shared secrets are sealed under a key that is derived from it.
+    seal: SealingKey,
 }
 
 impl Peppers {
     /// Peppers from their secret bytes.
     #[must_use]
     pub fn new(secrets: impl IntoIterator<Item = (String, Secret)>) -> Self {
-        let key = |secret: Secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret());
-        Self { keys: secrets.into_iter().map(|(version, secret)| (version, key(secret))).collect() }
+        let pepper = |secret: Secret| {
+            let hash = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret());
+            Pepper { seal: SealingKey::derive(&hash), hash }
+        };
+        Self { keys: secrets.into_iter().map(|(version, secret)| (version, pepper(secret))).collect() }
     }
 
     /// The version that new keys are hashed under, if there is any.
@@ -121,8 +116,21 @@ impl Peppers {
     /// The keyed hash of `key` under pepper `version`; `None` when that pepper is not here.
     #[must_use]
     pub fn hash(&self, version: &str, key: &[u8]) -> Option<[u8; 32]> {
-        let tag = hmac::sign(self.keys.get(version)?, key);
+        let tag = hmac::sign(&self.keys.get(version)?.hash, key);
         tag.as_ref().try_into().ok()
+    }
+
+    /// Encrypts a shared secret of the credential `id` under pepper `version`; `None` when that pepper is not here, or the
+    /// random source failed.
+    #[must_use]
+    pub fn seal(&self, version: &str, id: &str, secret: &[u8]) -> Option<Vec<u8>> {
+        self.keys.get(version)?.seal.seal(id, secret)
+    }
+
+    /// The secret that [`Peppers::seal`] has encrypted for the same credential.
+    #[must_use]
+    pub fn open(&self, version: &str, id: &str, sealed: &[u8]) -> Option<Secret> {
+        self.keys.get(version)?.seal.open(id, sealed)
     }
 
     /// Whether `key` hashes to `expected` under pepper `version`, in constant time. A version that is not here does the
@@ -135,6 +143,44 @@ impl Peppers {
         let equal: bool = hash.ct_eq(expected).into();
         equal && known.is_some()
     }
+}
+
+/// A fresh id, and the secret text that begins with `prefix` and contains it.
+///
+/// # Errors
+/// The random source failed.
+pub(super) fn mint(
+    prefix: &str,
+    random: &dyn SecureRandom,
+) -> Result<(String, Secret), aws_lc_rs::error::Unspecified> {
+    let mut id_bytes = [0_u8; 9];
+    let mut secret_bytes = [0_u8; 32];
+    random.fill(&mut id_bytes)?;
+    random.fill(&mut secret_bytes)?;
+    let id = base62(&id_bytes, ID_LENGTH);
+    let body = format!("{prefix}{id}_{}", base62(&secret_bytes, SECRET_LENGTH));
+    let text = format!("{body}{}", checksum(body.as_bytes()));
+    Ok((id, Secret::new(text.into_bytes())))
+}
+
+/// The id inside a text that [`mint`] made with this `prefix`.
+///
+/// # Errors
+/// It is no such text.
+pub(super) fn id_in<'t>(prefix: &str, text: &'t [u8]) -> Result<&'t str, InvalidApiKey> {
+    let shaped = text.len() == LENGTH && text.starts_with(prefix.as_bytes());
+    let (head, sum) = text.split_at_checked(LENGTH - CHECKSUM_LENGTH).ok_or(InvalidApiKey::Shape)?;
+    let id = head.get(prefix.len()..prefix.len() + ID_LENGTH).ok_or(InvalidApiKey::Shape)?;
+    let separator = head.get(prefix.len() + ID_LENGTH);
+    let secret = head.get(prefix.len() + ID_LENGTH + 1..).ok_or(InvalidApiKey::Shape)?;
+    let alphabet = [id, secret, sum].iter().all(|part| part.iter().all(u8::is_ascii_alphanumeric));
+    if !shaped || separator != Some(&b'_') || !alphabet {
+        return Err(InvalidApiKey::Shape);
+    }
+    if checksum(head).as_bytes() != sum {
+        return Err(InvalidApiKey::Checksum);
+    }
+    std::str::from_utf8(id).map_err(|_| InvalidApiKey::Shape)
 }
 
 /// `bytes` as a number in base 62, in exactly `length` digits (the number's lowest ones).

@@ -1,6 +1,6 @@
 //! What a caller presented, unproven.
 
-use crate::credential::Refusal;
+use crate::credential::{Refusal, Signed};
 use crate::identity::Subject;
 use crate::registry::{CredentialKind, KindSet};
 
@@ -14,10 +14,12 @@ pub struct Evidence<'a> {
 }
 
 /// Evidence from headers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct HeaderEvidence<'a> {
     /// The value of the API-key header.
     pub api_key: Option<&'a [u8]>,
+    /// The signature over the request.
+    pub signature: Option<&'a Signed<'a>>,
 }
 
 impl<'a> HeaderEvidence<'a> {
@@ -44,7 +46,8 @@ impl Evidence<'_> {
     #[must_use]
     pub fn kinds(&self) -> KindSet {
         let certificate = self.certificate.map(|_| CredentialKind::Mtls);
+        let signature = self.headers.signature.map(|_| CredentialKind::Signature);
         let api_key = self.headers.api_key.map(|_| CredentialKind::ApiKey);
-        certificate.into_iter().chain(api_key).collect()
+        [certificate, signature, api_key].into_iter().flatten().collect()
     }
 }

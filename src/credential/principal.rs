@@ -8,6 +8,7 @@ use crate::registry::{App, Credential, CredentialKind, KindSet};
 #[derive(Clone, Copy, Debug)]
 pub struct Principal<'s> {
     pub(super) certificate: Option<&'s Credential>,
+    pub(super) signature: Option<&'s Credential>,
     pub(super) api_key: Option<&'s Credential>,
     pub(super) strongest: &'s Credential,
 }
@@ -19,7 +20,7 @@ impl<'s> Principal<'s> {
         &self.strongest.app
     }
 
-    /// The strongest credential that was used: a certificate before a key.
+    /// The strongest credential that was used: a certificate before a signature before a key.
     #[must_use]
     pub const fn credential(&self) -> &'s Credential {
         self.strongest
@@ -29,7 +30,8 @@ impl<'s> Principal<'s> {
     #[must_use]
     pub fn kinds(&self) -> KindSet {
         let certificate = self.certificate.map(|_| CredentialKind::Mtls);
+        let signature = self.signature.map(|_| CredentialKind::Signature);
         let api_key = self.api_key.map(|_| CredentialKind::ApiKey);
-        certificate.into_iter().chain(api_key).collect()
+        [certificate, signature, api_key].into_iter().flatten().collect()
     }
 }

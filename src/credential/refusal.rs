@@ -7,6 +7,12 @@ use crate::registry::CredentialKind;
 pub enum Refusal {
     /// The certificate fits rules of several apps equally well.
     AmbiguousCertificate,
+    /// The signed `Content-Digest` cannot be checked.
+    BadContentDigest,
+    /// The signature is too old, or made in the future.
+    ClockSkew,
+    /// The body is not the one that was signed.
+    ContentDigestMismatch,
     /// The credential's end has passed.
     CredentialExpired,
     /// The credential's beginning lies ahead.
@@ -17,6 +23,8 @@ pub enum Refusal {
     CredentialRevoked,
     /// One kind of credential was presented twice.
     DuplicateCredential,
+    /// The signature does not cover what it must.
+    InsufficientCoverage,
     /// Malformed, unknown, or wrong secret: one answer for all of them.
     InvalidCredential,
     /// One of our keys stood in the URL, where logs and proxies have seen it.
@@ -25,23 +33,36 @@ pub enum Refusal {
     MissingCredential,
     /// The credentials belong to different apps.
     PrincipalMismatch,
+    /// No more nonces can be remembered.
+    ReplayMemoryFull,
+    /// The signature's nonce was used before.
+    Replayed,
+    /// The signature's own end has passed.
+    SignatureExpired,
     /// The certificate is valid and belongs to no app.
     UnmappedCertificate,
 }
 
 impl Refusal {
     /// All reasons, for metrics and documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 18] = [
         Self::AmbiguousCertificate,
+        Self::BadContentDigest,
+        Self::ClockSkew,
+        Self::ContentDigestMismatch,
         Self::CredentialExpired,
         Self::CredentialNotYetValid,
         Self::CredentialPending,
         Self::CredentialRevoked,
         Self::DuplicateCredential,
+        Self::InsufficientCoverage,
         Self::InvalidCredential,
         Self::KeyInUrl,
         Self::MissingCredential,
         Self::PrincipalMismatch,
+        Self::ReplayMemoryFull,
+        Self::Replayed,
+        Self::SignatureExpired,
         Self::UnmappedCertificate,
     ];
 
@@ -50,15 +71,22 @@ impl Refusal {
     pub const fn code(self) -> &'static str {
         match self {
             Self::AmbiguousCertificate => "ambiguous-certificate",
+            Self::BadContentDigest => "bad-content-digest",
+            Self::ClockSkew => "clock-skew",
+            Self::ContentDigestMismatch => "content-digest-mismatch",
             Self::CredentialExpired => "credential-expired",
             Self::CredentialNotYetValid => "credential-not-yet-valid",
             Self::CredentialPending => "credential-pending",
             Self::CredentialRevoked => "credential-revoked",
             Self::DuplicateCredential => "duplicate-credential",
+            Self::InsufficientCoverage => "insufficient-coverage",
             Self::InvalidCredential => "invalid-credential",
             Self::KeyInUrl => "key-in-url",
             Self::MissingCredential => "missing-credential",
             Self::PrincipalMismatch => "principal-mismatch",
+            Self::ReplayMemoryFull => "replay-memory-full",
+            Self::Replayed => "replayed",
+            Self::SignatureExpired => "signature-expired",
             Self::UnmappedCertificate => "unmapped-certificate",
         }
     }
@@ -67,14 +95,22 @@ impl Refusal {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::DuplicateCredential | Self::KeyInUrl => 400,
-            Self::CredentialExpired
+            Self::BadContentDigest
+            | Self::ContentDigestMismatch
+            | Self::DuplicateCredential
+            | Self::KeyInUrl => 400,
+            Self::ClockSkew
+            | Self::CredentialExpired
             | Self::CredentialNotYetValid
             | Self::CredentialPending
             | Self::CredentialRevoked
+            | Self::InsufficientCoverage
             | Self::InvalidCredential
-            | Self::MissingCredential => 401,
+            | Self::MissingCredential
+            | Self::Replayed
+            | Self::SignatureExpired => 401,
             Self::AmbiguousCertificate | Self::PrincipalMismatch | Self::UnmappedCertificate => 403,
+            Self::ReplayMemoryFull => 503,
         }
     }
 
@@ -83,17 +119,32 @@ impl Refusal {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::AmbiguousCertificate => "The client certificate matches rules of more than one app.",
+            Self::BadContentDigest => {
+                "The signed Content-Digest field is malformed, or has neither sha-256 nor sha-512."
+            }
+            Self::ClockSkew => "The signature is too old, or was made in the future; compare clocks.",
+            Self::ContentDigestMismatch => {
+                "The body does not match the signed Content-Digest; the service was not given all of it."
+            }
             Self::CredentialExpired => "The credential has expired.",
             Self::CredentialNotYetValid => "The credential is not valid yet.",
             Self::CredentialPending => "The credential has not been approved yet.",
             Self::CredentialRevoked => "The credential has been revoked.",
             Self::DuplicateCredential => "The same kind of credential was presented more than once.",
+            Self::InsufficientCoverage => {
+                "The signature does not cover all that it must, or lacks `created` or a required nonce."
+            }
             Self::InvalidCredential => "The credential is not valid.",
             Self::KeyInUrl => {
                 "An API key was sent in the URL; send it in a header and replace it, for it has leaked."
             }
             Self::MissingCredential => "A client certificate or another accepted credential is required.",
             Self::PrincipalMismatch => "The presented credentials belong to different apps.",
+            Self::ReplayMemoryFull => {
+                "No more nonces can be remembered at the moment; try again with a fresh signature."
+            }
+            Self::Replayed => "The signature's nonce was used before; sign every request anew.",
+            Self::SignatureExpired => "The signature has expired; sign the request anew.",
             Self::UnmappedCertificate => "The client certificate is valid but belongs to no registered app.",
         }
     }
@@ -104,6 +155,7 @@ impl Refusal {
         match kind {
             CredentialKind::ApiKey => Some("ApiKey realm=\"postern\""),
             CredentialKind::Mtls => None,
+            CredentialKind::Signature => Some("Signature realm=\"postern\""),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! From evidence to a principal: everything presented is verified, and all of it must belong to one app.
 //!
-//! The order is fixed: form, lookup, secret, time, status. Whatever fails before the secret is proven gets the same answer,
-//! after the same work.
+//! The order is fixed: form, lookup, secret, time, status, and the nonce last. Whatever fails before the secret is proven gets
+//! the same answer, after the same work.
 
 use crate::clock::Timestamp;
-use crate::credential::{ApiKey, Evidence, Peppers, Principal, Refusal};
+use crate::credential::{ApiKey, Evidence, Peppers, Principal, Refusal, Signed};
 use crate::identity::{Match, Subject};
 use crate::registry::{Credential, CredentialSecret, CredentialStatus, Snapshot};
 
@@ -20,14 +20,19 @@ pub fn authenticate<'s>(
 ) -> Result<Principal<'s>, Refusal> {
     let certificate = evidence.certificate.map(|subject| by_certificate(subject, registry)).transpose()?;
     let api_key = evidence.headers.api_key.map(|text| by_api_key(text, registry, peppers)).transpose()?;
-    let strongest = certificate.or(api_key).ok_or(Refusal::MissingCredential)?;
-    for credential in [certificate, api_key].into_iter().flatten() {
+    let signature =
+        evidence.headers.signature.map(|signed| by_signature(signed, registry, peppers, now)).transpose()?;
+    let strongest = certificate.or(signature).or(api_key).ok_or(Refusal::MissingCredential)?;
+    for credential in [certificate, signature, api_key].into_iter().flatten() {
         usable(credential, now)?;
         if credential.app.id != strongest.app.id {
             return Err(Refusal::PrincipalMismatch);
         }
     }
-    Ok(Principal { certificate, api_key, strongest })
+    if let (Some(signed), Some(credential)) = (evidence.headers.signature, signature) {
+        signed.spend_nonce(credential, now)?;
+    }
+    Ok(Principal { certificate, signature, api_key, strongest })
 }
 
 fn by_certificate<'s>(subject: &Subject, registry: &'s Snapshot) -> Result<&'s Credential, Refusal> {
@@ -46,13 +51,24 @@ fn by_api_key<'s>(text: &[u8], registry: &'s Snapshot, peppers: &Peppers) -> Res
     on_file.filter(|_| proven).map(|credential| &**credential).ok_or(Refusal::InvalidCredential)
 }
 
+fn by_signature<'s>(
+    signed: &Signed<'_>,
+    registry: &'s Snapshot,
+    peppers: &Peppers,
+    now: Timestamp,
+) -> Result<&'s Credential, Refusal> {
+    let credential = signed.prove(registry, peppers)?;
+    signed.check(now)?;
+    Ok(credential)
+}
+
 /// What an unknown id is compared with, so that it costs what a known one costs.
 const UNKNOWN: [u8; 32] = [0; 32];
 
 fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
     match &credential.secret {
         CredentialSecret::ApiKey { hash, pepper } => Some((hash, pepper)),
-        CredentialSecret::Certificate(_) => None,
+        CredentialSecret::Certificate(_) | CredentialSecret::Signature(_) => None,
     }
 }
 

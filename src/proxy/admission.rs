@@ -15,7 +15,10 @@ use super::snapshot::{Listener, Snapshot};
 use super::worker::Worker;
 use crate::authz::{Ask, Door, No, Permit, Terms, Till, Toll, check};
 use crate::clock::Timestamp;
-use crate::credential::{Evidence, HeaderEvidence, Refusal, authenticate};
+use crate::credential::{
+    Content, ContentDigest, DigestCheck, Evidence, HeaderEvidence, Message, NonceUse, Refusal, Signed,
+    authenticate,
+};
 use crate::identity::Subject;
 use crate::limit::{Spike, Throttle};
 use crate::pki::Verified;
@@ -77,6 +80,8 @@ impl Visitor {
 pub(super) struct Admission<'s> {
     pub(super) permit: Permit<'s>,
     pub(super) service: &'s Arc<ServiceSettings>,
+    /// What the body must turn out to be, where the caller has signed it.
+    pub(super) digest: Option<DigestCheck>,
 }
 
 /// What the access log says of the decision.
@@ -148,6 +153,14 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
+    /// Whether the nonce of a signature is used up.
+    const fn nonce_use(self) -> NonceUse {
+        match self {
+            Self::Admit => NonceUse::Spend,
+            Self::Rehearse | Self::Stay => NonceUse::Look,
+        }
+    }
+
     /// How it is paid for.
     pub(super) const fn toll(self, till: Till<'_>) -> Toll<'_> {
         match self {
@@ -175,8 +188,11 @@ pub(super) fn admit<'s>(
     out: &mut Vec<u8>,
 ) -> Result<Admission<'s>, (Answer, Verdict<'s>)> {
     let listener = visitor.listener.settings.accepts.as_ref();
-    let refuse =
-        |refusal: Refusal| (Answer::from_refusal(refusal, [listener]), Verdict::of_nobody(refusal.code()));
+    let signatures = &snapshot.signatures;
+    let refuse = |refusal: Refusal| {
+        let answer = Answer::from_refusal(refusal, [listener]).with_terms(signatures, now);
+        (answer, Verdict::of_nobody(refusal.code()))
+    };
     if names_api_key(head.path) || head.query.is_some_and(names_api_key) {
         return Err(refuse(Refusal::KeyInUrl));
     }
@@ -185,6 +201,8 @@ pub(super) fn admit<'s>(
     };
     let fields = head.fields.iter().map(|field| (field.name, field.value));
     let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header).map_err(refuse)?;
+    let signed = Signed::read(message(head), signatures, purpose.nonce_use()).map_err(refuse)?;
+    let headers = HeaderEvidence { signature: signed.as_ref(), ..headers };
     let evidence = Evidence { certificate: visitor.subject(), headers };
     let throttle = Throttled::of(&evidence, visitor, snapshot, purpose);
     throttle.admit(now).map_err(|answer| {
@@ -207,24 +225,41 @@ pub(super) fn admit<'s>(
         if let No::Refused(refusal) = no {
             throttle.note(refusal, now);
         }
-        (Answer::from_no(&no, [door.listener, door.service]), Verdict::of_no(&no, service.id.as_str()))
+        let answer = Answer::from_no(&no, [door.listener, door.service]).with_terms(signatures, now);
+        (answer, Verdict::of_no(&no, service.id.as_str()))
     })?;
+    let digest = signed.as_ref().and_then(Signed::content_digest).map(ContentDigest::begin);
 
     start(out, head, path.as_str());
-    pass_fields(out, head, &snapshot.api_key_header, trace);
+    let signature = if signed.is_some() { SignatureFields::End } else { SignatureFields::Pass };
+    pass_fields(out, head, &snapshot.api_key_header, signature, trace);
     out.extend_from_slice(&visitor.fields);
     vouch(out, &permit);
     finish(out, head, trace);
-    Ok(Admission { permit, service })
+    Ok(Admission { permit, service, digest })
 }
 
-/// The throttle on keys that prove nothing, where it concerns a request.
+/// What a signature can cover of `head`.
+fn message<'h>(head: &Head<'h, 'h>) -> Message<'h> {
+    let content = if head.body == Framing::Length(0) { Content::Absent } else { Content::Present };
+    let Head { method, authority, path, query, fields, .. } = *head;
+    Message { method, authority, path, query, fields, content }
+}
+
+/// The body is not the one that the caller has signed.
+pub(super) const DIGEST_MISMATCH: Answer = Answer::new(
+    Refusal::ContentDigestMismatch.status(),
+    Refusal::ContentDigestMismatch.code(),
+    Refusal::ContentDigestMismatch.sentence(),
+);
+/// The throttle on keys and signatures that prove nothing, where it concerns a request.
 struct Throttled<'s>(Option<(&'s Throttle, &'s Spike, u128)>);
 
 impl<'s> Throttled<'s> {
-    /// Only who presents a key costs a hash, and only who calls can be made to wait.
+    /// Only who presents a key or a signature costs a hash, and only who calls can be made to wait.
     fn of(evidence: &Evidence<'_>, visitor: &Visitor, snapshot: &'s Snapshot, purpose: Purpose) -> Self {
-        let concerns = purpose == Purpose::Admit && evidence.headers.api_key.is_some();
+        let presents = evidence.headers.api_key.is_some() || evidence.headers.signature.is_some();
+        let concerns = purpose == Purpose::Admit && presents;
         let pace = snapshot.limits.failed_keys.as_ref().filter(|_| concerns);
         Self(pace.map(|pace| (&*snapshot.throttle, pace, source(visitor.peer.ip()))))
     }
@@ -255,7 +290,7 @@ fn source(address: IpAddr) -> u128 {
 }
 
 const RATE_LIMITED: Answer =
-    Answer::new(429, "rate-limited", "Too many keys from this address have not been valid.");
+    Answer::new(429, "rate-limited", "Too many credentials from this address have not been valid.");
 
 /// The path could be read in two ways.
 const BAD_PATH: Answer = Answer::new(
@@ -334,15 +369,39 @@ fn start(out: &mut Vec<u8>, head: &Head<'_, '_>, path: &str) {
     field(out, "host", head.authority.as_bytes());
 }
 
-fn pass_fields(out: &mut Vec<u8>, head: &Head<'_, '_>, api_key_header: &str, trace: &Trace<'_>) {
+fn pass_fields(
+    out: &mut Vec<u8>,
+    head: &Head<'_, '_>,
+    api_key_header: &str,
+    signature: SignatureFields,
+    trace: &Trace<'_>,
+) {
     for line in head.fields {
         let passes = fate_of_request_field(line.name, line.value) == Fate::Pass
             && !line.name.eq_ignore_ascii_case(api_key_header)
+            && !signature.ends_with_us(line.name)
             && !trace.replaces(line.name)
             && !is_nominated(head, line.name);
         if passes {
             field(out, line.name, line.value);
         }
+    }
+}
+
+/// What becomes of the fields that carry a signature.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum SignatureFields {
+    /// They end here: with them, the service could ask us for something in the caller's name.
+    End,
+    /// They are not for us.
+    Pass,
+}
+
+impl SignatureFields {
+    fn ends_with_us(self, name: &str) -> bool {
+        let carries_one =
+            name.eq_ignore_ascii_case("signature") || name.eq_ignore_ascii_case("signature-input");
+        self == Self::End && carries_one
     }
 }
 

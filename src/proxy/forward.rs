@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::admission::Admission;
+use super::admission::{Admission, DIGEST_MISMATCH};
 use super::framing::Framing;
 use super::pump::PumpError;
 use super::refuse::Answer;
@@ -237,6 +237,7 @@ fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
     tracing::debug!(target: "postern::proxy", error = %Causes(error), "exchange failed");
     match error {
         RelayError::Caller(PumpError::Body(_)) => Failure::Answer(BAD_BODY),
+        RelayError::Caller(PumpError::Digest) => Failure::Answer(DIGEST_MISMATCH),
         RelayError::Caller(_) | RelayError::Interim(_) | RelayError::Midway(_) => Failure::Broken,
         RelayError::Response(_) | RelayError::TimedOut | RelayError::Upstream(_) => {
             worker.metrics.upstream_failures.inc();

@@ -22,7 +22,7 @@ use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
 use super::limit_fields::write_lines;
 use super::linger::{self, LINGER};
 use super::refuse::Answer;
-use super::relay::{Pace, Relayed, Side, Stage, relay};
+use super::relay::{Body, Pace, Relayed, Side, Stage, relay};
 use super::request_id::RequestId;
 use super::response::Caller;
 use super::settings::{Endpoint, Limits};
@@ -283,6 +283,11 @@ where
             } else {
                 let pace = Pace { deadline, stall: snapshot.limits.stall, ending };
                 let repeatable = Repeatable::of(request.method, request.body);
+                // What has a body is sent once only.
+                let mut digest = match route {
+                    Route::Service(admission) => admission.digest.clone(),
+                    Route::Remote(_) => None,
+                };
                 let relayed = forward(worker, route, &snapshot.limits, repeatable, async |upstream| {
                     let side = Side {
                         io: &mut connection.io,
@@ -290,12 +295,13 @@ where
                         out: &mut *out,
                         stage: &connection.stage,
                     };
+                    let body = Body { framing: request.body, digest: digest.take() };
                     let head = &mut *upstream_head;
                     let Some(until) = upstream.until else {
-                        return relay(side, upstream, head, request.body, &caller, &request.id, pace).await;
+                        return relay(side, upstream, head, body, &caller, &request.id, pace).await;
                     };
                     deadline.move_validity(Some(worker.moment(until)));
-                    let outcome = relay(side, upstream, head, request.body, &caller, &request.id, pace).await;
+                    let outcome = relay(side, upstream, head, body, &caller, &request.id, pace).await;
                     deadline.move_validity(None);
                     outcome
                 });

@@ -34,6 +34,7 @@ use super::upstream::Upstream;
 use super::whoami;
 use super::worker::Worker;
 use crate::clock::Timestamp;
+use crate::credential::DigestCheck;
 use crate::telemetry::AccessEvent;
 
 /// What a stream may have under way before it must be read; the connection gets four times as much.
@@ -268,8 +269,8 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_
         .header("cache-control", "no-store")
         .header("x-request-id", id.as_str())
         .header("content-length", body.len());
-    if let Some(challenge) = answer.challenge() {
-        response = response.header("www-authenticate", challenge);
+    for (name, value) in answer.challenge() {
+        response = response.header(name, &*value);
     }
     for (name, value) in answer.notice.iter().flat_map(|notice| notice.fields()) {
         response = response.header(name, value);
@@ -335,6 +336,8 @@ impl Exchange {
     ) -> Done {
         let Self { mut respond, mut body, framing, to_head_request, id } = self;
         let repeatable = Repeatable::of(method, framing);
+        // What has a body is sent once only.
+        let mut digest = admission.digest.clone();
         let limits_of_caller: Vec<_> = values(admission.permit.statement()).collect();
         let route = Route::Service(admission);
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
@@ -344,6 +347,7 @@ impl Exchange {
                 respond: &mut respond,
                 body: &mut body,
                 framing,
+                digest: digest.take(),
                 to_head_request,
                 id: &id,
                 limits: &limits_of_caller,
@@ -378,6 +382,7 @@ struct Way<'a> {
     respond: &'a mut SendResponse<Bytes>,
     body: &'a mut RecvStream,
     framing: Framing,
+    digest: Option<DigestCheck>,
     to_head_request: bool,
     id: &'a RequestId,
     /// Fields that tell how the caller's quotas stand.
@@ -389,13 +394,13 @@ struct Way<'a> {
 impl Way<'_> {
     /// Sends the request up and the answer down, both at once.
     async fn relay(
-        self,
+        mut self,
         upstream: &mut Upstream,
         head: &[u8],
         deadline: &Deadline,
         stall: Duration,
     ) -> Result<Relayed, RelayError> {
-        let mut sending = Sending::new(head, self.framing);
+        let mut sending = Sending::new(head, self.framing, self.digest.take());
         let mut asked = false;
         let answer = loop {
             let answer = poll_fn(|cx| {
@@ -527,13 +532,22 @@ struct Sending {
     ended: bool,
     failed: bool,
     moved: u64,
+    /// The body's length, where it is known.
+    length: Option<u64>,
+    /// What the body must be; taken when it has been compared.
+    digest: Option<DigestCheck>,
 }
 
 impl Sending {
-    fn new(head: &[u8], framing: Framing) -> Self {
+    fn new(head: &[u8], framing: Framing, digest: Option<DigestCheck>) -> Self {
         let ended = framing == Framing::Length(0);
         let chunked = framing == Framing::Chunked;
-        Self { staged: head.to_vec(), written: 0, chunked, ended, failed: false, moved: 0 }
+        let length = match framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::Close => None,
+        };
+        let digest = digest.filter(|_| !ended);
+        Self { staged: head.to_vec(), written: 0, chunked, ended, failed: false, moved: 0, length, digest }
     }
 
     const fn is_done(&self) -> bool {
@@ -561,11 +575,18 @@ impl Sending {
                 continue;
             }
             match body.poll_data(cx) {
-                Poll::Ready(Some(Ok(data))) => self.stage(&data, body),
+                Poll::Ready(Some(Ok(data))) => {
+                    if let Err(error) = self.stage(&data, body) {
+                        return Poll::Ready(Err(error));
+                    }
+                }
                 Poll::Ready(Some(Err(error))) => {
                     return Poll::Ready(Err(RelayError::Caller(PumpError::Read(io::Error::other(error)))));
                 }
                 Poll::Ready(None) => {
+                    if let Err(error) = self.compare() {
+                        return Poll::Ready(Err(error));
+                    }
                     self.ended = true;
                     self.staged.clear();
                     self.written = 0;
@@ -578,8 +599,15 @@ impl Sending {
         }
     }
 
-    fn stage(&mut self, data: &Bytes, body: &mut RecvStream) {
+    /// Takes the next piece of the body; the last one only if the whole is what was signed.
+    fn stage(&mut self, data: &Bytes, body: &mut RecvStream) -> Result<(), RelayError> {
         self.moved += u64::try_from(data.len()).unwrap_or(0);
+        if let Some(digest) = &mut self.digest {
+            digest.update(data);
+        }
+        if self.length.is_some_and(|length| self.moved >= length) {
+            self.compare()?;
+        }
         self.staged.clear();
         self.written = 0;
         if !data.is_empty() {
@@ -593,6 +621,13 @@ impl Sending {
         }
         // Fails only for more than was received, which this is not.
         drop(body.flow_control().release_capacity(data.len()));
+        Ok(())
+    }
+
+    /// Compares the body, of which nothing more comes, with what was signed.
+    fn compare(&mut self) -> Result<(), RelayError> {
+        let matches = self.digest.take().is_none_or(DigestCheck::matches);
+        if matches { Ok(()) } else { Err(RelayError::Caller(PumpError::Digest)) }
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::{Buffer, poll_read_with};
 use super::framing::{Decoder, Framing, InvalidBody, Piece};
+use crate::credential::DigestCheck;
 
 /// Up to this size body bytes are copied behind the head, so that both leave in one write.
 const JOIN: usize = 16 * 1024;
@@ -22,6 +23,8 @@ pub(super) struct Pump {
     ended: bool,
     flushed: bool,
     moved: u64,
+    /// What the body must be; taken when it has been compared.
+    digest: Option<DigestCheck>,
 }
 
 /// Whose fault it is that a body did not arrive.
@@ -29,6 +32,8 @@ pub(super) struct Pump {
 pub(super) enum PumpError {
     #[error("the sender's body is malformed")]
     Body(#[source] InvalidBody),
+    #[error("the sender's body is not the one that it has signed")]
+    Digest,
     #[error("the sender cannot be read from")]
     Read(#[source] io::Error),
     #[error("the receiver cannot be written to")]
@@ -40,7 +45,24 @@ impl Pump {
     pub(super) fn new(head: Vec<u8>, from: Framing, to: Framing) -> Self {
         let chunked = to == Framing::Chunked;
         let decoder = Decoder::new(from);
-        Self { decoder, chunked, staged: head, written: 0, ended: false, flushed: false, moved: 0 }
+        Self {
+            decoder,
+            chunked,
+            staged: head,
+            written: 0,
+            ended: false,
+            flushed: false,
+            moved: 0,
+            digest: None,
+        }
+    }
+
+    /// The same, but the end of the body is written only if the whole is what `digest` says.
+    ///
+    /// **Invariant:** whoever reads at the other end never sees the end of a body that is not the signed one: of a body of
+    /// known length the last bytes are held back, of a chunked one the last chunk.
+    pub(super) fn expecting(self, digest: Option<DigestCheck>) -> Self {
+        Self { digest: digest.filter(|_| !self.decoder.is_done()), ..self }
     }
 
     /// Bytes of body that were moved so far.
@@ -137,16 +159,24 @@ impl Pump {
                 Piece::NeedMore => return Ok(()),
                 Piece::Skip(count) => self.skip(unread, count)?,
                 Piece::End => {
+                    self.compare()?;
                     if self.chunked {
                         self.staged.extend_from_slice(b"0\r\n\r\n");
                     }
                     self.ended = true;
                 }
                 Piece::Data(count) => {
-                    if !self.chunked && self.staged.len() + count > JOIN {
-                        return Ok(());
-                    }
+                    let room = JOIN - self.staged.len();
+                    let count = match &self.digest {
+                        // A signed body is copied however large it is: nothing of it may leave before it is looked at.
+                        Some(_) => count.min(room),
+                        None if !self.chunked && count > room => return Ok(()),
+                        None => count,
+                    };
                     let data = unread.unread().get(..count).unwrap_or_default();
+                    if let Some(digest) = &mut self.digest {
+                        digest.update(data);
+                    }
                     if self.chunked {
                         self.staged.extend_from_slice(format!("{count:x}\r\n").as_bytes());
                     }
@@ -155,10 +185,18 @@ impl Pump {
                         self.staged.extend_from_slice(b"\r\n");
                     }
                     self.take(unread, count)?;
+                    if self.decoder.is_done() {
+                        self.compare()?;
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Compares the body, of which nothing more comes, with what was signed.
+    fn compare(&mut self) -> Result<(), PumpError> {
+        if self.digest.take().is_none_or(DigestCheck::matches) { Ok(()) } else { Err(PumpError::Digest) }
     }
 
     fn take(&mut self, unread: &mut Buffer, count: usize) -> Result<(), PumpError> {

@@ -2,13 +2,16 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::limit_fields::Notice;
 use super::request_id::RequestId;
 use super::response::{field, number_into};
 use crate::authz::No;
-use crate::credential::Refusal;
-use crate::registry::{Accepts, CredentialKind};
+use crate::clock::Timestamp;
+use crate::credential::{Refusal, SignatureTerms};
+use crate::registry::{Accepts, CredentialKind, KindSet};
 
 /// An answer without a service.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -18,17 +21,28 @@ pub(super) struct Answer {
     pub(super) sentence: &'static str,
     /// What would have been accepted, for `WWW-Authenticate`.
     pub(super) challenge: Challenge,
+    /// What a signature would have to be like, where one would be accepted.
+    invitation: Option<Invitation>,
     /// When to try again, where that is all that is needed.
     pub(super) notice: Option<Box<Notice>>,
+}
+
+/// What helps a caller to sign.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Invitation {
+    /// The value of `Accept-Signature` (RFC 9421 §5.1).
+    accept: Arc<str>,
+    /// The agent's time, for `Date`: the caller's clock may be wrong.
+    now: Timestamp,
 }
 
 /// What a 401 asks for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Challenge {
-    /// An API key would do.
-    ApiKey,
     /// Only a client certificate would do.
     Certificate,
+    /// Something in the headers would do: each of these kinds has a part in it at every level.
+    Headers(KindSet),
     /// It is no 401.
     #[default]
     None,
@@ -37,7 +51,7 @@ pub(super) enum Challenge {
 impl Answer {
     /// An answer that is no matter of authentication.
     pub(super) const fn new(status: u16, code: &'static str, sentence: &'static str) -> Self {
-        Self { status, code, sentence, challenge: Challenge::None, notice: None }
+        Self { status, code, sentence, challenge: Challenge::None, invitation: None, notice: None }
     }
 
     /// The gate's no, in a place that `levels` guard.
@@ -65,10 +79,27 @@ impl Answer {
 
     fn with_challenge<'a>(mut self, levels: impl IntoIterator<Item = Option<&'a Accepts>>) -> Self {
         if self.status == 401 {
-            let takes_keys =
-                |accepts: &Accepts| accepts.iter().any(|kinds| kinds.contains(CredentialKind::ApiKey));
-            let everywhere = levels.into_iter().flatten().all(takes_keys);
-            self.challenge = if everywhere { Challenge::ApiKey } else { Challenge::Certificate };
+            let levels: Vec<&Accepts> = levels.into_iter().flatten().collect();
+            let everywhere = |kind: CredentialKind| {
+                levels.iter().all(|accepts| accepts.iter().any(|kinds| kinds.contains(kind)))
+            };
+            let of_headers =
+                CredentialKind::ALL.into_iter().filter(|&kind| Refusal::challenge(kind).is_some());
+            let kinds: KindSet = of_headers.filter(|&kind| everywhere(kind)).collect();
+            self.challenge =
+                if kinds.is_empty() { Challenge::Certificate } else { Challenge::Headers(kinds) };
+        }
+        self
+    }
+
+    /// The same, with what a signature must be like if one would have been accepted.
+    pub(super) fn with_terms(mut self, terms: &SignatureTerms, now: Timestamp) -> Self {
+        if matches!(self.challenge, Challenge::Headers(kinds) if kinds.contains(CredentialKind::Signature)) {
+            self.invitation = Some(Invitation { accept: Arc::clone(&terms.invitation), now });
+        }
+        if self.code == Refusal::ReplayMemoryFull.code() {
+            // Nonces are forgotten every second.
+            return self.with_notice(Notice::to_wait(Duration::from_secs(1)));
         }
         self
     }
@@ -108,15 +139,29 @@ impl Answer {
         }
     }
 
-    /// The value of `WWW-Authenticate` (RFC 9110 §11.6.1: a 401 carries at least one challenge).
-    pub(super) fn challenge(&self) -> Option<&'static str> {
+    /// The fields that say what would have been accepted, in lower case (RFC 9110 §11.6.1: a 401 carries at least one
+    /// challenge). An API key's stands first: it is the one that callers know longest.
+    pub(super) fn challenge(&self) -> Vec<(&'static str, Cow<'_, str>)> {
         let failed = self.code != Refusal::MissingCredential.code();
+        let mut fields = Vec::new();
         match self.challenge {
-            Challenge::ApiKey if failed => Some("ApiKey realm=\"postern\", error=\"invalid_token\""),
-            Challenge::ApiKey => Refusal::challenge(CredentialKind::ApiKey),
-            Challenge::Certificate => Some("ClientCertificate realm=\"postern\""),
-            Challenge::None => None,
+            Challenge::Headers(kinds) => {
+                for kind in [CredentialKind::ApiKey, CredentialKind::Signature] {
+                    let scheme = Refusal::challenge(kind).filter(|_| kinds.contains(kind));
+                    fields.extend(scheme.map(|scheme| match failed {
+                        true => (CHALLENGE, Cow::Owned(format!("{scheme}, error=\"invalid_token\""))),
+                        false => (CHALLENGE, Cow::Borrowed(scheme)),
+                    }));
+                }
+            }
+            Challenge::Certificate => fields.push((CHALLENGE, "ClientCertificate realm=\"postern\"".into())),
+            Challenge::None => {}
         }
+        if let Some(Invitation { accept, now }) = &self.invitation {
+            fields.push(("accept-signature", Cow::Borrowed(accept)));
+            fields.push(("date", now.to_http_date().into()));
+        }
+        fields
     }
 
     /// Writes the whole answer for an HTTP/1 caller.
@@ -138,8 +183,8 @@ impl Answer {
         field(out, "content-type", PROBLEM.as_bytes());
         field(out, "cache-control", b"no-store");
         field(out, "x-request-id", request_id.as_str().as_bytes());
-        if let Some(challenge) = self.challenge() {
-            field(out, "www-authenticate", challenge.as_bytes());
+        for (name, value) in self.challenge() {
+            field(out, name, value.as_bytes());
         }
         for (name, value) in self.notice.iter().flat_map(|notice| notice.fields()) {
             field(out, name, &value);
@@ -156,6 +201,8 @@ impl Answer {
         }
     }
 }
+
+const CHALLENGE: &str = "www-authenticate";
 
 /// > application/problem+json — RFC 9457 §3
 pub(super) const PROBLEM: &str = "application/problem+json";

@@ -17,6 +17,7 @@ use super::pump::{Pump, PumpError};
 use super::request_id::RequestId;
 use super::response::{self, BadResponse, Caller, ResponseHead};
 use super::upstream::Upstream;
+use crate::credential::DigestCheck;
 
 /// A response head may not be larger.
 pub(super) const MAX_RESPONSE_HEAD: usize = 64 * 1024;
@@ -28,6 +29,13 @@ pub(super) struct Side<'a, S> {
     /// Where the caller's answer is put together.
     pub(super) out: &'a mut Vec<u8>,
     pub(super) stage: &'a Cell<Stage>,
+}
+
+/// The body of a request.
+pub(super) struct Body {
+    pub(super) framing: Framing,
+    /// What it must be, where the caller has signed it.
+    pub(super) digest: Option<DigestCheck>,
 }
 
 /// How far a connection has come with the request that it read last.
@@ -99,7 +107,7 @@ pub(super) async fn relay<S>(
     side: Side<'_, S>,
     upstream: &mut Upstream,
     head: &mut Vec<u8>,
-    body: Framing,
+    body: Body,
     caller: &Caller<'_>,
     request_id: &RequestId,
     pace: Pace<'_>,
@@ -108,7 +116,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Side { io, unread, out, stage } = side;
-    let mut sending = Pump::new(std::mem::take(head), body, body);
+    let Body { framing, digest } = body;
+    let mut sending = Pump::new(std::mem::take(head), framing, framing).expecting(digest);
     let outcome = async {
         let answer = loop {
             let answer =

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::authz::Till;
-use crate::credential::Peppers;
+use crate::credential::{Peppers, SignatureTerms};
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::limit::{Inflight, Ledger, Throttle};
@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub limits: Arc<Limits>,
     /// The header that carries API keys, in lower case.
     pub api_key_header: Arc<str>,
+    /// What signatures must be like, and the nonces that were used.
+    pub signatures: Arc<SignatureTerms>,
     /// Our issuing authorities that sign no more, by their distinguished names.
     pub retired: Arc<BTreeMap<String, AuthorityId>>,
     /// What every app has used of its limits; the same one in every snapshot.

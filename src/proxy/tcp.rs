@@ -91,9 +91,10 @@ pub(super) fn judge<'s>(
     let toll = purpose.toll(Till { ledger: &snapshot.ledger, service: None });
     let ask = Ask::Tcp { service };
     match (check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, &toll, now), settings) {
-        (Ok(permit), Some(service)) => {
-            (Verdict::of_permit(&permit, service.id.as_str()), Some(Admission { permit, service }))
-        }
+        (Ok(permit), Some(service)) => (
+            Verdict::of_permit(&permit, service.id.as_str()),
+            Some(Admission { permit, service, digest: None }),
+        ),
         (Ok(_), None) => (Verdict::of_nobody("no-such-service"), None),
         (Err(no), _) => (Verdict::of_no(&no, service.as_str()), None),
     }

@@ -29,7 +29,7 @@ use super::tcp;
 use super::tls::verdict;
 use super::worker::Worker;
 use crate::clock::{ManualClock, Timestamp};
-use crate::credential::Peppers;
+use crate::credential::{NonceMemory, Peppers, SignatureRules, SignatureTerms};
 use crate::id::WorkloadId;
 use crate::pki::{
     AuthorityPlan, BundleSet, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Life, LocalKeys, Profile,
@@ -170,6 +170,10 @@ impl World {
             remotes: Default::default(),
             limits: Arc::new(Limits::default()),
             api_key_header: "x-api-key".into(),
+            signatures: Arc::new(SignatureTerms::new(
+                SignatureRules::default(),
+                Arc::new(NonceMemory::new(1000, Timestamp::FLOOR)),
+            )),
             retired: Arc::default(),
             ledger: Default::default(),
             throttle: Default::default(),

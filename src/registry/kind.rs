@@ -10,11 +10,13 @@ pub enum CredentialKind {
     ApiKey,
     /// A client certificate.
     Mtls,
+    /// A signature over the request (RFC 9421).
+    Signature,
 }
 
 impl CredentialKind {
     /// Every kind, the strongest first.
-    pub const ALL: [Self; 2] = [Self::Mtls, Self::ApiKey];
+    pub const ALL: [Self; 3] = [Self::Mtls, Self::Signature, Self::ApiKey];
 
     /// The word for it in config, logs and headers.
     #[must_use]
@@ -22,6 +24,7 @@ impl CredentialKind {
         match self {
             Self::ApiKey => "api_key",
             Self::Mtls => "mtls",
+            Self::Signature => "signature",
         }
     }
 
@@ -29,13 +32,14 @@ impl CredentialKind {
         match self {
             Self::ApiKey => 1,
             Self::Mtls => 2,
+            Self::Signature => 4,
         }
     }
 }
 
 /// The text is no kind of credential.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected 'mtls' or 'api_key'")]
+#[error("expected 'mtls', 'signature' or 'api_key'")]
 pub struct UnknownKind;
 
 impl FromStr for CredentialKind {

@@ -3,6 +3,7 @@
 mod kind;
 mod path;
 mod rule;
+mod signature_key;
 mod model;
 mod snapshot;
 mod shelf;
@@ -20,6 +21,7 @@ pub use parse::{Source, parse};
 pub use path::{AmbiguousPath, PolicyPath};
 pub use read::accepts;
 pub use rule::{InvalidPathRule, PathRule};
+pub use signature_key::{InvalidPublicKey, SignatureAlgorithm, SignatureKey};
 pub use snapshot::{Conflict, Definitions, NameNotAdmitted, Snapshot};
 
 #[cfg(test)]

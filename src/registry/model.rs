@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::id::{AppId, CredentialId, DeveloperId, OperationId, ProductId, ServiceId};
 use crate::identity::{CertificateRule, Subject};
 use crate::limit::{Limits, Priority};
-use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath};
+use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath, SignatureKey};
 
 /// Whoever owns apps.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -225,7 +225,7 @@ impl Credential {
     #[must_use]
     pub fn admits(&self, subject: &Subject) -> bool {
         match &self.secret {
-            CredentialSecret::ApiKey { .. } => false,
+            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => false,
             CredentialSecret::Certificate(on_file) => match on_file.multi_valued {
                 MultiValued::Admit => true,
                 MultiValued::Refuse => !subject.is_multi_valued(),
@@ -239,6 +239,19 @@ impl Credential {
         match self.secret {
             CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey,
             CredentialSecret::Certificate(_) => CredentialKind::Mtls,
+            CredentialSecret::Signature(_) => CredentialKind::Signature,
+        }
+    }
+
+    /// The pepper without which it is worth nothing, if it needs one.
+    #[must_use]
+    pub fn pepper(&self) -> Option<&str> {
+        match &self.secret {
+            CredentialSecret::ApiKey { pepper, .. }
+            | CredentialSecret::Signature(SignatureKey::Sealed { pepper, .. }) => Some(pepper),
+            CredentialSecret::Certificate(_) | CredentialSecret::Signature(SignatureKey::Public { .. }) => {
+                None
+            }
         }
     }
 }
@@ -266,6 +279,8 @@ pub enum CredentialSecret {
     },
     /// One of these certificates.
     Certificate(CertificatesOnFile),
+    /// A signature that this key made, or that its private half did.
+    Signature(SignatureKey),
 }
 
 /// The certificates that a credential stands for.
@@ -293,6 +308,7 @@ impl fmt::Debug for CredentialSecret {
             Self::Certificate(CertificatesOnFile { rule, multi_valued }) => {
                 write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?})")
             }
+            Self::Signature(key) => write!(f, "Signature({key:?})"),
         }
     }
 }

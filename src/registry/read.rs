@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use data_encoding::HEXLOWER_PERMISSIVE;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
 use crate::clock::Timestamp;
 use crate::id::CredentialId;
@@ -10,7 +10,8 @@ use crate::identity::{Attribute, CertificateRule, RelativeName};
 use crate::registry::limits;
 use crate::registry::{
     Accepts, AppStatus, CertificatesOnFile, CredentialKind, CredentialSecret, CredentialStatus,
-    DeveloperStatus, GrantStatus, KindSet, Methods, MultiValued, Operation, ServiceSelector, Target,
+    DeveloperStatus, GrantStatus, KindSet, Methods, MultiValued, Operation, ServiceSelector,
+    SignatureAlgorithm, SignatureKey, Target,
 };
 use crate::suggest;
 use crate::toml_text::{Place, TableReader, Value};
@@ -197,6 +198,32 @@ pub(super) fn api_key(mut table: TableReader<'_>) -> Option<CredentialDraft<'_>>
     draft(table, id, secret)
 }
 
+/// A signature key on file.
+pub(super) fn signature(mut table: TableReader<'_>) -> Option<CredentialDraft<'_>> {
+    let words = SignatureAlgorithm::ALL.map(|algorithm| (algorithm.as_str(), algorithm));
+    let algorithm = table.required("algorithm", |value| value.word(&words));
+    let key = match algorithm {
+        Some(SignatureAlgorithm::HmacSha256) => {
+            table.required("secret", |value| value.convert(sealed_secret))
+        }
+        Some(algorithm) => {
+            table.required("public_key", |value| value.convert(|text| SignatureKey::public(algorithm, text)))
+        }
+        None => {
+            // Which of them it needs is not known, so neither is missing or unknown.
+            drop((table.value("secret"), table.value("public_key")));
+            None
+        }
+    };
+    let id = if algorithm == Some(SignatureAlgorithm::HmacSha256) {
+        // Made here, together with its secret, which the id is part of.
+        table.required("id", |value| Some((value.place(), value.convert(key_id)?)))
+    } else {
+        table.required("id", placed)
+    };
+    draft(table, id, key.map(CredentialSecret::Signature))
+}
+
 fn draft<'d>(
     mut table: TableReader<'d>,
     id: Option<(Place<'d>, CredentialId)>,
@@ -284,13 +311,33 @@ fn key_id(text: &str) -> Result<CredentialId, &'static str> {
 fn key_hash(text: &str) -> Result<CredentialSecret, &'static str> {
     let read = || {
         let (pepper, digits) = text.strip_prefix("hmac-sha256:")?.split_once(':')?;
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        let named = !pepper.is_empty() && pepper.len() <= LONGEST_PEPPER && pepper.bytes().all(allowed);
-        let hash = digest(digits).ok().filter(|_| named)?;
+        let hash = digest(digits).ok().filter(|_| is_pepper(pepper))?;
         Some(CredentialSecret::ApiKey { hash, pepper: pepper.into() })
     };
     read().ok_or("expected hmac-sha256:<name of the pepper>:<64 hexadecimal digits>")
 }
+
+/// `aes-256-gcm:<pepper>:<base64url>`. Nothing of it is ever repeated in a message.
+fn sealed_secret(text: &str) -> Result<SignatureKey, &'static str> {
+    let read = || {
+        let (pepper, digits) = text.strip_prefix("aes-256-gcm:")?.split_once(':')?;
+        let sealed = BASE64URL_NOPAD.decode(digits.as_bytes()).ok()?;
+        let fits = is_pepper(pepper) && (SHORTEST_SEALED..=LONGEST_SEALED).contains(&sealed.len());
+        fits.then(|| SignatureKey::Sealed { pepper: pepper.into(), sealed: sealed.into() })
+    };
+    read().ok_or("expected aes-256-gcm:<name of the pepper>:<base64url>, as `postern key create` writes it")
+}
+
+fn is_pepper(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !name.is_empty() && name.len() <= LONGEST_PEPPER && name.bytes().all(allowed)
+}
+
+/// A nonce of 12 bytes, a tag of 16, and a secret of at least as many.
+const SHORTEST_SEALED: usize = 12 + 16 + 16;
+
+/// No secret that is worth having is longer.
+const LONGEST_SEALED: usize = 1024;
 
 const KEY_ID_LENGTH: usize = 12;
 

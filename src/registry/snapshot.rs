@@ -17,6 +17,7 @@ pub struct Snapshot {
     developers: BTreeMap<DeveloperId, Arc<Developer>>,
     products: BTreeMap<ProductId, Arc<Product>>,
     api_keys: HashMap<CredentialId, Arc<Credential>>,
+    signature_keys: HashMap<CredentialId, Arc<Credential>>,
     certificates: Mapping<Arc<Credential>>,
     version: Box<str>,
 }
@@ -80,7 +81,7 @@ impl Snapshot {
         let rules: Vec<(&CertificateRule, &Arc<Credential>)> = credentials
             .iter()
             .filter_map(|credential| match &credential.secret {
-                CredentialSecret::ApiKey { .. } => None,
+                CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => None,
                 CredentialSecret::Certificate(on_file) => Some((&on_file.rule, credential)),
             })
             .collect();
@@ -93,9 +94,13 @@ impl Snapshot {
             }));
             Mapping::default()
         });
-        let api_keys = credentials.iter().filter(|credential| credential.kind() == CredentialKind::ApiKey);
+        let by_id = |kind: CredentialKind| {
+            let keys = credentials.iter().filter(|credential| credential.kind() == kind);
+            keys.map(|key| (key.id.clone(), Arc::clone(key))).collect()
+        };
         let snapshot = Self {
-            api_keys: api_keys.map(|key| (key.id.clone(), Arc::clone(key))).collect(),
+            api_keys: by_id(CredentialKind::ApiKey),
+            signature_keys: by_id(CredentialKind::Signature),
             apps: index(apps, |app| &app.id, &mut conflicts),
             credentials: index(credentials, |credential| &credential.id, &mut conflicts),
             developers: index(developers, |developer| &developer.id, &mut conflicts),
@@ -110,6 +115,12 @@ impl Snapshot {
     #[must_use]
     pub fn api_key(&self, id: &str) -> Option<&Arc<Credential>> {
         self.api_keys.get(id)
+    }
+
+    /// The signature key on file under this `keyid`, good or not.
+    #[must_use]
+    pub fn signature_key(&self, id: &str) -> Option<&Arc<Credential>> {
+        self.signature_keys.get(id)
     }
 
     /// The credential on file for a verified certificate, good or not.

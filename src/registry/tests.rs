@@ -459,7 +459,7 @@ fn words_times_and_kinds_are_checked() {
         app_problems("accepts = ['mtls', ['apikey']]"),
         [
             "6:12: app.ledger.accepts[1]: expected an array, found a string",
-            "6:21: app.ledger.accepts[2][1]: expected `mtls` or `api_key`, did you mean `api_key`?",
+            "6:21: app.ledger.accepts[2][1]: expected `mtls` or `signature` or `api_key`, did you mean `api_key`?",
         ]
     );
     let times = "[[app.certificate]]\ndns = 'a'\nnot_before = 2026-02-01T00:00:00Z\nexpires = ";
@@ -658,4 +658,61 @@ fn an_operation_is_counted_by_a_name_of_its_own() {
         operation_problems(&format!("weight = 0\n{http}")),
         ["4:10: product.orders.operation[1].weight: expected an integer from 1 to 1000000"]
     );
+}
+
+const SEALED: &str =
+    "aes-256-gcm:p1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MCowBQYDK2VwAyEAJrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs=\n-----END PUBLIC KEY-----";
+
+#[test]
+fn a_signature_key_is_a_credential_like_any_other() {
+    let snapshot = read(&format!(
+        "{DEVELOPER}[[app]]\nid = 'ledger'\ndeveloper = 'team'\naccepts = [['signature'], ['mtls', 'signature']]\n\
+         [[app.signature]]\nid = '0000000000A1'\nalgorithm = 'hmac-sha256'\nsecret = '{SEALED}'\n\
+         [[app.signature]]\nid = 'ledger-2026'\nalgorithm = 'ed25519'\npublic_key = '''\n{PUBLIC_KEY}\n'''\n\
+         status = 'pending'\nnot_before = 2026-01-01T00:00:00Z\nexpires = 2027-01-01T00:00:00Z\n"
+    ));
+
+    let shared = snapshot.signature_key("0000000000A1").unwrap();
+    assert_eq!((shared.kind(), shared.pepper()), (CredentialKind::Signature, Some("p1")));
+    let public = snapshot.signature_key("ledger-2026").unwrap();
+    assert_eq!((public.status, public.pepper()), (CredentialStatus::Pending, None));
+    assert_eq!(public.expires.unwrap().to_string(), "2027-01-01T00:00:00Z");
+    assert!(snapshot.api_key("0000000000A1").is_none());
+    assert_eq!(
+        snapshot.app("ledger").unwrap().accepts.as_ref().unwrap().to_string(),
+        "signature or mtls+signature"
+    );
+}
+
+#[test]
+fn everything_wrong_with_signature_keys_is_said_and_no_secret_repeated() {
+    let table = |lines: &str| format!("[[app.signature]]\n{lines}\n");
+    let text = [
+        table("id = 'a'\nalgorithm = 'rsa-pss-sha512'\npublic_key = 'x'"),
+        table("id = 'short'\nalgorithm = 'hmac-sha256'\nsecret = 'aes-256-gcm:p1:c2VjcmV0'"),
+        table(&format!("id = '0000000000A1'\nalgorithm = 'hmac-sha256'\npublic_key = '{SEALED}'")),
+        table("id = 'b'\nalgorithm = 'ed25519'"),
+        table("id = 'c'\nalgorithm = 'ed25519'\npublic_key = 'c2VjcmV0'"),
+        table(&format!("id = 'd'\nalgorithm = 'ecdsa-p256-sha256'\npublic_key = '''{PUBLIC_KEY}'''")),
+    ]
+    .concat();
+
+    let problems = app_problems(&text).join("\n");
+
+    for expected in [
+        "app.ledger.signature.a.algorithm: expected `ed25519` or `ecdsa-p256-sha256` or `hmac-sha256`",
+        "app.ledger.signature.short.id: expected the 12 letters and digits of a key's id",
+        "app.ledger.signature.short.secret: expected aes-256-gcm:<name of the pepper>:<base64url>",
+        "app.ledger.signature.0000000000A1.secret: the key is missing",
+        "app.ledger.signature.0000000000A1.public_key: unknown key",
+        "app.ledger.signature.b.public_key: the key is missing",
+        "app.ledger.signature.c.public_key: expected a PEM block",
+        "app.ledger.signature.d.public_key: the key is not one for this algorithm",
+    ] {
+        assert!(problems.contains(expected), "{expected:?} in\n{problems}");
+    }
+    assert!(!problems.contains("c2VjcmV0"), "{problems}");
 }

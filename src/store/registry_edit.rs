@@ -12,7 +12,7 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, RawString, Table, TableLike, v
 
 use crate::clock::Timestamp;
 use crate::id::{AppId, CredentialId};
-use crate::registry::{self, Snapshot, Source};
+use crate::registry::{self, SignatureAlgorithm, Snapshot, Source};
 use crate::store::atomic_file::{self, AtomicError};
 use crate::store::registry_dir::{self, RegistryReadError};
 use crate::toml_text::Problem;
@@ -27,6 +27,13 @@ pub enum Edit {
         /// The key, as it is stored.
         key: StoredApiKey,
     },
+    /// Give an app one more key for signatures.
+    AddSignatureKey {
+        /// Whose.
+        app: AppId,
+        /// The key, as it is stored.
+        key: StoredSignatureKey,
+    },
     /// Declare a credential of any kind void for good.
     Revoke(CredentialId),
 }
@@ -38,6 +45,19 @@ pub struct StoredApiKey {
     pub id: CredentialId,
     /// Its keyed hash, as the registry writes it: `hmac-sha256:p1:<64 hexadecimal digits>`.
     pub hash: String,
+    /// The instant from which it is no longer good.
+    pub expires: Option<Timestamp>,
+}
+
+/// A key for signatures, as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredSignatureKey {
+    /// The `keyid` that signatures name.
+    pub id: CredentialId,
+    /// What it is for.
+    pub algorithm: SignatureAlgorithm,
+    /// The sealed secret as the registry writes it, `aes-256-gcm:p1:…`, or the public key as PEM or JWK.
+    pub material: String,
     /// The instant from which it is no longer good.
     pub expires: Option<Timestamp>,
 }
@@ -143,7 +163,7 @@ fn lock(folder: &Path) -> Result<File, EditError> {
 
 fn expect_known(snapshot: &Snapshot, edit: &Edit) -> Result<(), EditError> {
     let (known, name, names): (_, _, Vec<&str>) = match edit {
-        Edit::AddApiKey { app, .. } => (
+        Edit::AddApiKey { app, .. } | Edit::AddSignatureKey { app, .. } => (
             snapshot.app(app.as_str()).is_some(),
             app.as_str(),
             snapshot.apps().map(|app| app.id.as_str()).collect(),
@@ -159,7 +179,7 @@ fn expect_known(snapshot: &Snapshot, edit: &Edit) -> Result<(), EditError> {
 
 fn unknown(edit: &Edit, guess: String) -> EditError {
     let (kind, name) = match edit {
-        Edit::AddApiKey { app, .. } => ("app", app.to_string()),
+        Edit::AddApiKey { app, .. } | Edit::AddSignatureKey { app, .. } => ("app", app.to_string()),
         Edit::Revoke(id) => ("credential", id.to_string()),
     };
     EditError::Unknown { kind, name, guess }
@@ -172,16 +192,44 @@ fn in_text(source: &Source, edit: &Edit) -> Result<Option<String>, EditError> {
     let Some(apps) = document.get_mut("app") else { return Ok(None) };
     let found = match edit {
         Edit::AddApiKey { app, key } => {
-            let place = tables(apps).iter().position(|table| text_of(&**table, "id") == Some(app.as_str()));
-            let Some(place) = place else { return Ok(None) };
-            let tables = apps.as_array_of_tables_mut().ok_or_else(|| unsupported(source, "app"))?;
-            let added = tables.get_mut(place).and_then(|table| add_api_key(table, key));
-            added.ok_or_else(|| unsupported(source, "app.api_key"))?;
+            let entries = vec![("id", value(key.id.as_str())), ("hash", value(&key.hash))];
+            match table_of(source, apps, app)? {
+                Some(table) => add_credential(table, "api_key", entries, key.expires)
+                    .ok_or_else(|| unsupported(source, "app.api_key"))?,
+                None => return Ok(None),
+            }
+            true
+        }
+        Edit::AddSignatureKey { app, key } => {
+            let material =
+                if key.algorithm == SignatureAlgorithm::HmacSha256 { "secret" } else { "public_key" };
+            let entries = vec![
+                ("id", value(key.id.as_str())),
+                ("algorithm", value(key.algorithm.as_str())),
+                (material, value(&key.material)),
+            ];
+            match table_of(source, apps, app)? {
+                Some(table) => add_credential(table, "signature", entries, key.expires)
+                    .ok_or_else(|| unsupported(source, "app.signature"))?,
+                None => return Ok(None),
+            }
             true
         }
         Edit::Revoke(id) => tables(apps).into_iter().any(|app| revoke(app, id)),
     };
     Ok(found.then(|| document.to_string()))
+}
+
+/// The table of `app`, if the file has it.
+fn table_of<'t>(
+    source: &Source,
+    apps: &'t mut Item,
+    app: &AppId,
+) -> Result<Option<&'t mut Table>, EditError> {
+    let place = tables(apps).iter().position(|table| text_of(&**table, "id") == Some(app.as_str()));
+    let Some(place) = place else { return Ok(None) };
+    let tables = apps.as_array_of_tables_mut().ok_or_else(|| unsupported(source, "app"))?;
+    Ok(tables.get_mut(place))
 }
 
 fn unsupported(source: &Source, what: &'static str) -> EditError {
@@ -205,12 +253,18 @@ fn text_of<'t>(table: &'t (impl TableLike + ?Sized), key: &str) -> Option<&'t st
     table.get(key).and_then(Item::as_str)
 }
 
-/// `None` if the app's keys are written in a way that leaves no room for another.
-fn add_api_key(app: &mut Table, key: &StoredApiKey) -> Option<()> {
+/// `None` if the app's credentials are written in a way that leaves no room for another.
+fn add_credential(
+    app: &mut Table,
+    kind: &str,
+    entries: Vec<(&str, Item)>,
+    expires: Option<Timestamp>,
+) -> Option<()> {
     let mut table = Table::new();
-    table.insert("id", value(key.id.as_str()));
-    table.insert("hash", value(&key.hash));
-    if let Some(expires) = key.expires {
+    for (key, entry) in entries {
+        table.insert(key, entry);
+    }
+    if let Some(expires) = expires {
         table.insert("expires", value(expires.to_string().parse::<toml_edit::Datetime>().ok()?));
     }
     let indent = indent_below(app);
@@ -221,7 +275,7 @@ fn add_api_key(app: &mut Table, key: &StoredApiKey) -> Option<()> {
             key.leaf_decor_mut().set_prefix(indent.clone());
         }
     }
-    app.entry("api_key")
+    app.entry(kind)
         .or_insert(Item::ArrayOfTables(ArrayOfTables::new()))
         .as_array_of_tables_mut()?
         .push(table);
@@ -244,7 +298,7 @@ fn last_line(prefix: &str) -> String {
 /// Whether the app has this credential; it is revoked then.
 fn revoke(app: &mut dyn TableLike, id: &CredentialId) -> bool {
     let app_id = text_of(app, "id").unwrap_or_default().to_owned();
-    for kind in ["api_key", "certificate"] {
+    for kind in ["api_key", "certificate", "signature"] {
         let Some(item) = app.get_mut(kind) else { continue };
         for (number, credential) in (1..).zip(tables(item)) {
             let name = match text_of(credential, "id") {
@@ -366,6 +420,31 @@ id = "orders-read"
             ["  [[app.api_key]]", "  id = \"0000000000B2\"", &hash, "  expires = 2027-01-01T00:00:00Z", ""]
         );
         assert!(world.text().find("B2").unwrap() < world.text().find("id = \"mail\"").unwrap());
+    }
+
+    #[test]
+    fn a_signature_key_is_added_as_it_is_written_and_can_be_revoked() {
+        let world = World::with(REGISTRY);
+        let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAJrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs=\n\
+                   -----END PUBLIC KEY-----\n";
+        let key = StoredSignatureKey {
+            id: "0000000000B2".parse().unwrap(),
+            algorithm: SignatureAlgorithm::Ed25519,
+            material: pem.to_owned(),
+            expires: None,
+        };
+
+        world.apply(&Edit::AddSignatureKey { app: "mail".parse().unwrap(), key }).unwrap();
+        world.apply(&Edit::Revoke("0000000000B2".parse().unwrap())).unwrap();
+
+        let text = world.text();
+        let snapshot = registry::parse(&[Source { path: "x".into(), text: text.clone() }]).unwrap();
+        let credential = snapshot.signature_key("0000000000B2").unwrap();
+        assert_eq!(
+            (credential.app.id.as_str(), credential.status),
+            ("mail", registry::CredentialStatus::Revoked)
+        );
+        assert!(added(REGISTRY, &text).contains(&"[[app.signature]]".to_owned()), "{text}");
     }
 
     #[test]

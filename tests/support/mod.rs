@@ -14,6 +14,7 @@ pub(crate) mod foreign;
 pub(crate) mod identity;
 pub(crate) mod resumer;
 pub(crate) mod service;
+pub(crate) mod sign;
 pub(crate) mod world;
 
 use std::fs::File;
@@ -26,6 +27,7 @@ pub(crate) use foreign::ForeignCa;
 pub(crate) use identity::Identity;
 pub(crate) use resumer::{Outcome, Resumer, VERSIONS};
 pub(crate) use service::{Act, Seen, Service, ok};
+pub(crate) use sign::SigningKey;
 pub(crate) use world::{Scene, World};
 
 /// Whatever a test waits for comes within this span, also on a busy machine.

@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use aws_lc_rs::rand::SystemRandom;
 use postern::admin::{Client, Status};
-use postern::credential::{ApiKey, Peppers};
+use postern::credential::{ApiKey, Peppers, Signer, SigningSecret};
 use postern::store::{pem, pepper_file};
 use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use super::caller::dial;
-use super::{Answer, H2, Identity, Talk, Tls, eventually, write};
+use super::{Answer, H2, Identity, SigningKey, Talk, Tls, eventually, write};
 
 /// A configuration and a registry that are being put together.
 pub(crate) struct Scene {
@@ -179,12 +179,28 @@ impl Scene {
         key
     }
 
+    fn peppers(&mut self) -> &Peppers {
+        let state = self.folder.path().join("state");
+        self.peppers.get_or_insert_with(|| {
+            Peppers::new(pepper_file::load_or_create(&state, &SystemRandom::new()).unwrap())
+        })
+    }
+
+    /// A fresh secret for signatures, sealed under the agent's pepper.
+    pub(crate) fn shared_secret(&mut self) -> (SigningKey, SigningSecret) {
+        let secret = SigningSecret::generate(&SystemRandom::new()).unwrap();
+        let peppers = self.peppers();
+        let version = peppers.newest().unwrap();
+        let sealed = peppers.seal(version, secret.id(), secret.text().expose_secret()).unwrap();
+        let sealed = data_encoding::BASE64URL_NOPAD.encode(&sealed);
+        let on_file = format!("algorithm = \"hmac-sha256\"\nsecret = \"aes-256-gcm:{version}:{sealed}\"\n");
+        (SigningKey { id: secret.id().to_owned(), signer: Signer::shared(&secret), on_file }, secret)
+    }
+
     /// A fresh key, hashed under the agent's pepper.
     pub(crate) fn key(&mut self) -> Key {
-        let (state, random) = (self.folder.path().join("state"), SystemRandom::new());
-        let peppers = self
-            .peppers
-            .get_or_insert_with(|| Peppers::new(pepper_file::load_or_create(&state, &random).unwrap()));
+        let random = SystemRandom::new();
+        let peppers = self.peppers();
         let key = ApiKey::generate(&random).unwrap();
         let version = peppers.newest().unwrap().to_owned();
         let hash = peppers.hash(&version, key.text().expose_secret()).unwrap();

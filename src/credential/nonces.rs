@@ -1,0 +1,276 @@
+//! The nonces that were used, for as long as their signatures could be used again.
+//!
+//! **Invariant:** of two requests with one credential and one nonce at most one is let in, on whichever threads they come in.
+//! So this is the one thing on the request path that threads share and lock, in shards, for the length of a look-up, and
+//! only for requests whose signature has been proven and carries a nonce.
+//!
+//! Where the memory cannot tell, it says no: when it is full; about what was signed before it began, since nobody knows what
+//! came in then; and about what it has forgotten already, should the clock have been set back.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::clock::Timestamp;
+
+/// The nonces that were used, shared by all threads.
+#[derive(Debug)]
+pub struct NonceMemory {
+    shards: Box<[Mutex<Shard>]>,
+    /// How many nonces may be remembered, in all.
+    capacity: AtomicUsize,
+    /// What was signed before this may have come in before this memory was made.
+    since: Timestamp,
+}
+
+/// A nonce, and what is known of the signature that carries it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Use<'a> {
+    /// Whose nonce it is: the same word in another credential's signature is another nonce.
+    pub(super) credential: &'a str,
+    pub(super) nonce: &'a str,
+    pub(super) created: Timestamp,
+    /// From then on the signature is refused for its age.
+    pub(super) until: Timestamp,
+}
+
+/// Why a nonce is not taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Rejected {
+    /// No more can be remembered, in all or for this credential.
+    Full,
+    /// It was used before, or may have been.
+    Used,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    owners: HashMap<Word, Word>,
+    /// When each is forgotten, in seconds since the Unix epoch, the next one on top.
+    ends: BinaryHeap<Reverse<(i64, Word)>>,
+    /// How many of each credential.
+    counts: HashMap<Word, usize>,
+    /// The latest end that was forgotten.
+    forgotten: Option<i64>,
+}
+
+/// Half of a SHA-256: nobody finds two nonces for one word.
+type Word = [u8; 16];
+
+const SHARDS: usize = 16;
+
+/// One credential gets at most this part of the memory, so that it cannot shut out all others.
+const SHARE: usize = 2;
+
+impl NonceMemory {
+    /// A memory that begins at `since` and holds some `capacity` nonces.
+    #[must_use]
+    pub fn new(capacity: usize, since: Timestamp) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, capacity: AtomicUsize::new(capacity), since: since.to_whole_second() }
+    }
+
+    /// Changes how many nonces may be remembered; none is forgotten for it.
+    pub fn set_capacity(&self, capacity: usize) {
+        self.capacity.store(capacity, Ordering::Relaxed);
+    }
+
+    /// Takes a nonce that was not used before.
+    ///
+    /// # Errors
+    /// It was, or nobody can tell.
+    pub(super) fn spend(&self, one: &Use<'_>, now: Timestamp) -> Result<(), Rejected> {
+        let word = word(one.credential, one.nonce);
+        let mut shard = self.shard(&word);
+        shard.forget(now.unix());
+        self.look_in(&shard, &word, one)?;
+        let end = one.until.unix().saturating_add(1);
+        let owner = self::word(one.credential, "");
+        shard.owners.insert(word, owner);
+        shard.ends.push(Reverse((end, word)));
+        *shard.counts.entry(owner).or_default() += 1;
+        Ok(())
+    }
+
+    /// Whether a nonce would be taken.
+    ///
+    /// # Errors
+    /// As for [`NonceMemory::spend`].
+    pub(super) fn look(&self, one: &Use<'_>, now: Timestamp) -> Result<(), Rejected> {
+        let word = word(one.credential, one.nonce);
+        let mut shard = self.shard(&word);
+        shard.forget(now.unix());
+        self.look_in(&shard, &word, one)
+    }
+
+    fn look_in(&self, shard: &Shard, word: &Word, one: &Use<'_>) -> Result<(), Rejected> {
+        let is_forgotten = shard.forgotten.is_some_and(|end| one.until.unix() < end);
+        if one.created < self.since || is_forgotten || shard.owners.contains_key(word) {
+            return Err(Rejected::Used);
+        }
+        let room = self.capacity.load(Ordering::Relaxed).div_ceil(SHARDS);
+        let own = shard.counts.get(&self::word(one.credential, "")).copied().unwrap_or(0);
+        if shard.owners.len() >= room || own >= room.div_ceil(SHARE) {
+            return Err(Rejected::Full);
+        }
+        Ok(())
+    }
+
+    fn shard(&self, word: &Word) -> MutexGuard<'_, Shard> {
+        let [first, ..] = *word;
+        let place = usize::from(first) % SHARDS;
+        #[expect(clippy::indexing_slicing, reason = "a remainder by the number of shards is below it")]
+        let shard = &self.shards[place];
+        // Each step leaves the shard whole, or at worst remembers a nonce for longer.
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shard {
+    fn forget(&mut self, now: i64) {
+        while let Some(Reverse((end, word))) = self.ends.peek().copied() {
+            if end > now {
+                return;
+            }
+            self.ends.pop();
+            self.forgotten = Some(self.forgotten.map_or(end, |latest| latest.max(end)));
+            let Some(owner) = self.owners.remove(&word) else { continue };
+            if let Some(count) = self.counts.get_mut(&owner) {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&owner);
+                }
+            }
+        }
+    }
+}
+
+/// No credential's name holds a zero byte, so no two pairs are written alike.
+fn word(credential: &str, nonce: &str) -> Word {
+    let mut hash = Context::new(&SHA256);
+    for part in [credential.as_bytes(), &[0], nonce.as_bytes()] {
+        hash.update(part);
+    }
+    let digest = hash.finish();
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn start() -> Timestamp {
+        "2026-11-22T12:00:00Z".parse().unwrap()
+    }
+
+    fn one<'a>(credential: &'a str, nonce: &'a str, created: Timestamp) -> Use<'a> {
+        Use { credential, nonce, created, until: created + MINUTE }
+    }
+
+    #[test]
+    fn a_nonce_is_taken_once_for_each_credential() {
+        let (memory, now) = (NonceMemory::new(1000, start()), start());
+
+        assert_eq!(memory.spend(&one("a", "n", now), now), Ok(()));
+        assert_eq!(memory.spend(&one("a", "n", now), now), Err(Rejected::Used));
+        assert_eq!(memory.spend(&one("b", "n", now), now), Ok(()));
+        assert_eq!(memory.spend(&one("a", "m", now), now), Ok(()));
+    }
+
+    #[test]
+    fn looking_takes_nothing() {
+        let (memory, now) = (NonceMemory::new(1000, start()), start());
+
+        assert_eq!(memory.look(&one("a", "n", now), now), Ok(()));
+        assert_eq!(memory.spend(&one("a", "n", now), now), Ok(()));
+        assert_eq!(memory.look(&one("a", "n", now), now), Err(Rejected::Used));
+    }
+
+    #[test]
+    fn a_nonce_is_remembered_until_its_signature_is_too_old_and_not_longer() {
+        let (memory, created) = (NonceMemory::new(1000, start()), start());
+        memory.spend(&one("a", "n", created), created).unwrap();
+
+        let last = created + MINUTE;
+        assert_eq!(memory.spend(&one("a", "n", created), last), Err(Rejected::Used));
+        let later = last + SECOND;
+        assert_eq!(memory.spend(&one("a", "n", later), later), Ok(()));
+        assert_eq!(memory.shards.iter().map(|shard| shard.lock().unwrap().owners.len()).sum::<usize>(), 1);
+    }
+
+    #[test]
+    fn what_was_forgotten_is_not_taken_again_when_the_clock_goes_back() {
+        let (memory, created) = (NonceMemory::new(1000, start()), start());
+        memory.spend(&one("a", "n", created), created).unwrap();
+        let hour = 60 * MINUTE;
+        assert_eq!(memory.look(&one("a", "n", created + hour), created + hour), Ok(()));
+
+        assert_eq!(memory.spend(&one("a", "n", created), created + SECOND), Err(Rejected::Used));
+    }
+
+    #[test]
+    fn what_was_signed_before_the_memory_began_is_not_taken() {
+        let now = start() + Duration::from_millis(700);
+        let memory = NonceMemory::new(1000, now);
+
+        assert_eq!(memory.spend(&one("a", "n", start() - SECOND), now), Err(Rejected::Used));
+        assert_eq!(memory.spend(&one("a", "n", start()), now), Ok(()));
+    }
+
+    #[test]
+    fn a_full_memory_takes_nothing_until_something_is_forgotten() {
+        let (memory, now) = (NonceMemory::new(SHARDS * 4, start()), start());
+        let mut refused = 0;
+        for number in 0..1000 {
+            let (credential, nonce) = (format!("c{}", number % 10), number.to_string());
+            match memory.spend(&one(&credential, &nonce, now), now) {
+                Ok(()) => {}
+                Err(error) => {
+                    assert_eq!(error, Rejected::Full);
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!(refused, 1000 - SHARDS * 4);
+
+        let later = now + 2 * MINUTE;
+        assert_eq!(memory.spend(&one("c0", "0", later), later), Ok(()));
+        memory.set_capacity(0);
+        assert_eq!(memory.spend(&one("c0", "1", later), later), Err(Rejected::Full));
+    }
+
+    #[test]
+    fn one_credential_cannot_fill_the_memory_for_all() {
+        let (memory, now) = (NonceMemory::new(SHARDS * 8, start()), start());
+        let taken =
+            (0..1000).filter(|number| memory.spend(&one("greedy", &number.to_string(), now), now).is_ok());
+        assert_eq!(taken.count(), SHARDS * 4);
+
+        assert_eq!(memory.spend(&one("modest", "n", now), now), Ok(()));
+    }
+
+    #[test]
+    fn of_two_threads_with_one_nonce_only_one_gets_it() {
+        let (memory, now) = (NonceMemory::new(100_000, start()), start());
+        let spend_all = || {
+            let taken =
+                (0..2000).filter(|number| memory.spend(&one("a", &number.to_string(), now), now).is_ok());
+            taken.count()
+        };
+
+        let total: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(spend_all)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+
+        assert_eq!(total, 2000);
+    }
+}
