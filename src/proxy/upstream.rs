@@ -28,6 +28,10 @@ use crate::pki::{Usage, Verified, Verifier, VerifyError};
 /// How long an idle connection is kept. One that the other side has closed meanwhile is noticed before it is used.
 const KEEP: Duration = Duration::from_secs(30);
 
+/// No exchange begins so shortly before the end of a certificate under a connection, for it could not outlive that. Whoever
+/// is dialled anew shows a fresher one by then.
+const LAST_STRETCH: Duration = Duration::from_secs(60);
+
 /// What a pooled connection may be used for.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) enum PoolKey {
@@ -87,13 +91,13 @@ impl Upstream {
         Self { io, unread: Buffer::default(), reused: false, until: None, bond: None, since: Instant::now() }
     }
 
-    /// Whether the other side has hung up, or said something unasked.
+    /// Whether the other side has hung up, or said something unasked, or a certificate ends too soon for another exchange.
     fn is_stale(&mut self, now: Timestamp) -> bool {
         let mut byte = [0_u8; 1];
         let mut page = ReadBuf::new(&mut byte);
         let mut cx = Context::from_waker(Waker::noop());
         self.since.elapsed() >= KEEP
-            || self.until.is_some_and(|until| until <= now)
+            || self.until.is_some_and(|until| until <= now + LAST_STRETCH)
             || !self.unread.is_empty()
             || Pin::new(&mut self.io).poll_read(&mut cx, &mut page).is_ready()
     }
@@ -313,10 +317,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_is_not_used_again_when_a_certificate_under_it_has_ended() {
+    async fn a_connection_is_not_used_again_when_a_certificate_under_it_is_about_to_end() {
         let pool = Pool::new();
         let key = PoolKey::Local(Endpoint::Whoami);
-        let until = NOW + Duration::from_secs(5);
+        let until = NOW + Duration::from_secs(600);
         let mut others = Vec::new();
         for _ in 0..2 {
             let (upstream, other_end) = pair().await;
@@ -324,8 +328,9 @@ mod tests {
             pool.give_back(&key, Upstream { until: Some(until), ..upstream }, 8);
         }
 
-        assert!(pool.take(&key, until - Duration::from_millis(1)).is_some());
-        assert!(pool.take(&key, until).is_none(), "however the clock came to stand there");
+        let last = until - LAST_STRETCH;
+        assert!(pool.take(&key, last - Duration::from_millis(1)).is_some());
+        assert!(pool.take(&key, last).is_none(), "however the clock came to stand there");
     }
 
     #[test]
