@@ -33,6 +33,7 @@
 //! | [`id`] | names as types, so that an app is never taken for a service |
 //! | [`causes`] | *pure*: an error with all that caused it, on one line |
 //! | [`suggest`] | *pure*: the valid word that somebody probably meant |
+//! | [`shard_map`] | *pure*: a map whose copies share what they have in common |
 //! | [`toml_text`] | *pure*: TOML read strictly, with every problem and its place at once |
 //! | [`identity`] | *pure*: SPIFFE IDs, what a verified leaf says, and which rule it meets |
 //! | [`limit`] | *pure*: quotas, spike arrest, the ledger that is charged, concurrency, the throttle on failures |
@@ -103,7 +104,9 @@
 //! counters of its own. What apps have used is the one thing that all threads write to: a charge takes its turn by
 //! compare-and-swap, for some nanoseconds and without ever sleeping. The control plane (issuing, watching, admin) has
 //! another runtime, so that a storm there does not stall traffic. Between them stands one value, [`proxy::Snapshot`], which
-//! is replaced whole: it is loaded once for each request, and what was loaded cannot change under that request. A change
+//! is replaced whole: it is loaded once for each request, and what was loaded cannot change under that request. Snapshots of
+//! the registry share what they have in common ([`shard_map`]), and a change of apps is a reading of their file alone
+//! ([`registry::Library`]), so that one app of a million is replaced as fast as one of ten. A change
 //! that cannot be used is never published; the last good state stays, and status, log and metric say why.
 //!
 //! # Time
@@ -118,6 +121,7 @@ pub mod secret;
 pub mod id;
 pub mod causes;
 pub mod suggest;
+pub mod shard_map;
 pub mod toml_text;
 pub mod identity;
 pub mod limit;

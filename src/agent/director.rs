@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::clock_watch::{self, Shift};
+use super::registrar::{Registrar, RegistryError};
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
 use crate::causes::Causes;
@@ -28,11 +28,9 @@ use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
 use crate::pki::{BundleSet, Revoked, Skews, Usage, VerifyError};
 use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
-use crate::store::registry_dir::{self, RegistryReadError};
 use crate::store::revocation_file::{self, RevocationError};
 use crate::store::{disk, pepper_file};
 use crate::telemetry::Metrics;
-use crate::toml_text::Problem;
 use crate::workload::{Delivery, Statuses};
 
 /// Why a change was not taken over.
@@ -53,12 +51,9 @@ pub enum ReloadError {
     /// The agent is stopping.
     #[error("the agent is stopping")]
     Stopping,
-    /// The registry cannot be read.
-    #[error("the registry cannot be read")]
-    Read(#[from] RegistryReadError),
-    /// The registry is wrong.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    Registry(Vec<Problem>),
+    /// The registry on disk cannot be used.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The revocations cannot be read.
     #[error("the revocations cannot be read")]
     Revocations(#[from] RevocationError),
@@ -124,6 +119,7 @@ pub(super) struct Director {
     pub(super) in_force: Arc<ArcSwap<InForce>>,
     pub(super) assembly: Assembly,
     pub(super) materials: Materials,
+    pub(super) registrar: Registrar,
     pub(super) attestor: Arc<KernelAttestor>,
     pub(super) plane: Plane,
     pub(super) commands: mpsc::Sender<issuance::Command>,
@@ -294,14 +290,15 @@ impl Director {
     }
 
     fn follow_registry(&mut self) {
-        let outcome = read_registry(&self.materials.config.registry_dirs).and_then(|registry| {
+        let now = self.clock.now();
+        let outcome = self.registrar.follow(now).map_err(ReloadError::from).and_then(|()| {
+            let registry = Arc::clone(self.registrar.snapshot());
             if registry.version() == self.materials.registry.version() {
                 return Ok(false);
             }
-            self.publish(Materials { registry: Arc::new(registry), ..self.materials.clone() })?;
+            self.publish(Materials { registry, ..self.materials.clone() })?;
             Ok(true)
         });
-        let now = self.clock.now();
         let was_broken = self.in_force.load().registry_error.is_some();
         match outcome {
             Ok(is_new) => {
@@ -327,8 +324,8 @@ impl Director {
         let registry = &self.materials.registry;
         self.metrics.count_reload(true);
         self.metrics.registry_current.set(1);
-        self.metrics.registry_apps.set(i64::try_from(registry.apps().len()).unwrap_or(i64::MAX));
-        tracing::info!(version = registry.version(), apps = registry.apps().len(), "registry in force");
+        self.metrics.registry_apps.set(i64::try_from(registry.counts().apps).unwrap_or(i64::MAX));
+        tracing::info!(version = registry.version(), apps = registry.counts().apps, "registry in force");
         self.update(|state| {
             state.registry = Arc::clone(registry);
             state.registry_loaded_at = now;
@@ -475,7 +472,8 @@ impl Director {
         let old = Arc::clone(&self.materials.config);
         let new = Arc::new(config::load(&old.path)?);
         let changes = config::plan(&old, &new).map_err(ReloadError::Restart)?;
-        let registry = Arc::new(read_registry(&new.registry_dirs)?);
+        let registrar = Registrar::open(&new.registry_dirs, self.clock.now())?;
+        let registry = Arc::clone(registrar.snapshot());
         trust::bundles(&self.materials.issued.bundle, &new.trust)?;
         let openings = self.bind(&changes, &config::all_doors(&old))?;
         if changes.contains(&Change::Issuance) {
@@ -505,6 +503,7 @@ impl Director {
             self.configure_issuance(&old).await?;
             return Err(error);
         }
+        self.registrar = registrar;
         if changes.contains(&Change::Workloads) || changes.contains(&Change::Issuance) {
             self.attestor.follow(&new.workloads).map_err(|_| ReloadError::Selectors)?;
             self.deliveries.follow(&new, &self.feed);
@@ -586,15 +585,6 @@ fn is_same_trust(one: &Materials, other: &Materials) -> bool {
     Arc::ptr_eq(&one.bundles, &other.bundles)
         && Arc::ptr_eq(&one.revocations, &other.revocations)
         && Arc::ptr_eq(&one.crls, &other.crls)
-}
-
-/// Reads and understands the registry.
-///
-/// # Errors
-/// It cannot be read, or everything that is wrong with it.
-pub(super) fn read_registry(folders: &[PathBuf]) -> Result<registry::Snapshot, ReloadError> {
-    let sources = registry_dir::read(folders)?;
-    registry::parse(&sources).map_err(ReloadError::Registry)
 }
 
 /// A watch over the files of one configuration; ends when it is dropped.

@@ -14,9 +14,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
-use super::director::{Deliveries, Director, InForce, Order, ReloadError, read_registry};
+use super::director::{Deliveries, Director, InForce, Order};
 use super::limit_keeper::{KeeperError, LimitKeeper};
 use super::quickstart::{self, Quickstart, QuickstartError};
+use super::registrar::{Registrar, RegistryError};
 use super::sightings::{self, Sightings};
 use super::steward::AgentSteward;
 use super::troubles::{Trouble, Troubles};
@@ -95,7 +96,7 @@ pub enum AgentError {
     Quickstart(#[from] QuickstartError),
     /// The registry cannot be used.
     #[error(transparent)]
-    Registry(ReloadError),
+    Registry(#[from] RegistryError),
     /// The revocations cannot be used.
     #[error("the revocations cannot be used")]
     Revocations(#[from] RevocationError),
@@ -157,7 +158,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     }
     let troubles = Arc::new(Troubles::default());
     if !pepper_file::exists(&config.state_dir)? {
-        check_first_start(&config)?;
+        check_first_start(&config, started_at)?;
     }
     let directory = AuthorityDir::open_keeping(&config.state_dir, &config.keys)?;
     let (rotator, mut feed) = Rotator::start_after(
@@ -171,7 +172,8 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let peppers = Arc::new(Peppers::new(peppers(&config, &troubles)?));
     let quickstart = samples(&config, &peppers, started_at, &troubles)?;
 
-    let registry = Arc::new(read_registry(&config.registry_dirs).map_err(AgentError::Registry)?);
+    let registrar = Registrar::open(&config.registry_dirs, started_at)?;
+    let registry = Arc::clone(registrar.snapshot());
     let issued = Arc::clone(&feed.borrow_and_update());
     let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
     let revocations = Arc::new(revocation_file::load(&config.state_dir)?);
@@ -193,7 +195,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
 
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
     metrics.registry_current.set(1);
-    metrics.registry_apps.set(i64::try_from(registry.apps().len()).unwrap_or(i64::MAX));
+    metrics.registry_apps.set(i64::try_from(registry.counts().apps).unwrap_or(i64::MAX));
     let (access, _writer) = access_log(&config, &metrics)?;
     let (lookout, sighted) = Lookout::new();
     let (sightings, known_sightings) = watch::channel(Sightings::default());
@@ -250,6 +252,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         in_force,
         assembly,
         materials,
+        registrar,
         attestor,
         plane,
         commands,
@@ -388,9 +391,9 @@ fn samples(
 }
 
 /// Nothing is made for a registry that cannot be used, and no pepper in place of one that was lost.
-fn check_first_start(config: &Config) -> Result<(), AgentError> {
-    let registry = read_registry(&config.registry_dirs).map_err(AgentError::Registry)?;
-    if registry.credentials().any(|credential| credential.pepper().is_some()) {
+fn check_first_start(config: &Config, now: Timestamp) -> Result<(), AgentError> {
+    let registrar = Registrar::open(&config.registry_dirs, now)?;
+    if registrar.snapshot().credentials().any(|credential| credential.pepper().is_some()) {
         return Err(AgentError::PeppersLost(config.state_dir.join("peppers.toml")));
     }
     Ok(())

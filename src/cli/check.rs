@@ -44,10 +44,10 @@ pub(super) fn run(config: &Path, format: Format) -> anyhow::Result<()> {
     match registry_dir::read(&sketch.registry_dirs).map(|sources| registry::parse(&sources)) {
         Ok(Ok(snapshot)) => {
             summary = [
-                count(snapshot.apps().len(), "app"),
-                count(snapshot.products().len(), "product"),
-                count(snapshot.developers().len(), "developer"),
-                count(snapshot.credentials().len(), "credential"),
+                count(snapshot.counts().apps, "app"),
+                count(snapshot.counts().products, "product"),
+                count(snapshot.counts().developers, "developer"),
+                count(snapshot.counts().credentials, "credential"),
             ]
             .join(", ");
         }

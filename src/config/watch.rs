@@ -6,9 +6,11 @@
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use notify::{EventKind, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{Event, EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 /// Without any notice, files are looked at this often.
@@ -17,7 +19,8 @@ const POLL: Duration = Duration::from_millis(500);
 /// Notices are gathered for so long: a log file that grows beside the watched ones must not keep us busy.
 const BREATH: Duration = Duration::from_millis(20);
 
-/// After a change, files are left alone for this long, so that a writer can finish.
+/// After a change, files are left alone for this long, so that a writer can finish. One file that was put in its place whole,
+/// or was closed, is finished.
 const SETTLE: Duration = Duration::from_millis(40);
 
 /// A writer that never pauses is not waited for longer than this.
@@ -32,21 +35,63 @@ pub struct Watched {
     pub folders: Vec<PathBuf>,
 }
 
-/// Sends one unit at once, for what may have changed before, and one for every change that has settled, until nobody listens any more. Where the system gives no change
-/// notices, it says so in the log and works by looking.
+/// Sends one unit at once, for what may have changed before, and one for every change that has settled, until nobody
+/// listens any more. Where the system gives no change notices, it says so in the log and works by looking.
 pub async fn watch(watched: Watched, changed: mpsc::Sender<()>) {
     let (notices, received) = mpsc::channel(1);
-    let watcher = notices_for(&watched, notices);
+    let bustle = SharedBustle::default();
+    let watcher = notices_for(&watched, notices, Arc::clone(&bustle));
     if let Err(error) = &watcher {
         tracing::warn!(%error, every = ?POLL, "the system gives no change notices; files are looked at instead");
     }
-    follow(watched, watcher.ok(), received, changed).await;
+    follow(watched, watcher.ok(), &bustle, received, changed).await;
 }
 
-fn notices_for(watched: &Watched, notices: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let ours = matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(_)));
-        if !ours {
+/// Which files were touched since files were last told of as changed.
+#[derive(Debug, Default)]
+enum Bustle {
+    #[default]
+    None,
+    /// One, which may still be written to.
+    Unfinished(PathBuf),
+    /// One, which was closed or put in its place whole.
+    Finished(PathBuf),
+    /// Several: whoever touches them may touch more.
+    Several,
+}
+
+impl Bustle {
+    fn note(&mut self, event: &Event) {
+        let is_finished = is_closed(event) || matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
+        let one = if is_finished { Self::Finished } else { Self::Unfinished };
+        for path in event.paths.iter().filter(|path| path.extension().is_some_and(|kind| kind == "toml")) {
+            let is_first = match self {
+                Self::None => true,
+                Self::Unfinished(touched) | Self::Finished(touched) => touched == path,
+                Self::Several => false,
+            };
+            *self = if is_first { one(path.clone()) } else { Self::Several };
+        }
+    }
+}
+
+fn is_closed(event: &Event) -> bool {
+    event.kind == EventKind::Access(AccessKind::Close(AccessMode::Write))
+}
+
+type SharedBustle = Arc<Mutex<Bustle>>;
+
+fn notices_for(
+    watched: &Watched,
+    notices: mpsc::Sender<()>,
+    bustle: SharedBustle,
+) -> notify::Result<notify::RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let ours = |event: &Event| matches!(event.kind, EventKind::Access(_)) && !is_closed(event);
+        if !event.as_ref().is_ok_and(ours) {
+            if let Ok(event) = &event {
+                bustle.lock().unwrap_or_else(PoisonError::into_inner).note(event);
+            }
             // A full channel already holds a notice.
             notices.try_send(()).ok();
         }
@@ -65,6 +110,7 @@ fn notices_for(watched: &Watched, notices: mpsc::Sender<()>) -> notify::Result<n
 async fn follow(
     watched: Watched,
     watcher: Option<notify::RecommendedWatcher>,
+    bustle: &Mutex<Bustle>,
     mut notices: mpsc::Receiver<()>,
     changed: mpsc::Sender<()>,
 ) {
@@ -83,11 +129,15 @@ async fn follow(
             () = tokio::time::sleep(POLL) => {}
             () = changed.closed() => return,
         }
+        let touched = std::mem::take(&mut *bustle.lock().unwrap_or_else(PoisonError::into_inner));
         let now = fingerprint(&watched);
         if now == seen {
             continue;
         }
-        seen = settled(&watched, now).await;
+        seen = match touched {
+            Bustle::Finished(_) => now,
+            Bustle::None | Bustle::Several | Bustle::Unfinished(_) => settled(&watched, now).await,
+        };
         if changed.send(()).await.is_err() {
             return;
         }
@@ -161,6 +211,30 @@ mod tests {
     fn folder(place: &Path) {
         fs::create_dir(place.join("registry")).unwrap();
         put(&place.join("registry/a.toml"), "one");
+    }
+
+    #[test]
+    fn one_file_is_finished_when_it_was_put_in_its_place_or_closed() {
+        use notify::event::{CreateKind, DataChange, RenameMode};
+
+        let renamed = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let created = EventKind::Create(CreateKind::File);
+        let after = |events: &[(EventKind, &str)]| {
+            let mut bustle = Bustle::default();
+            for (kind, path) in events {
+                bustle.note(&Event::new(*kind).add_path(PathBuf::from(path)));
+            }
+            matches!(bustle, Bustle::Finished(_))
+        };
+
+        assert!(after(&[(created, ".tmp1"), (written, ".tmp1"), (closed, ".tmp1"), (renamed, "a.toml")]));
+        assert!(after(&[(created, "a.toml"), (written, "a.toml"), (closed, "a.toml")]));
+        assert!(!after(&[(created, "a.toml"), (written, "a.toml")]), "it is still written to");
+        assert!(!after(&[(renamed, "a.toml"), (renamed, "b.toml")]), "there may be more");
+        assert!(!after(&[(renamed, "a.toml"), (renamed, "b.toml"), (renamed, "a.toml")]));
+        assert!(!after(&[]));
     }
 
     #[tokio::test]

@@ -1,21 +1,24 @@
 //! From a verified subject to what is on file for it: the narrowest rule wins, and a tie is refused, not resolved.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
-use crate::identity::{CertificateRule, RelativeName, SpiffeId, Subject};
+use crate::identity::{CertificateRule, RelativeName, SpiffeId, Subject, TrustDomain};
+use crate::shard_map::ShardMap;
 
 /// Certificate rules, each with what it stands for, indexed so that finding one does not get slower with their number.
+/// Copies share what they have in common.
 #[derive(Clone, Debug)]
 pub struct Mapping<T> {
-    dns: HashMap<String, T>,
-    sha256: HashMap<[u8; 32], T>,
-    spki: HashMap<[u8; 32], T>,
-    uri: HashMap<SpiffeId, T>,
+    dns: ShardMap<String, T>,
+    sha256: ShardMap<[u8; 32], T>,
+    spki: ShardMap<[u8; 32], T>,
+    uri: ShardMap<SpiffeId, T>,
     /// By the text of a SPIFFE ID cut off before a slash: `spiffe://td/ns` for the rule `spiffe://td/ns/**`.
-    uri_prefix: HashMap<String, T>,
+    uri_prefix: ShardMap<String, T>,
     /// By one of the rule's relative names, so that only rules with that one are looked at.
-    subject: HashMap<RelativeName, Vec<(CertificateRule, T)>>,
+    subject: ShardMap<RelativeName, Arc<Vec<CertificateRule>>>,
+    /// By the whole rule.
+    by_subject: ShardMap<CertificateRule, T>,
 }
 
 /// What the rules say of a subject.
@@ -29,62 +32,60 @@ pub enum Match<'a, T> {
     NotFound,
 }
 
-/// The same rule stands for two different things.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{} certificate rules stand for two things each", .0.len())]
-pub struct AmbiguousRules(pub Vec<Clash>);
-
-/// One rule that was given twice.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Clash {
-    /// The rule.
-    pub rule: CertificateRule,
-    /// Where it came first, counted from zero in the order of the rules given.
-    pub first: usize,
-    /// Where it came again.
-    pub second: usize,
-}
-
 impl<T: Clone + Eq> Mapping<T> {
-    /// Indexes `rules`. The same rule may be given twice for the same thing.
+    /// Adds a rule and what it stands for. The same rule may be given twice for the same thing.
     ///
     /// # Errors
-    /// All rules that are given for two different things.
-    pub fn build(rules: impl IntoIterator<Item = (CertificateRule, T)>) -> Result<Self, AmbiguousRules> {
-        let mut seen: HashMap<CertificateRule, (usize, T)> = HashMap::new();
-        let mut clashes = Vec::new();
-        let mut mapping = Self::default();
-        for (position, (rule, value)) in rules.into_iter().enumerate() {
-            match seen.entry(canonical(rule)) {
-                Entry::Vacant(slot) => {
-                    mapping.insert(slot.key().clone(), value.clone());
-                    slot.insert((position, value));
-                }
-                Entry::Occupied(slot) if slot.get().1 != value => {
-                    clashes.push(Clash { rule: slot.key().clone(), first: slot.get().0, second: position });
-                }
-                Entry::Occupied(_) => (),
+    /// The other thing that this very rule stands for.
+    pub fn insert(&mut self, rule: CertificateRule, value: T) -> Result<(), T> {
+        let given = value.clone();
+        let inserted = match canonical(rule) {
+            CertificateRule::Dns(name) => self.dns.insert(name, value),
+            CertificateRule::Sha256(digest) => self.sha256.insert(digest, value),
+            CertificateRule::Spki(digest) => self.spki.insert(digest, value),
+            CertificateRule::Subject(names) => self.insert_by_subject(names, value),
+            CertificateRule::Uri(id) => self.uri.insert(id, value),
+            CertificateRule::UriPrefix { domain, segments } => {
+                self.uri_prefix.insert(prefix(&domain, &segments), value)
             }
-        }
-        if clashes.is_empty() { Ok(mapping) } else { Err(AmbiguousRules(clashes)) }
+        };
+        inserted.or_else(|taken| if taken == given { Ok(()) } else { Err(taken) })
     }
 
-    fn insert(&mut self, rule: CertificateRule, value: T) {
-        match rule {
-            CertificateRule::Dns(name) => drop(self.dns.insert(name, value)),
-            CertificateRule::Sha256(digest) => drop(self.sha256.insert(digest, value)),
-            CertificateRule::Spki(digest) => drop(self.spki.insert(digest, value)),
-            CertificateRule::Subject(ref names) => {
-                let common_name = names.iter().find(|name| name.has(COMMON_NAME));
-                if let Some(index) = common_name.or_else(|| names.first()).cloned() {
-                    self.subject.entry(index).or_default().push((rule, value));
-                }
-            }
-            CertificateRule::Uri(id) => drop(self.uri.insert(id, value)),
+    /// Takes a rule out.
+    pub fn remove(&mut self, rule: &CertificateRule) {
+        match canonical(rule.clone()) {
+            CertificateRule::Dns(name) => drop(self.dns.remove(&name)),
+            CertificateRule::Sha256(digest) => drop(self.sha256.remove(&digest)),
+            CertificateRule::Spki(digest) => drop(self.spki.remove(&digest)),
+            CertificateRule::Subject(names) => self.remove_by_subject(names),
+            CertificateRule::Uri(id) => drop(self.uri.remove(&id)),
             CertificateRule::UriPrefix { domain, segments } => {
-                let text = segments.iter().fold(domain.id_text(), |text, segment| text + "/" + segment);
-                self.uri_prefix.insert(text, value);
+                drop(self.uri_prefix.remove(&prefix(&domain, &segments)));
             }
+        }
+    }
+
+    fn insert_by_subject(&mut self, names: Vec<RelativeName>, value: T) -> Result<(), T> {
+        // A rule without names matches nobody.
+        let Some(index) = key_name(&names).cloned() else { return Ok(()) };
+        let rule = CertificateRule::Subject(names);
+        self.by_subject.insert(rule.clone(), value)?;
+        let mut rules = self.subject.remove(&index).unwrap_or_default();
+        Arc::make_mut(&mut rules).push(rule);
+        // It has just been taken out.
+        drop(self.subject.insert(index, rules));
+        Ok(())
+    }
+
+    fn remove_by_subject(&mut self, names: Vec<RelativeName>) {
+        let Some(index) = key_name(&names).cloned() else { return };
+        let rule = CertificateRule::Subject(names);
+        drop(self.by_subject.remove(&rule));
+        let Some(mut rules) = self.subject.remove(&index) else { return };
+        Arc::make_mut(&mut rules).retain(|other| *other != rule);
+        if !rules.is_empty() {
+            drop(self.subject.insert(index, rules));
         }
     }
 
@@ -116,14 +117,24 @@ impl<T: Clone + Eq> Mapping<T> {
 
     fn most_attributes(&self, subject: &Subject) -> Match<'_, T> {
         let matching = || {
-            let candidates = subject.attributes.iter().filter_map(|one| self.subject.get(one)).flatten();
-            candidates.filter(|(rule, _)| rule.matches(subject))
+            let names = subject.attributes.iter();
+            let candidates = names.filter_map(|one| self.subject.get(one)).flat_map(|rules| rules.iter());
+            candidates.filter(|rule| rule.matches(subject))
         };
-        let narrowest = matching().map(|(rule, _)| rule.specificity()).max();
-        unanimous(
-            matching().filter(|(rule, _)| Some(rule.specificity()) == narrowest).map(|(_, value)| value),
-        )
+        let narrowest = matching().map(CertificateRule::specificity).max();
+        let matching = matching().filter(|rule| Some(rule.specificity()) == narrowest);
+        unanimous(matching.filter_map(|rule| self.by_subject.get(rule)))
     }
+}
+
+/// The text of the SPIFFE IDs that a prefix stands for, cut off before a slash.
+fn prefix(domain: &TrustDomain, segments: &[String]) -> String {
+    segments.iter().fold(domain.id_text(), |text, segment| text + "/" + segment)
+}
+
+/// The relative name by which a rule is looked for.
+fn key_name(names: &[RelativeName]) -> Option<&RelativeName> {
+    names.iter().find(|name| name.has(COMMON_NAME)).or_else(|| names.first())
 }
 
 /// The order of relative names means nothing between those that share no type, so one rule has one spelling: the least of
@@ -167,12 +178,13 @@ impl<T> Default for Mapping<T> {
     /// No rules: nothing is found.
     fn default() -> Self {
         Self {
-            dns: HashMap::new(),
-            sha256: HashMap::new(),
-            spki: HashMap::new(),
-            uri: HashMap::new(),
-            uri_prefix: HashMap::new(),
-            subject: HashMap::new(),
+            dns: ShardMap::default(),
+            sha256: ShardMap::default(),
+            spki: ShardMap::default(),
+            uri: ShardMap::default(),
+            uri_prefix: ShardMap::default(),
+            subject: ShardMap::default(),
+            by_subject: ShardMap::default(),
         }
     }
 }
@@ -231,6 +243,12 @@ mod tests {
         CertificateRule::dns(text).unwrap()
     }
 
+    fn build<T: Clone + Eq>(rules: impl IntoIterator<Item = (CertificateRule, T)>) -> Result<Mapping<T>, T> {
+        let mut mapping = Mapping::default();
+        rules.into_iter().try_for_each(|(rule, value)| mapping.insert(rule, value))?;
+        Ok(mapping)
+    }
+
     /// From the narrowest to the widest; all match [`subject`] of `spiffe://td/ns/prod/orders`.
     fn ladder() -> Vec<CertificateRule> {
         vec![
@@ -252,7 +270,7 @@ mod tests {
 
         for first in 0..ladder().len() {
             let rules = ladder().into_iter().enumerate().skip(first).rev().map(|(step, rule)| (rule, step));
-            let mapping = Mapping::build(rules).unwrap();
+            let mapping = build(rules).unwrap();
 
             assert_eq!(mapping.find(&subject), Match::Found(&first));
         }
@@ -267,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_prefix_ends_at_a_segment_and_leaves_one_over() {
-        let mapping = Mapping::build([(uri("spiffe://td/ns/prod/**"), "prod")]).unwrap();
+        let mapping = build([(uri("spiffe://td/ns/prod/**"), "prod")]).unwrap();
 
         assert_eq!(mapping.find(&subject("spiffe://td/ns/prod/x")), Match::Found(&"prod"));
         for id in [
@@ -281,33 +299,46 @@ mod tests {
     }
 
     #[test]
-    fn the_same_rule_for_two_things_is_refused_wherever_it_stands() {
-        let rules = [
-            (uri("spiffe://td/a"), "one"),
-            (by_subject(&[("CN", "x"), ("O", "y")]), "one"),
-            (uri("spiffe://td/a"), "two"),
-            (by_subject(&[("O", "y"), ("CN", "x")]), "two"),
+    fn the_same_rule_for_two_things_is_refused_and_changes_nothing() {
+        let spellings = [
+            [uri("spiffe://td/a"), uri("spiffe://td/a")],
+            [by_subject(&[("CN", "orders"), ("O", "Acme")]), by_subject(&[("O", "Acme"), ("CN", "orders")])],
         ];
+        for [first, second] in spellings {
+            let mut mapping = build([(first, "one")]).unwrap();
 
-        let AmbiguousRules(clashes) = Mapping::build(rules).unwrap_err();
+            assert_eq!(mapping.insert(second, "two"), Err("one"));
+            assert_eq!(mapping.find(&subject("spiffe://td/a")), Match::Found(&"one"));
+        }
+    }
 
-        let places: Vec<_> = clashes.iter().map(|clash| (clash.first, clash.second)).collect();
-        assert_eq!(places, [(0, 2), (1, 3)]);
+    #[test]
+    fn a_rule_that_was_taken_out_matches_nobody() {
+        let subject = subject("spiffe://td/ns/prod/orders");
+        for taken in 0..ladder().len() {
+            let mut mapping = build(ladder().into_iter().map(|rule| (rule.clone(), rule))).unwrap();
+            for rule in ladder().into_iter().take(taken) {
+                mapping.remove(&rule);
+            }
+
+            assert_eq!(mapping.find(&subject), Match::Found(&ladder()[taken]));
+            ladder().iter().for_each(|rule| mapping.remove(rule));
+            assert_eq!(mapping.find(&subject), Match::NotFound);
+        }
     }
 
     #[test]
     fn the_same_rule_twice_for_one_thing_is_harmless() {
-        let mapping = Mapping::build([(dns("a.test"), "one"), (dns("A.TEST"), "one")]).unwrap();
+        let mapping = build([(dns("a.test"), "one"), (dns("A.TEST"), "one")]).unwrap();
 
         assert_eq!(mapping.find(&subject("spiffe://td/a")), Match::Found(&"one"));
     }
 
     #[test]
     fn equally_narrow_rules_for_two_things_are_ambiguous() {
-        let by_name = Mapping::build([(dns("a.test"), "one"), (dns("b.test"), "two")]).unwrap();
+        let by_name = build([(dns("a.test"), "one"), (dns("b.test"), "two")]).unwrap();
         let by_attribute =
-            Mapping::build([(by_subject(&[("CN", "orders")]), "one"), (by_subject(&[("O", "Acme")]), "two")])
-                .unwrap();
+            build([(by_subject(&[("CN", "orders")]), "one"), (by_subject(&[("O", "Acme")]), "two")]).unwrap();
 
         assert_eq!(by_name.find(&subject("spiffe://td/a")), Match::Ambiguous);
         assert_eq!(by_attribute.find(&subject("spiffe://td/a")), Match::Ambiguous);
@@ -315,19 +346,16 @@ mod tests {
 
     #[test]
     fn a_narrower_rule_ends_the_doubt() {
-        let mapping = Mapping::build([
-            (dns("a.test"), "one"),
-            (dns("b.test"), "two"),
-            (uri("spiffe://td/**"), "three"),
-        ])
-        .unwrap();
+        let mapping =
+            build([(dns("a.test"), "one"), (dns("b.test"), "two"), (uri("spiffe://td/**"), "three")])
+                .unwrap();
 
         assert_eq!(mapping.find(&subject("spiffe://td/a")), Match::Found(&"three"));
     }
 
     #[test]
     fn a_second_common_name_is_no_match_for_a_rule_that_names_one() {
-        let mapping = Mapping::build([
+        let mapping = build([
             (by_subject(&[("CN", "orders")]), "one"),
             (by_subject(&[("CN", "admin"), ("CN", "orders")]), "both"),
         ])
@@ -366,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_rule_for_one_attribute_never_matches_inside_a_relative_name_of_several() {
-        let mapping = Mapping::build([(by_subject(&[("CN", "orders")]), "one")]).unwrap();
+        let mapping = build([(by_subject(&[("CN", "orders")]), "one")]).unwrap();
 
         assert_eq!(mapping.find(&named(&[alone("CN", "orders")])), Match::Found(&"one"));
         for names in [
@@ -383,8 +411,7 @@ mod tests {
         let several =
             CertificateRule::Subject(vec![together(&[("O", "a"), ("O", "b")]), alone("CN", "jane")]);
         let mapping =
-            Mapping::build([(several, "several"), (by_subject(&[("CN", "jane"), ("C", "CH")]), "two")])
-                .unwrap();
+            build([(several, "several"), (by_subject(&[("CN", "jane"), ("C", "CH")]), "two")]).unwrap();
 
         let jane = named(&[alone("C", "CH"), together(&[("O", "b"), ("O", "a")]), alone("CN", "jane")]);
 
@@ -408,7 +435,7 @@ mod tests {
 
     #[test]
     fn a_rule_without_attributes_matches_nobody() {
-        let mapping = Mapping::build([(by_subject(&[]), "all")]).unwrap();
+        let mapping = build([(by_subject(&[]), "all")]).unwrap();
 
         assert_eq!(mapping.find(&subject("spiffe://td/a")), Match::NotFound);
         assert!(!by_subject(&[]).matches(&subject("spiffe://td/a")));
@@ -434,7 +461,7 @@ mod tests {
             let rules: Vec<_> = chosen.iter().map(|&(rule, value)| (pool[rule].clone(), value)).collect();
             let mut subject = subject(&format!("spiffe://td/{}", path.join("/")));
             subject.attributes.push(together(&[("OU", "b"), ("OU", "a")]));
-            let Ok(mapping) = Mapping::build(rules.clone()) else { return Ok(()) };
+            let Ok(mapping) = build(rules.clone()) else { return Ok(()) };
 
             let narrowest = rules.iter().filter(|(rule, _)| rule.matches(&subject)).map(|(rule, _)| rule.specificity()).max();
             let expected = unanimous(

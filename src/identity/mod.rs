@@ -9,7 +9,7 @@ mod rule;
 mod mapping;
 
 pub use certificate::InvalidCertificate;
-pub use mapping::{AmbiguousRules, Clash, Mapping, Match};
+pub use mapping::{Mapping, Match};
 pub use name::{Attribute, InvalidName, RelativeName};
 pub use rule::{CertificateRule, InvalidRule};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId};

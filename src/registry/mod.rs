@@ -6,12 +6,14 @@ mod rule;
 mod signature_key;
 mod model;
 mod snapshot;
-mod shelf;
+mod page;
 mod limits;
 mod read;
 mod parse;
+mod library;
 
 pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
+pub use library::{Change, Library};
 pub use model::{
     App, AppStatus, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,
     DeveloperStatus, Grant, GrantStatus, InvalidMethod, Method, Methods, MultiValued, Operation, Product,
@@ -22,7 +24,7 @@ pub use path::{AmbiguousPath, PolicyPath};
 pub use read::accepts;
 pub use rule::{InvalidPathRule, PathRule};
 pub use signature_key::{InvalidPublicKey, SignatureAlgorithm, SignatureKey};
-pub use snapshot::{Conflict, Definitions, NameNotAdmitted, Snapshot};
+pub use snapshot::{Counts, NameNotAdmitted, Snapshot};
 
 #[cfg(test)]
 mod tests;

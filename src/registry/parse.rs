@@ -1,23 +1,24 @@
-//! From the text of the registry's files to a snapshot, or to everything that is wrong with them.
+//! From the text of the registry's files to what they define, or to everything that is wrong with them.
 //!
-//! **Invariant:** either every file is understood in full, or nothing is taken. No problem ever quotes a key's hash.
+//! **Invariant:** no problem ever quotes a key's hash.
 
-use std::collections::{HashMap, HashSet};
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
-
-use crate::id::{AppId, CredentialId, DeveloperId, ProductId};
+use crate::id::{AppId, DeveloperId, ProductId};
 use crate::limit::{Limits, Quota};
 use crate::registry::limits;
+use crate::registry::page::{self, Entry, Page};
 use crate::registry::read::{self, CredentialDraft};
-use crate::registry::shelf::{References, Shelf};
+use crate::registry::snapshot::{Conflict, Taken};
 use crate::registry::{
-    App, AppStatus, Conflict, Credential, Definitions, Developer, DeveloperStatus, Grant, GrantStatus,
-    Operation, Product, Snapshot,
+    App, AppStatus, Credential, Developer, DeveloperStatus, Grant, GrantStatus, Library, Operation, Product,
+    Snapshot,
 };
-use crate::toml_text::{Document, Place, Problem, TableReader};
+use crate::suggest;
+use crate::toml_text::{Document, Place, Problem, TableReader, Value};
 
 /// One file of the registry.
 #[derive(Clone, Debug)]
@@ -33,89 +34,138 @@ pub struct Source {
 /// # Errors
 /// Every problem in every file, by file and place.
 pub fn parse(sources: &[Source]) -> Result<Snapshot, Vec<Problem>> {
-    let mut problems = Vec::new();
-    let mut documents = Vec::new();
-    for source in sources {
-        match Document::parse(&source.path, &source.text) {
-            Ok(document) => documents.push(document),
-            Err(found) => problems.extend(found),
-        }
-    }
-    // What a broken file defines is not known, so nothing is said about references that lead nowhere.
-    let references = if problems.is_empty() { References::MustExist } else { References::MayBeMissing };
-    let snapshot = Registry::new(references).read(&documents, version(sources));
-    problems.extend(documents.into_iter().flat_map(Document::into_problems));
-    problems.sort();
-    match snapshot {
-        Ok(snapshot) if problems.is_empty() => Ok(snapshot),
-        Err(conflicts) if problems.is_empty() => Err(conflicts.iter().map(unplaced).collect()),
-        Ok(_) | Err(_) => Err(problems),
-    }
+    Library::read(sources).map(|library| Snapshot::clone(library.snapshot()))
 }
 
-/// Reading finds every conflict and its place before this; a conflict is refused even if it did not.
-fn unplaced(conflict: &Conflict) -> Problem {
-    Problem {
-        file: PathBuf::from("registry"),
-        line: 1,
-        column: 1,
-        key: String::new(),
-        message: conflict.to_string(),
-    }
+/// What is said of a reference that leads nowhere.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum References {
+    /// Nothing: a file is missing, and it may be there.
+    MayBeMissing,
+    /// Nothing: it may be in a file that has not been read yet, so that this one is to be read again.
+    MayCome,
+    /// It is a problem.
+    MustExist,
 }
 
-/// What has been read so far.
-struct Registry<'d> {
-    apps: Shelf<'d, Arc<App>>,
-    developers: Shelf<'d, Arc<Developer>>,
-    products: Shelf<'d, Arc<Product>>,
-    credentials: Vec<Arc<Credential>>,
-    credential_places: HashMap<CredentialId, Place<'d>>,
+/// Reads files one after the other.
+pub(super) struct Reader<'b> {
+    /// What has been read so far, but developers and products if there is a base.
+    pub(super) snapshot: Snapshot,
+    /// Where developers and products are looked for, if not among what has been read.
+    base: Option<&'b Snapshot>,
+    /// The files that have been read.
+    pub(super) pages: Vec<Page>,
+    /// The one that is being read.
+    page: Page,
+    references: References,
+    /// Whether a reference led nowhere.
+    has_gap: Cell<bool>,
+    /// How many more times a nearest word, or an earlier place, is looked for: each time costs a walk through everything.
+    walks: Cell<usize>,
 }
 
-impl<'d> Registry<'d> {
-    fn new(references: References) -> Self {
+impl<'b> Reader<'b> {
+    /// Nothing has been read yet.
+    pub(super) fn new() -> Self {
         Self {
-            apps: Shelf::new("app", references),
-            developers: Shelf::new("developer", references),
-            products: Shelf::new("product", references),
-            credentials: Vec::new(),
-            credential_places: HashMap::new(),
+            snapshot: Snapshot::default(),
+            base: None,
+            pages: Vec::new(),
+            page: Page::default(),
+            references: References::MustExist,
+            has_gap: Cell::new(false),
+            walks: Cell::new(WALKS),
         }
     }
 
-    fn read(mut self, documents: &'d [Document<'_>], version: String) -> Result<Snapshot, Vec<Conflict>> {
-        let mut apps = Vec::new();
-        for document in documents {
-            let mut root = document.root();
-            root.tables("developer").into_iter().for_each(|table| self.read_developer(table));
-            root.tables("product").into_iter().for_each(|table| self.read_product(table));
-            apps.extend(root.tables("app"));
-            root.finish();
-        }
-        // Apps last: they name developers and products of any file.
-        apps.into_iter().for_each(|table| self.read_app(table));
-        let built = Snapshot::build(Definitions {
-            apps: self.apps.things(),
-            credentials: self.credentials,
-            developers: self.developers.things(),
-            products: self.products.things(),
-            version,
-        });
-        built.inspect_err(|conflicts| report(conflicts, &self.credential_places))
+    /// Reads apps that rest on the developers and products of `base`.
+    pub(super) fn beside(base: &'b Snapshot) -> Self {
+        Self { base: Some(base), ..Self::new() }
     }
 
-    fn read_developer(&mut self, mut table: TableReader<'d>) {
+    /// Begins a file.
+    pub(super) fn open(&mut self, page: Page) {
+        self.page = page;
+    }
+
+    /// Ends a file.
+    pub(super) fn close(&mut self) {
+        self.pages.push(std::mem::take(&mut self.page));
+    }
+
+    /// Forgets the apps of the file that is being read, which is then to be read again from the page that is given.
+    pub(super) fn put_off(&mut self) -> Page {
+        let page = std::mem::take(&mut self.page);
+        page.apps.iter().for_each(|app| self.snapshot.take_app(&app.id));
+        page.credentials.iter().for_each(|credential| self.snapshot.take_credential(&credential.id));
+        Page { apps: Vec::new(), credentials: Vec::new(), ..page }
+    }
+
+    /// Reads a file that has changed since it was `before`. Gives whether all of it is understood, and nothing that apps of
+    /// other files rest on is new in it.
+    pub(super) fn read_again(&mut self, source: &Source, before: Option<&Page>) -> bool {
+        let Ok(document) = Document::parse(&source.path, &source.text) else { return false };
+        let mut shared = Reader::new();
+        shared.open(Page::of(source));
+        shared.read_shared(&document);
+        if !self.has_the_same(&shared, before) {
+            return false;
+        }
+        self.open(shared.page);
+        let complete = self.read_apps(&document, References::MayCome);
+        self.close();
+        complete && document.into_problems().is_empty()
+    }
+
+    /// Whether `shared` defines the developers and products that the page `before` did, and nothing of them has changed.
+    fn has_the_same(&self, shared: &Reader<'_>, before: Option<&Page>) -> bool {
+        fn names<I: Clone + Ord>(entries: &[Entry<I>]) -> Vec<I> {
+            let mut names: Vec<I> = entries.iter().map(|entry| entry.id.clone()).collect();
+            names.sort_unstable();
+            names
+        }
+        let (developers, products) =
+            before.map_or_else(Default::default, |page| (names(&page.developers), names(&page.products)));
+        names(&shared.page.developers) == developers
+            && names(&shared.page.products) == products
+            && shared.snapshot.developers().all(|one| self.known().developer(one.id.as_str()) == Some(one))
+            && shared.snapshot.products().all(|one| self.known().product(one.id.as_str()) == Some(one))
+    }
+
+    /// Reads the developers and products of a file.
+    pub(super) fn read_shared(&mut self, document: &Document<'_>) {
+        let mut root = document.root();
+        root.tables("developer").into_iter().for_each(|table| self.read_developer(table));
+        root.tables("product").into_iter().for_each(|table| self.read_product(table));
+    }
+
+    /// Reads the apps of a file whose developers and products have been read. Gives whether all that they name is there.
+    pub(super) fn read_apps(&mut self, document: &Document<'_>, references: References) -> bool {
+        self.references = references;
+        self.has_gap.set(false);
+        let mut root = document.root();
+        // These have been read.
+        drop((root.value("developer"), root.value("product")));
+        root.tables("app").into_iter().for_each(|table| self.read_app(table));
+        root.finish();
+        !self.has_gap.get()
+    }
+
+    fn read_developer(&mut self, mut table: TableReader<'_>) {
         let id = table.required("id", read::placed::<DeveloperId>);
         let status = table.optional("status", read::developer_status);
         table.finish();
         if let Some((place, id)) = id {
             let status = status.unwrap_or(DeveloperStatus::Active);
-            self.developers.put(place, id.as_str(), Arc::new(Developer { id: id.clone(), status }));
+            match self.snapshot.put_developer(Arc::new(Developer { id: id.clone(), status })) {
+                Ok(()) => self.page.developers.push(entry(id, &place)),
+                Err(Taken) => self.taken(&place, "a developer", &id, |page| &page.developers),
+            }
         }
     }
 
-    fn read_product(&mut self, mut table: TableReader<'d>) {
+    fn read_product(&mut self, mut table: TableReader<'_>) {
         let id = table.required("id", read::placed::<ProductId>);
         let scopes = table.optional("scopes", read::scopes).unwrap_or_default();
         let limits = limits::limits(&mut table);
@@ -125,21 +175,23 @@ impl<'d> Registry<'d> {
         satisfiable(&table, limits.as_deref(), &operations);
         table.finish();
         if let Some((place, id)) = id {
-            let product = Arc::new(Product { id, scopes, limits, operations });
-            let name = product.id.clone();
-            self.products.put(place, name.as_str(), product);
+            let product = Arc::new(Product { id: id.clone(), scopes, limits, operations });
+            match self.snapshot.put_product(product) {
+                Ok(()) => self.page.products.push(entry(id, &place)),
+                Err(Taken) => self.taken(&place, "a product", &id, |page| &page.products),
+            }
         }
     }
 
-    fn read_app(&mut self, mut table: TableReader<'d>) {
+    fn read_app(&mut self, mut table: TableReader<'_>) {
         let id = table.required("id", read::placed::<AppId>);
-        let developer = table.required("developer", |value| self.developers.find(value));
+        let developer = table.required("developer", |value| self.developer(value));
         let status = table.optional("status", read::app_status).unwrap_or(AppStatus::Approved);
         let accepts = table.optional("accepts", read::accepts);
         let limits = limits::limits(&mut table);
         let priority = table.optional("priority", limits::priority).unwrap_or_default();
         let grants = self.read_grants(&mut table);
-        let mut drafts: Vec<CredentialDraft<'d>> = Vec::new();
+        let mut drafts: Vec<CredentialDraft<'_>> = Vec::new();
         for (number, certificate) in (1..).zip(table.tables("certificate")) {
             let default_id = id.as_ref().map(|(_, id)| format!("{id}-cert-{number}"));
             drafts.extend(read::certificate(certificate, default_id.as_deref()));
@@ -149,7 +201,10 @@ impl<'d> Registry<'d> {
         table.finish();
         let app = id.zip(developer).map(|((place, id), developer)| {
             let app = Arc::new(App { id, developer, status, accepts, limits, priority, grants });
-            self.apps.put(place, app.id.as_str(), Arc::clone(&app));
+            match self.snapshot.put_app(Arc::clone(&app)) {
+                Ok(()) => self.page.apps.push(entry(app.id.clone(), &place)),
+                Err(Taken) => self.taken(&place, "an app", &app.id, |page| &page.apps),
+            }
             app
         });
         for draft in drafts {
@@ -157,10 +212,10 @@ impl<'d> Registry<'d> {
         }
     }
 
-    fn read_grants(&self, table: &mut TableReader<'d>) -> Vec<Grant> {
+    fn read_grants<'d>(&self, table: &mut TableReader<'d>) -> Vec<Grant> {
         let mut grants: Vec<(Place<'d>, Grant)> = Vec::new();
         for mut grant in table.tables("grant") {
-            let found = grant.required("product", |value| self.products.find(value).zip(Some(value.place())));
+            let found = grant.required("product", |value| self.product(value).zip(Some(value.place())));
             let status = grant.optional("status", read::grant_status);
             let expires = grant.optional("expires", |value| value.timestamp());
             grant.finish();
@@ -178,19 +233,98 @@ impl<'d> Registry<'d> {
         grants.into_iter().map(|(_, grant)| grant).collect()
     }
 
-    fn keep(&mut self, draft: CredentialDraft<'d>, app: Option<&Arc<App>>) {
+    fn keep(&mut self, draft: CredentialDraft<'_>, app: Option<&Arc<App>>) {
         let CredentialDraft { place, id, secret, status, not_before, expires } = draft;
-        if let Some(earlier) = self.credential_places.get(&id) {
-            place.problem(format!("there is a credential `{id}` already, at {earlier}"));
-            return;
-        }
-        self.credential_places.insert(id.clone(), place);
-        if let (Some(app), Some(secret)) = (app, secret) {
-            let app = Arc::clone(app);
-            self.credentials.push(Arc::new(Credential { id, app, secret, status, not_before, expires }));
+        let (Some(app), Some(secret)) = (app, secret) else { return };
+        let app = Arc::clone(app);
+        let credential = Credential { id: id.clone(), app, secret, status, not_before, expires };
+        match self.snapshot.put_credential(Arc::new(credential)) {
+            Ok(()) => self.page.credentials.push(entry(id, &place)),
+            Err(Conflict::Taken) => self.taken(&place, "a credential", &id, |page| &page.credentials),
+            Err(Conflict::SameRule(other)) => {
+                let at = self.earlier(&other, |page| &page.credentials).map(|at| format!(" at {at}"));
+                let at = at.unwrap_or_default();
+                place.problem(format!("the credential `{other}`{at} stands for the same certificates"));
+            }
         }
     }
+
+    /// Where developers and products are.
+    fn known(&self) -> &Snapshot {
+        self.base.unwrap_or(&self.snapshot)
+    }
+
+    /// The developer that a value names.
+    fn developer(&self, reference: &Value<'_>) -> Option<Arc<Developer>> {
+        let found = self.known().developer(reference.text()?).cloned();
+        found.or_else(|| {
+            self.nowhere("developer", reference, || {
+                self.known().developers().map(|one| one.id.as_str()).collect()
+            })
+        })
+    }
+
+    /// The product that a value names.
+    fn product(&self, reference: &Value<'_>) -> Option<Arc<Product>> {
+        let found = self.known().product(reference.text()?).cloned();
+        found.or_else(|| {
+            self.nowhere("product", reference, || {
+                self.known().products().map(|one| one.id.as_str()).collect()
+            })
+        })
+    }
+
+    /// Notes that a reference leads nowhere, and reports it with the nearest name where that is a problem.
+    fn nowhere<'s, T>(
+        &self,
+        sort: &str,
+        reference: &Value<'_>,
+        known: impl FnOnce() -> Vec<&'s str>,
+    ) -> Option<T> {
+        self.has_gap.set(true);
+        if self.references == References::MustExist {
+            let name = reference.text()?;
+            let guess = if self.may_walk() { suggest::did_you_mean(name, known()) } else { String::new() };
+            reference.problem(format!("there is no {sort} `{}`{guess}", name.escape_debug()));
+        }
+        None
+    }
+
+    /// Reports that the name of a thing is taken.
+    fn taken<I: Eq + std::fmt::Display>(
+        &self,
+        place: &Place<'_>,
+        sort: &str,
+        id: &I,
+        entries: impl Fn(&Page) -> &[Entry<I>],
+    ) {
+        let at = self.earlier(id, entries).map(|at| format!(", at {at}")).unwrap_or_default();
+        place.problem(format!("there is {sort} `{id}` already{at}"));
+    }
+
+    /// Where a thing stands that was read before; none if too many have been looked for.
+    fn earlier<I: Eq>(&self, id: &I, entries: impl Fn(&Page) -> &[Entry<I>]) -> Option<String> {
+        if !self.may_walk() {
+            return None;
+        }
+        self.pages.iter().chain([&self.page]).find_map(|page| {
+            let entry = entries(page).iter().find(|entry| entry.id == *id)?;
+            Some(page::place(&page.path, entry.line))
+        })
+    }
+
+    fn may_walk(&self) -> bool {
+        let left = self.walks.get();
+        self.walks.set(left.saturating_sub(1));
+        left > 0
+    }
 }
+
+fn entry<I>(id: I, place: &Place<'_>) -> Entry<I> {
+    Entry { id, line: u32::try_from(place.line()).unwrap_or(u32::MAX) }
+}
+
+const WALKS: usize = 100;
 
 /// Reports operations of one product that would be counted as one.
 fn told_apart(table: &TableReader<'_>, operations: &[Operation]) {
@@ -213,38 +347,4 @@ fn satisfiable(table: &TableReader<'_>, product: Option<&Limits>, operations: &[
             table.problem(format!("an operation weighs {weight}, which a quota of {least} never lets pass"));
         }
     }
-}
-
-fn report(conflicts: &[Conflict], places: &HashMap<CredentialId, Place<'_>>) {
-    for conflict in conflicts {
-        if let Conflict::AmbiguousRule { first, second, .. } = conflict
-            && let (Some(earlier), Some(later)) = (places.get(first), places.get(second))
-        {
-            later.problem(format!("the credential `{first}` at {earlier} stands for the same certificates"));
-        }
-    }
-}
-
-/// Twelve hexadecimal digits that change when a file is added, removed, renamed or edited. The same on every host,
-/// wherever the directory lies.
-fn version(sources: &[Source]) -> String {
-    let mut files: Vec<(Vec<u8>, &str)> = sources
-        .iter()
-        .map(|source| {
-            let name = source.path.file_name().unwrap_or_default();
-            (name.as_encoded_bytes().to_vec(), source.text.as_str())
-        })
-        .collect();
-    files.sort();
-    let mut hash = digest::Context::new(&digest::SHA256);
-    for (name, text) in files {
-        for part in [name.as_slice(), text.as_bytes()] {
-            hash.update(part.len().to_string().as_bytes());
-            hash.update(b":");
-            hash.update(part);
-        }
-    }
-    let mut digits = data_encoding::HEXLOWER.encode(hash.finish().as_ref());
-    digits.truncate(12);
-    digits
 }

@@ -1,58 +1,53 @@
 //! All that is on file at one moment, indexed and immutable: replaced whole or not at all.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::id::{AppId, CredentialId, DeveloperId, ProductId};
-use crate::identity::{CertificateRule, Mapping, Match, Subject};
+use crate::identity::{Mapping, Match, Subject};
+use crate::registry::page::Page;
 use crate::registry::{App, Credential, CredentialKind, CredentialSecret, Developer, Product};
+use crate::shard_map::ShardMap;
 
 /// All that is on file at one moment. The default is empty, so nobody is known and nothing is allowed.
+///
+/// Copies share what they have in common, so that a change of one app costs the same among ten and among a million.
 #[derive(Clone, Default)]
 pub struct Snapshot {
-    apps: BTreeMap<AppId, Arc<App>>,
-    credentials: BTreeMap<CredentialId, Arc<Credential>>,
-    developers: BTreeMap<DeveloperId, Arc<Developer>>,
-    products: BTreeMap<ProductId, Arc<Product>>,
-    api_keys: HashMap<CredentialId, Arc<Credential>>,
-    signature_keys: HashMap<CredentialId, Arc<Credential>>,
+    apps: ShardMap<AppId, Arc<App>>,
+    credentials: ShardMap<CredentialId, Arc<Credential>>,
+    developers: ShardMap<DeveloperId, Arc<Developer>>,
+    products: ShardMap<ProductId, Arc<Product>>,
     certificates: Mapping<Arc<Credential>>,
     version: Box<str>,
 }
 
-/// What a snapshot is made of.
-#[derive(Clone, Debug, Default)]
-pub struct Definitions {
-    /// All apps.
-    pub apps: Vec<Arc<App>>,
-    /// All credentials.
-    pub credentials: Vec<Arc<Credential>>,
-    /// All developers.
-    pub developers: Vec<Arc<Developer>>,
-    /// All products.
-    pub products: Vec<Arc<Product>>,
-    /// A word that changes when any of it does.
-    pub version: String,
+/// How many things of each sort there are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Counts {
+    /// Apps.
+    pub apps: usize,
+    /// Credentials of all kinds.
+    pub credentials: usize,
+    /// Developers.
+    pub developers: usize,
+    /// Products.
+    pub products: usize,
 }
 
-/// Why definitions contradict one another.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Conflict {
-    /// Two credentials stand for the same certificates.
-    #[error("the credentials `{first}` and `{second}` have the same rule: {rule}")]
-    AmbiguousRule {
-        /// The earlier credential.
-        first: CredentialId,
-        /// The later one.
-        second: CredentialId,
-        /// The rule of both.
-        rule: Box<CertificateRule>,
-    },
-    /// One name stands for two things of one sort.
-    #[error("two things are called `{0}`")]
-    DuplicateId(String),
+/// The name of a thing is taken by another of its sort.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Taken;
+
+/// Why a credential cannot be put on file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Conflict {
+    /// This one stands for the same certificates.
+    SameRule(CredentialId),
+    /// Its name is taken.
+    Taken,
 }
 
 /// Why a certificate with a multi-valued name stands for nobody.
@@ -71,56 +66,83 @@ pub enum NameNotAdmitted {
 }
 
 impl Snapshot {
-    /// Indexes what is on file.
-    ///
-    /// # Errors
-    /// All contradictions.
-    pub fn build(definitions: Definitions) -> Result<Self, Vec<Conflict>> {
-        let Definitions { apps, credentials, developers, products, version } = definitions;
-        let mut conflicts = Vec::new();
-        let rules: Vec<(&CertificateRule, &Arc<Credential>)> = credentials
-            .iter()
-            .filter_map(|credential| match &credential.secret {
-                CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => None,
-                CredentialSecret::Certificate(on_file) => Some((&on_file.rule, credential)),
-            })
-            .collect();
-        let owned = rules.iter().map(|&(rule, credential)| (rule.clone(), Arc::clone(credential)));
-        let certificates = Mapping::build(owned).unwrap_or_else(|ambiguous| {
-            let id = |position: usize| rules.get(position).map(|(_, credential)| credential.id.clone());
-            conflicts.extend(ambiguous.0.into_iter().filter_map(|clash| {
-                let (first, second) = (id(clash.first)?, id(clash.second)?);
-                Some(Conflict::AmbiguousRule { first, second, rule: Box::new(clash.rule) })
-            }));
-            Mapping::default()
-        });
-        let by_id = |kind: CredentialKind| {
-            let keys = credentials.iter().filter(|credential| credential.kind() == kind);
-            keys.map(|key| (key.id.clone(), Arc::clone(key))).collect()
-        };
-        let snapshot = Self {
-            api_keys: by_id(CredentialKind::ApiKey),
-            signature_keys: by_id(CredentialKind::Signature),
-            apps: index(apps, |app| &app.id, &mut conflicts),
-            credentials: index(credentials, |credential| &credential.id, &mut conflicts),
-            developers: index(developers, |developer| &developer.id, &mut conflicts),
-            products: index(products, |product| &product.id, &mut conflicts),
-            certificates,
-            version: version.into(),
-        };
-        if conflicts.is_empty() { Ok(snapshot) } else { Err(conflicts) }
+    pub(super) fn put_app(&mut self, app: Arc<App>) -> Result<(), Taken> {
+        self.apps.insert(app.id.clone(), app).map_err(|_| Taken)
+    }
+
+    pub(super) fn put_developer(&mut self, developer: Arc<Developer>) -> Result<(), Taken> {
+        self.developers.insert(developer.id.clone(), developer).map_err(|_| Taken)
+    }
+
+    pub(super) fn put_product(&mut self, product: Arc<Product>) -> Result<(), Taken> {
+        self.products.insert(product.id.clone(), product).map_err(|_| Taken)
+    }
+
+    pub(super) fn put_credential(&mut self, credential: Arc<Credential>) -> Result<(), Conflict> {
+        let id = credential.id.clone();
+        self.credentials.insert(id.clone(), Arc::clone(&credential)).map_err(|_| Conflict::Taken)?;
+        let CredentialSecret::Certificate(on_file) = &credential.secret else { return Ok(()) };
+        let rule = on_file.rule.clone();
+        self.certificates.insert(rule, credential).map_err(|other| {
+            self.credentials.remove(&id);
+            Conflict::SameRule(other.id.clone())
+        })
+    }
+
+    pub(super) fn take_app(&mut self, id: &AppId) {
+        drop(self.apps.remove(id));
+    }
+
+    pub(super) fn take_credential(&mut self, id: &CredentialId) {
+        let taken = self.credentials.remove(id);
+        if let Some(CredentialSecret::Certificate(on_file)) = taken.as_ref().map(|taken| &taken.secret) {
+            self.certificates.remove(&on_file.rule);
+        }
+    }
+
+    /// The snapshot with the apps of `fresh` in place of those of the files `before`. Whatever is the same stays the same
+    /// piece of memory. `None` if the two contradict one another.
+    pub(super) fn with(&self, before: &[&Page], fresh: &Self) -> Option<Self> {
+        let mut next = self.clone();
+        let (mut kept_apps, mut kept_credentials) = (HashSet::new(), HashSet::new());
+        for app in before.iter().flat_map(|page| &page.apps) {
+            if fresh.app(app.id.as_str()) == self.app(app.id.as_str()) {
+                kept_apps.insert(&app.id);
+            } else {
+                next.take_app(&app.id);
+            }
+        }
+        for credential in before.iter().flat_map(|page| &page.credentials) {
+            if fresh.credential(credential.id.as_str()) == self.credential(credential.id.as_str()) {
+                kept_credentials.insert(&credential.id);
+            } else {
+                next.take_credential(&credential.id);
+            }
+        }
+        for (_, app) in fresh.apps.iter().filter(|(id, _)| !kept_apps.contains(id)) {
+            next.put_app(Arc::clone(app)).ok()?;
+        }
+        for (_, credential) in fresh.credentials.iter().filter(|(id, _)| !kept_credentials.contains(id)) {
+            let app = next.apps.get(&credential.app.id).cloned()?;
+            next.put_credential(Arc::new(Credential { app, ..Credential::clone(credential) })).ok()?;
+        }
+        Some(next)
+    }
+
+    pub(super) fn set_version(&mut self, version: String) {
+        self.version = version.into();
     }
 
     /// The API key on file under this public id, good or not.
     #[must_use]
     pub fn api_key(&self, id: &str) -> Option<&Arc<Credential>> {
-        self.api_keys.get(id)
+        self.credential(id).filter(|credential| credential.kind() == CredentialKind::ApiKey)
     }
 
     /// The signature key on file under this `keyid`, good or not.
     #[must_use]
     pub fn signature_key(&self, id: &str) -> Option<&Arc<Credential>> {
-        self.signature_keys.get(id)
+        self.credential(id).filter(|credential| credential.kind() == CredentialKind::Signature)
     }
 
     /// The credential on file for a verified certificate, good or not.
@@ -176,22 +198,33 @@ impl Snapshot {
 
     /// All apps, by name.
     pub fn apps(&self) -> impl ExactSizeIterator<Item = &Arc<App>> {
-        self.apps.values()
+        by_name(&self.apps)
     }
 
     /// All credentials, by name.
     pub fn credentials(&self) -> impl ExactSizeIterator<Item = &Arc<Credential>> {
-        self.credentials.values()
+        by_name(&self.credentials)
     }
 
     /// All developers, by name.
     pub fn developers(&self) -> impl ExactSizeIterator<Item = &Arc<Developer>> {
-        self.developers.values()
+        by_name(&self.developers)
     }
 
     /// All products, by name.
     pub fn products(&self) -> impl ExactSizeIterator<Item = &Arc<Product>> {
-        self.products.values()
+        by_name(&self.products)
+    }
+
+    /// How many things of each sort there are.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        Counts {
+            apps: self.apps.len(),
+            credentials: self.credentials.len(),
+            developers: self.developers.len(),
+            products: self.products.len(),
+        }
     }
 
     /// A word that tells this snapshot from another; empty for the empty one.
@@ -201,40 +234,23 @@ impl Snapshot {
     }
 }
 
-fn index<K, V>(
-    values: Vec<Arc<V>>,
-    key: impl Fn(&V) -> &K,
-    conflicts: &mut Vec<Conflict>,
-) -> BTreeMap<K, Arc<V>>
-where
-    K: Clone + Ord + fmt::Display,
-{
-    let mut index = BTreeMap::new();
-    for value in values {
-        match index.entry(key(&value).clone()) {
-            Entry::Occupied(taken) => conflicts.push(Conflict::DuplicateId(taken.key().to_string())),
-            Entry::Vacant(free) => drop(free.insert(value)),
-        }
-    }
-    index
+fn by_name<K: Clone + Eq + Hash + Ord, V>(things: &ShardMap<K, Arc<V>>) -> std::vec::IntoIter<&Arc<V>> {
+    let mut named: Vec<(&K, &Arc<V>)> = things.iter().collect();
+    named.sort_unstable_by_key(|(name, _)| *name);
+    named.into_iter().map(|(_, thing)| thing).collect::<Vec<_>>().into_iter()
 }
 
 impl fmt::Debug for Snapshot {
     /// Counts only: there may be a hundred thousand apps.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshot")
-            .field("version", &self.version)
-            .field("apps", &self.apps.len())
-            .field("credentials", &self.credentials.len())
-            .field("developers", &self.developers.len())
-            .field("products", &self.products.len())
-            .finish()
+        f.debug_struct("Snapshot").field("version", &self.version).field("counts", &self.counts()).finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use crate::clock::Timestamp;
+    use crate::identity::CertificateRule;
     use crate::limit::Priority;
     use crate::registry::{AppStatus, CertificatesOnFile, CredentialStatus, DeveloperStatus, MultiValued};
 
@@ -285,19 +301,17 @@ mod tests {
 
         assert!(empty.api_key("0000000000A1").is_none());
         assert_eq!(empty.certificate(&subject("spiffe://td/a")), Match::NotFound);
-        assert_eq!((empty.apps().len(), empty.version()), (0, ""));
+        assert_eq!((empty.counts().apps, empty.version()), (0, ""));
     }
 
     #[test]
     fn keys_are_found_by_id_and_certificates_by_rule() {
         let key = credential("0000000000A1", CredentialSecret::ApiKey { hash: [7; 32], pepper: "p1".into() });
         let svid = credential("ledger-svid", by_uri("spiffe://td/ledger"));
-        let snapshot = Snapshot::build(Definitions {
-            apps: vec![app("ledger")],
-            credentials: vec![Arc::clone(&key), Arc::clone(&svid)],
-            ..Definitions::default()
-        })
-        .unwrap();
+        let mut snapshot = Snapshot::default();
+        snapshot.put_app(app("ledger")).unwrap();
+        snapshot.put_credential(Arc::clone(&key)).unwrap();
+        snapshot.put_credential(Arc::clone(&svid)).unwrap();
 
         assert_eq!(snapshot.api_key("0000000000A1"), Some(&key));
         assert_eq!(snapshot.api_key("ledger-svid"), None);
@@ -307,23 +321,30 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_all_named() {
+    fn a_contradiction_is_refused_and_changes_nothing() {
+        let (one, two) =
+            (credential("one", by_uri("spiffe://td/a")), credential("two", by_uri("spiffe://td/a")));
+        let mut snapshot = Snapshot::default();
+        snapshot.put_app(app("ledger")).unwrap();
+        snapshot.put_credential(Arc::clone(&one)).unwrap();
+
+        assert_eq!(snapshot.put_app(app("ledger")), Err(Taken));
+        assert_eq!(snapshot.put_credential(Arc::clone(&one)), Err(Conflict::Taken));
+        assert_eq!(snapshot.put_credential(two), Err(Conflict::SameRule(one.id.clone())));
+        assert_eq!(snapshot.certificate(&subject("spiffe://td/a")), Match::Found(&one));
+        assert_eq!((snapshot.counts().apps, snapshot.counts().credentials), (1, 1));
+    }
+
+    #[test]
+    fn what_was_taken_out_is_found_no_more() {
         let one = credential("one", by_uri("spiffe://td/a"));
-        let two = credential("two", by_uri("spiffe://td/a"));
-        let definitions = Definitions {
-            apps: vec![app("ledger"), app("ledger")],
-            credentials: vec![one, two],
-            ..Definitions::default()
-        };
+        let mut snapshot = Snapshot::default();
+        snapshot.put_credential(Arc::clone(&one)).unwrap();
+        let before = snapshot.clone();
 
-        let conflicts = Snapshot::build(definitions).unwrap_err();
+        snapshot.take_credential(&one.id);
 
-        assert_eq!(
-            conflicts.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            [
-                "the credentials `one` and `two` have the same rule: uri spiffe://td/a",
-                "two things are called `ledger`",
-            ]
-        );
+        assert_eq!(snapshot.certificate(&subject("spiffe://td/a")), Match::NotFound);
+        assert_eq!((snapshot.credential("one"), before.credential("one")), (None, Some(&one)));
     }
 }

@@ -1,6 +1,8 @@
 //! What the registry's files may say, and what is answered when they say something else.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -9,8 +11,8 @@ use crate::clock::Timestamp;
 use crate::identity::{Attribute, Match, RelativeName, Subject};
 use crate::limit::{Priority, Quota, Spike, Unit, Window};
 use crate::registry::{
-    AppStatus, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus, Methods,
-    NameNotAdmitted, PolicyPath, Snapshot, Source, Target, parse,
+    AppStatus, Change, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus,
+    Library, Methods, NameNotAdmitted, PolicyPath, Snapshot, Source, Target, parse,
 };
 
 fn sources(texts: &[(&str, &str)]) -> Vec<Source> {
@@ -715,4 +717,136 @@ fn everything_wrong_with_signature_keys_is_said_and_no_secret_repeated() {
         assert!(problems.contains(expected), "{expected:?} in\n{problems}");
     }
     assert!(!problems.contains("c2VjcmV0"), "{problems}");
+}
+
+/// Everything that a snapshot says, in words.
+fn contents(snapshot: &Snapshot) -> Vec<String> {
+    let apps = snapshot.apps().map(|app| format!("{app:?}"));
+    let credentials = snapshot.credentials().map(|credential| format!("{credential:?}"));
+    let developers = snapshot.developers().map(|developer| format!("{developer:?}"));
+    let products = snapshot.products().map(|product| format!("{product:?}"));
+    let found = ["a", "b", "c"].map(|name| {
+        format!("{:?}", snapshot.certificate(&subject(&format!("spiffe://postern.test/{name}"))))
+    });
+    apps.chain(credentials).chain(developers).chain(products).chain(found).collect()
+}
+
+/// An app of which the file that names it may be any, with a certificate that may be another's.
+fn small_app(name: &str, certificate: &str, status: &str) -> String {
+    format!(
+        "[[app]]\nid = '{name}'\ndeveloper = 'team'\nstatus = '{status}'\n[[app.certificate]]\nuri = 'spiffe://postern.test/{certificate}'\n[[app.grant]]\nproduct = 'orders'\n"
+    )
+}
+
+const SHARED: &str = "[[developer]]\nid = 'team'\n[[product]]\nid = 'orders'\n";
+
+#[test]
+fn an_app_that_changes_is_taken_in_by_reading_its_file_alone() {
+    let files = sources(&[("a.toml", SHARED), ("b.toml", &small_app("a", "a", "approved"))]);
+    let mut library = Library::read(&files).unwrap();
+    let before = Arc::clone(library.snapshot());
+
+    let text = small_app("a", "b", "revoked") + &small_app("b", "a", "approved");
+    let [changed] = sources(&[("b.toml", &text)]).try_into().unwrap();
+    assert!(library.amend(&[Change::Says(changed)]));
+
+    let after = library.snapshot();
+    assert_eq!(after.app("a").map(|app| app.status), Some(AppStatus::Revoked));
+    let owner = |snapshot: &Snapshot| match snapshot.certificate(&subject("spiffe://postern.test/a")) {
+        Match::Found(credential) => credential.app.id.to_string(),
+        Match::Ambiguous | Match::NotFound => String::new(),
+    };
+    assert_eq!((owner(&before), owner(after)), ("a".to_owned(), "b".to_owned()));
+    assert!(Arc::ptr_eq(before.product("orders").unwrap(), after.product("orders").unwrap()));
+    assert_ne!(before.version(), after.version());
+}
+
+#[test]
+fn what_concerns_other_files_is_not_taken_in_by_reading_one() {
+    let files = sources(&[
+        ("a.toml", SHARED),
+        ("b.toml", &small_app("a", "a", "approved")),
+        ("c.toml", &small_app("b", "b", "approved")),
+    ]);
+    let mut library = Library::read(&files).unwrap();
+    let before = (library.snapshot().version().to_owned(), contents(library.snapshot()));
+    let says = |path: &str, text: &str| Change::Says(sources(&[(path, text)]).remove(0));
+
+    for change in [
+        says("a.toml", &SHARED.replace("'team'\n", "'team'\nstatus = 'inactive'\n")),
+        says("a.toml", "[[developer]]\nid = 'team'\n"),
+        says("d.toml", "[[developer]]\nid = 'other'\n"),
+        Change::Gone(PathBuf::from("a.toml")),
+        says("b.toml", &small_app("b", "a", "approved")),
+        says("b.toml", &small_app("a", "b", "approved")),
+        says("b.toml", &small_app("a", "a", "approvd")),
+        says("b.toml", &small_app("a", "a", "approved").replace("'team'", "'nobody'")),
+        says("b.toml", "[[app"),
+        says("b.toml", "nothing = 1\n"),
+    ] {
+        assert!(!library.amend(std::slice::from_ref(&change)), "{change:?}");
+        assert_eq!((library.snapshot().version().to_owned(), contents(library.snapshot())), before);
+    }
+    // What two files say together may be in order.
+    let swapped = [
+        says("b.toml", &small_app("b", "a", "approved")),
+        says("c.toml", &small_app("a", "b", "approved")),
+        Change::Gone(PathBuf::from("unknown.toml")),
+    ];
+    assert!(library.amend(&swapped));
+    assert_eq!(library.snapshot().app("b").map(|app| app.id.as_str()), Some("b"));
+}
+
+proptest! {
+    /// File by file comes to what reading everything comes to.
+    #[test]
+    fn amending_is_reading_everything_again(
+        rounds in proptest::collection::vec(proptest::collection::vec((0..4_usize, 0..10_usize), 1..3), 1..6)
+    ) {
+        let names = ["a.toml", "b.toml", "c.toml", "d.toml"];
+        let texts = [
+            SHARED.to_owned(),
+            "[[developer]]\nid = 'other'\n".to_owned(),
+            small_app("a", "a", "approved"),
+            small_app("a", "b", "revoked"),
+            small_app("b", "b", "approved"),
+            small_app("b", "b", "approved") + &small_app("c", "c", "approved"),
+            small_app("c", "a", "approved").replace("team", "other"),
+            "[[app]]\nid = 1\n".to_owned(),
+            String::new(),
+        ];
+        let mut files = BTreeMap::from([("a.toml", &texts[0]), ("b.toml", &texts[2])]);
+        let first: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        let mut library = Library::read(&sources(&first)).unwrap();
+        // What is not taken in is offered again, until it is.
+        let mut offered: BTreeSet<&str> = BTreeSet::new();
+        for round in rounds {
+            for (file, text) in round {
+                match texts.get(text) {
+                    Some(text) => drop(files.insert(names[file], text)),
+                    None => drop(files.remove(names[file])),
+                }
+                offered.insert(names[file]);
+            }
+            let changes: Vec<Change> = offered.iter().map(|&name| match files.get(name) {
+                Some(text) => Change::Says(sources(&[(name, text)]).remove(0)),
+                None => Change::Gone(PathBuf::from(name)),
+            }).collect();
+            let all: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+            let anew = Library::read(&sources(&all));
+            let before = contents(library.snapshot());
+            if library.amend(&changes) {
+                let anew = anew.unwrap();
+                prop_assert_eq!(contents(library.snapshot()), contents(anew.snapshot()));
+                prop_assert_eq!(library.snapshot().version(), anew.snapshot().version());
+                offered.clear();
+            } else {
+                prop_assert_eq!(contents(library.snapshot()), before);
+                if let Ok(anew) = anew {
+                    library = anew;
+                    offered.clear();
+                }
+            }
+        }
+    }
 }

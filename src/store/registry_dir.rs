@@ -1,9 +1,12 @@
 //! The registry's files: every `*.toml` in its folders, links followed.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::registry::Source;
+use crate::clock::Timestamp;
+use crate::registry::{Change, Source};
 
 /// Why the registry cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,79 @@ pub fn read(folders: &[PathBuf]) -> Result<Vec<Source>, RegistryReadError> {
     Ok(sources)
 }
 
+/// The files as they were when they were last read, to tell which have changed since.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf {
+    folders: Vec<PathBuf>,
+    stamps: BTreeMap<PathBuf, Option<Stamp>>,
+}
+
+/// Tells a file from another, and from itself at another time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    changed: (i64, i64),
+    written: (i64, i64),
+}
+
+impl Shelf {
+    /// Nothing has been read of `folders` yet.
+    #[must_use]
+    pub fn new(folders: Vec<PathBuf>) -> Self {
+        Self { folders, stamps: BTreeMap::new() }
+    }
+
+    /// Where the files lie.
+    #[must_use]
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// What has changed since this shelf was made, and the shelf as it is now. A file that was changed so shortly before that
+    /// it may change again unnoticed counts as changed next time, too.
+    ///
+    /// # Errors
+    /// The first file or folder that cannot be read.
+    pub fn look(&self, now: Timestamp) -> Result<(Vec<Change>, Self), RegistryReadError> {
+        let mut changes = Vec::new();
+        let mut stamps = BTreeMap::new();
+        for folder in &self.folders {
+            let failed = |source| RegistryReadError { path: folder.clone(), source };
+            for path in toml_files(folder).map_err(failed)? {
+                let failed = |source| RegistryReadError { path: path.clone(), source };
+                let stamp = Stamp::of(&path).map_err(failed)?;
+                if self.stamps.get(&path) != Some(&Some(stamp)) {
+                    let text = std::fs::read_to_string(&path).map_err(failed)?;
+                    changes.push(Change::Says(Source { path: path.clone(), text }));
+                }
+                stamps.insert(path, Some(stamp).filter(|stamp| stamp.has_settled(now)));
+            }
+        }
+        let gone = self.stamps.keys().filter(|path| !stamps.contains_key(*path));
+        changes.extend(gone.cloned().map(Change::Gone));
+        Ok((changes, Self { folders: self.folders.clone(), stamps }))
+    }
+}
+
+impl Stamp {
+    fn of(path: &Path) -> io::Result<Self> {
+        let found = std::fs::metadata(path)?;
+        Ok(Self {
+            file: (found.dev(), found.ino()),
+            size: found.size(),
+            changed: (found.ctime(), found.ctime_nsec()),
+            written: (found.mtime(), found.mtime_nsec()),
+        })
+    }
+
+    /// Whether a further change would leave another stamp: file systems tell times apart by some milliseconds only.
+    fn has_settled(&self, now: Timestamp) -> bool {
+        let (seconds, _) = self.changed;
+        now.unix() > seconds.saturating_add(1)
+    }
+}
+
 fn toml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -47,7 +123,10 @@ fn toml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::clock::{Clock as _, SystemClock};
     use crate::store::atomic_file::replace;
 
     #[test]
@@ -61,6 +140,35 @@ mod tests {
 
         let texts: Vec<&str> = sources.iter().map(|source| source.text.as_str()).collect();
         assert_eq!(texts, ["a.toml", "b.toml"]);
+    }
+
+    #[test]
+    fn only_what_has_changed_is_read_again() {
+        let place = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| replace(&place.path().join(name), text.as_bytes(), 0o644).unwrap();
+        let names = |changes: &[Change]| {
+            let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let told = changes.iter().map(|change| match change {
+                Change::Gone(path) => format!("-{}", name(path)),
+                Change::Says(source) => format!("{}={}", name(&source.path), source.text),
+            });
+            told.collect::<Vec<_>>()
+        };
+        let now = SystemClock.now();
+        let settled = now + Duration::from_secs(10);
+        put("a.toml", "1");
+        put("b.toml", "1");
+
+        let (changes, shelf) = Shelf::new(vec![place.path().to_owned()]).look(settled).unwrap();
+        assert_eq!(names(&changes), ["a.toml=1", "b.toml=1"]);
+        assert!(shelf.look(settled).unwrap().0.is_empty());
+
+        put("b.toml", "2");
+        std::fs::remove_file(place.path().join("a.toml")).unwrap();
+        let (changes, shelf) = shelf.look(now).unwrap();
+        assert_eq!(names(&changes), ["b.toml=2", "-a.toml"]);
+        // It may have changed once more without another time on it.
+        assert_eq!(names(&shelf.look(settled).unwrap().0), ["b.toml=2"]);
     }
 
     #[test]

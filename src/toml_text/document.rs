@@ -60,6 +60,12 @@ impl<'t> Document<'t> {
         TableReader::new(&self.page, None, &self.root, 0..0)
     }
 
+    /// Takes the problems found so far, by place.
+    #[must_use]
+    pub fn take_problems(&self) -> Vec<Problem> {
+        in_order(self.page.problems.take())
+    }
+
     /// The problems found, by place.
     #[must_use]
     pub fn into_problems(self) -> Vec<Problem> {
@@ -97,11 +103,14 @@ impl<'t> Page<'t> {
     }
 
     fn into_problems(self) -> Vec<Problem> {
-        let mut problems = self.problems.into_inner();
-        problems.sort();
-        problems.dedup();
-        problems
+        in_order(self.problems.into_inner())
     }
+}
+
+fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort();
+    problems.dedup();
+    problems
 }
 
 /// The way from the top of a file down to a table, kept as steps and put into words only for a message.
@@ -168,6 +177,12 @@ impl<'d> Place<'d> {
         self.page.report(self.span.start, self.key(), message.into());
     }
 
+    /// The line, counted from one.
+    #[must_use]
+    pub fn line(&self) -> usize {
+        self.page.position(self.span.start).0
+    }
+
     /// What it is called: `app.ledger.status`.
     #[must_use]
     pub fn key(&self) -> String {
@@ -185,7 +200,7 @@ impl<'d> Place<'d> {
 
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.page.file.display(), self.page.position(self.span.start).0)
+        write!(f, "{}:{}", self.page.file.display(), self.line())
     }
 }
 
