@@ -31,6 +31,8 @@ pub struct Terms<'s> {
     pub product: &'s Arc<Product>,
     /// The operation.
     pub operation: &'s Operation,
+    /// Who calls, with all that it has proven.
+    pub principal: Principal<'s>,
 }
 
 impl<'s> Terms<'s> {
@@ -38,6 +40,12 @@ impl<'s> Terms<'s> {
     #[must_use]
     pub fn developer(&self) -> &'s Developer {
         &self.app.developer
+    }
+
+    /// The scopes in force: what the product conveys and all credentials let through.
+    pub fn scopes(&self) -> impl Iterator<Item = &'s str> {
+        let principal = self.principal;
+        self.product.scopes.iter().map(String::as_str).filter(move |scope| principal.lets_through(scope))
     }
 }
 
@@ -49,16 +57,47 @@ impl<'s> Terms<'s> {
 pub fn decide<'s>(principal: &Principal<'s>, ask: &Ask<'_>, door: Door<'_>, now: Timestamp) -> Decision<'s> {
     match consider(principal, ask, door, now, |_| Ok::<(), Infallible>(())) {
         Ok((terms, ())) => Decision::Allow(terms),
-        Err(Hindrance::Denial(denial)) => Decision::Deny(denial),
+        Err(Hindrance::Denial(Obstacle { denial, .. })) => Decision::Deny(denial),
     }
 }
 
 /// Why a principal may not.
-pub(super) enum Hindrance<E> {
+pub(super) enum Hindrance<'s, E> {
     /// It has no right.
-    Denial(Denial),
+    Denial(Obstacle<'s>),
     /// It has the right, and cannot pay.
     Unpaid(E),
+}
+
+/// What stands in the way.
+#[derive(Clone, Copy)]
+pub(super) struct Obstacle<'s> {
+    /// What the caller is told.
+    pub(super) denial: Denial,
+    /// The operation that came closest, if any contains what is asked.
+    pub(super) operation: Option<&'s Operation>,
+}
+
+impl<'s> Obstacle<'s> {
+    const fn to_all(denial: Denial) -> Self {
+        Self { denial, operation: None }
+    }
+
+    /// The one that was met later on the way; of two that were met at the same step, the first.
+    fn or_later(self, other: Self) -> Self {
+        if depth(other.denial) > depth(self.denial) { other } else { self }
+    }
+}
+
+/// How far on the way through a grant somebody came who met with `denial`.
+const fn depth(denial: Denial) -> u8 {
+    match denial {
+        Denial::AppRevoked | Denial::DeveloperInactive | Denial::NotEntitled => 0,
+        Denial::AuthMethodNotAllowed => 1,
+        Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked => 2,
+        Denial::InsufficientScope => 3,
+        Denial::Overloaded | Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => 4,
+    }
 }
 
 /// The first grant that allows and that `pay` pays for. Whoever has a right that cannot be paid for is told so, and not that
@@ -69,59 +108,81 @@ pub(super) fn consider<'s, P, E>(
     door: Door<'_>,
     now: Timestamp,
     mut pay: impl FnMut(&Terms<'s>) -> Result<P, E>,
-) -> Result<(Terms<'s>, P), Hindrance<E>> {
+) -> Result<(Terms<'s>, P), Hindrance<'s, E>> {
     let app = principal.app();
     if app.status == AppStatus::Revoked {
-        return Err(Hindrance::Denial(Denial::AppRevoked));
+        return Err(Hindrance::Denial(Obstacle::to_all(Denial::AppRevoked)));
     }
     if app.developer.status == DeveloperStatus::Inactive {
-        return Err(Hindrance::Denial(Denial::DeveloperInactive));
+        return Err(Hindrance::Denial(Obstacle::to_all(Denial::DeveloperInactive)));
     }
     let kinds = principal.kinds();
     if ![door.listener, door.service, app.accepts.as_ref()].into_iter().all(|level| satisfied(level, kinds)) {
-        return Err(Hindrance::Denial(Denial::AuthMethodNotAllowed));
+        return Err(Hindrance::Denial(Obstacle::to_all(Denial::AuthMethodNotAllowed)));
     }
-    let mut closest = Denial::NotEntitled;
+    let mut closest = Obstacle::to_all(Denial::NotEntitled);
     let mut unpaid = None;
     for grant in &app.grants {
-        match by_grant(grant, ask, kinds, now) {
+        match by_grant(grant, ask, principal, now) {
             Ok(operation) => {
                 let credential = principal.credential();
-                let terms = Terms { app, credential, product: &grant.product, operation };
+                let terms =
+                    Terms { app, credential, product: &grant.product, operation, principal: *principal };
                 match pay(&terms) {
                     Ok(paid) => return Ok((terms, paid)),
                     Err(error) => unpaid = unpaid.or(Some(error)),
                 }
             }
-            Err(Denial::NotEntitled) => {}
-            Err(denial) if closest == Denial::NotEntitled => closest = denial,
-            Err(_) => {}
+            Err(obstacle) => closest = closest.or_later(obstacle),
         }
     }
     Err(unpaid.map_or(Hindrance::Denial(closest), Hindrance::Unpaid))
 }
 
+/// The first operation of a granted product that contains what is asked and stands open.
 fn by_grant<'s>(
     grant: &'s Grant,
     ask: &Ask<'_>,
-    kinds: KindSet,
+    principal: &Principal<'_>,
     now: Timestamp,
-) -> Result<&'s Operation, Denial> {
-    let mut matching =
-        grant.product.operations.iter().filter(|operation| contains(operation, ask)).peekable();
-    if matching.peek().is_none() {
-        return Err(Denial::NotEntitled);
+) -> Result<&'s Operation, Obstacle<'s>> {
+    let mut closest = Obstacle::to_all(Denial::NotEntitled);
+    for operation in grant.product.operations.iter().filter(|operation| contains(operation, ask)) {
+        match stands_open(grant, operation, principal, now) {
+            Ok(()) => return Ok(operation),
+            Err(denial) => closest = closest.or_later(Obstacle { denial, operation: Some(operation) }),
+        }
     }
+    Err(closest)
+}
+
+/// Whether what contains the operation asked for is in force for this caller.
+fn stands_open(
+    grant: &Grant,
+    operation: &Operation,
+    principal: &Principal<'_>,
+    now: Timestamp,
+) -> Result<(), Denial> {
+    if !satisfied(operation.accepts.as_ref(), principal.kinds()) {
+        return Err(Denial::AuthMethodNotAllowed);
+    }
+    in_force(grant, now)?;
+    let conveyed = |scope: &String| grant.product.scopes.contains(scope) && principal.lets_through(scope);
+    if !operation.scopes.iter().all(conveyed) {
+        return Err(Denial::InsufficientScope);
+    }
+    Ok(())
+}
+
+fn in_force(grant: &Grant, now: Timestamp) -> Result<(), Denial> {
     match grant.status {
-        GrantStatus::Approved => {}
-        GrantStatus::Pending => return Err(Denial::GrantPending),
-        GrantStatus::Revoked => return Err(Denial::GrantRevoked),
+        GrantStatus::Approved if grant.expires.is_some_and(|expires| now >= expires) => {
+            Err(Denial::GrantExpired)
+        }
+        GrantStatus::Approved => Ok(()),
+        GrantStatus::Pending => Err(Denial::GrantPending),
+        GrantStatus::Revoked => Err(Denial::GrantRevoked),
     }
-    if grant.expires.is_some_and(|expires| now >= expires) {
-        return Err(Denial::GrantExpired);
-    }
-    let accepted = matching.find(|operation| satisfied(operation.accepts.as_ref(), kinds));
-    accepted.ok_or(Denial::AuthMethodNotAllowed)
 }
 
 fn contains(operation: &Operation, ask: &Ask<'_>) -> bool {

@@ -15,6 +15,8 @@ pub enum Denial {
     GrantPending,
     /// The grant that would allow it was revoked.
     GrantRevoked,
+    /// A scope that the operation asks for is not in force.
+    InsufficientScope,
     /// No granted product contains the operation.
     NotEntitled,
     /// The service is given no more at a time.
@@ -29,13 +31,14 @@ pub enum Denial {
 
 impl Denial {
     /// All reasons, for metrics and documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AppRevoked,
         Self::AuthMethodNotAllowed,
         Self::DeveloperInactive,
         Self::GrantExpired,
         Self::GrantPending,
         Self::GrantRevoked,
+        Self::InsufficientScope,
         Self::NotEntitled,
         Self::Overloaded,
         Self::QuotaExceeded,
@@ -53,6 +56,7 @@ impl Denial {
             Self::GrantExpired => "grant-expired",
             Self::GrantPending => "grant-pending",
             Self::GrantRevoked => "grant-revoked",
+            Self::InsufficientScope => "insufficient-scope",
             Self::NotEntitled => "not-entitled",
             Self::Overloaded => "overloaded",
             Self::QuotaExceeded => "quota-exceeded",
@@ -71,6 +75,7 @@ impl Denial {
             | Self::GrantExpired
             | Self::GrantPending
             | Self::GrantRevoked
+            | Self::InsufficientScope
             | Self::NotEntitled => 403,
             Self::Overloaded | Self::QuotaUnavailable => 503,
             Self::QuotaExceeded | Self::SpikeArrested => 429,
@@ -87,6 +92,9 @@ impl Denial {
             Self::GrantExpired => "The app's grant has expired.",
             Self::GrantPending => "The app's grant has not been approved yet.",
             Self::GrantRevoked => "The app's grant has been revoked.",
+            Self::InsufficientScope => {
+                "The operation asks for a scope that the credential or the product does not convey."
+            }
             Self::NotEntitled => "No product granted to the app contains this operation.",
             Self::Overloaded => "The service has as many requests under way as it can answer in time.",
             Self::QuotaExceeded => "The app has used up its quota for this window of time.",

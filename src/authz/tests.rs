@@ -1,5 +1,7 @@
 //! What the gate answers, and what it charges for it.
 
+mod entitlement;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +11,21 @@ use crate::credential::{Evidence, HeaderEvidence, Peppers};
 use crate::identity::Subject;
 use crate::limit::{Concurrency, Inflight, Ledger, Priority};
 use crate::registry::{PolicyPath, Snapshot, Source, parse};
+
+fn subject(id: &str) -> Subject {
+    Subject {
+        spiffe_id: id.parse().unwrap(),
+        dns: Vec::new(),
+        attributes: Vec::new(),
+        distinguished_name: String::new(),
+        serial: String::new(),
+        issuer: String::new(),
+        not_before: Timestamp::FLOOR,
+        not_after: Timestamp::FLOOR,
+        sha256: [0; 32],
+        spki_sha256: [0; 32],
+    }
+}
 
 struct World {
     registry: Snapshot,
@@ -36,18 +53,7 @@ impl World {
             registry: parse(&[Source { path: PathBuf::from("a.toml"), text }]).unwrap(),
             ledger: Ledger::default(),
             peppers: Peppers::default(),
-            subject: Subject {
-                spiffe_id: "spiffe://td/caller".parse().unwrap(),
-                dns: Vec::new(),
-                attributes: Vec::new(),
-                distinguished_name: String::new(),
-                serial: String::new(),
-                issuer: String::new(),
-                not_before: Timestamp::FLOOR,
-                not_after: Timestamp::FLOOR,
-                sha256: [0; 32],
-                spki_sha256: [0; 32],
-            },
+            subject: subject("spiffe://td/caller"),
         }
     }
 

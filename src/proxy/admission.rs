@@ -252,6 +252,7 @@ pub(super) const DIGEST_MISMATCH: Answer = Answer::new(
     Refusal::ContentDigestMismatch.code(),
     Refusal::ContentDigestMismatch.sentence(),
 );
+
 /// The throttle on keys and signatures that prove nothing, where it concerns a request.
 struct Throttled<'s>(Option<(&'s Throttle, &'s Spike, u128)>);
 
@@ -425,9 +426,10 @@ fn vouch(out: &mut Vec<u8>, permit: &Permit<'_>) {
     out.push(b':');
     out.extend_from_slice(terms.credential.id.as_str().as_bytes());
     out.extend_from_slice(b"\r\n");
-    if !terms.product.scopes.is_empty() {
+    let mut scopes = terms.scopes().peekable();
+    if scopes.peek().is_some() {
         out.extend_from_slice(b"x-postern-scopes:");
-        for scope in &terms.product.scopes {
+        for scope in scopes {
             out.push(b' ');
             out.extend_from_slice(scope.as_bytes());
         }

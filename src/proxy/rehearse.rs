@@ -11,6 +11,7 @@ use super::limit_fields::lines;
 use super::request_id::RequestIds;
 use super::snapshot::{Listener, Snapshot};
 use super::tcp;
+use crate::authz::Permit;
 use crate::clock::Timestamp;
 use crate::id::ServiceId;
 use crate::pki::Verified;
@@ -39,6 +40,8 @@ pub struct Outcome {
     pub service: String,
     /// The credential's kind and id.
     pub credential: Option<(&'static str, String)>,
+    /// The scopes in force; where one of them is missing, those that the operation asks for.
+    pub scopes: Vec<String>,
     /// How the limits stand that it meets, one a line.
     pub limits: Vec<String>,
 }
@@ -58,8 +61,10 @@ pub fn rehearse(
         Part::Tcp(service) => {
             let (verdict, admitted) = tcp::judge(&visitor, service, snapshot, Purpose::Rehearse, now);
             let status = if admitted.is_some() { 200 } else { 403 };
-            let limits = admitted.map(|admission| lines(admission.permit.statement())).unwrap_or_default();
-            Outcome { limits, ..outcome(status, &verdict) }
+            match admitted {
+                Some(admission) => of_permit(&admission.permit, outcome(status, &verdict)),
+                None => outcome(status, &verdict),
+            }
         }
         Part::Http(bytes) => {
             let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -74,15 +79,21 @@ pub fn rehearse(
             match admit(&head, &visitor, snapshot, &trace, purpose, &mut Vec::new()) {
                 Ok(admission) => {
                     let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
-                    Outcome { limits: lines(admission.permit.statement()), ..outcome(200, &verdict) }
+                    of_permit(&admission.permit, outcome(200, &verdict))
                 }
                 Err((answer, verdict)) => {
+                    let scopes = answer.missing_scopes().map(str::to_owned).collect();
                     let limits = answer.notice.map(|notice| notice.lines()).unwrap_or_default();
-                    Outcome { limits, ..outcome(answer.status, &verdict) }
+                    Outcome { scopes, limits, ..outcome(answer.status, &verdict) }
                 }
             }
         }
     }
+}
+
+fn of_permit(permit: &Permit<'_>, outcome: Outcome) -> Outcome {
+    let scopes = permit.terms().scopes().map(str::to_owned).collect();
+    Outcome { scopes, limits: lines(permit.statement()), ..outcome }
 }
 
 fn outcome(status: u16, verdict: &Verdict<'_>) -> Outcome {
@@ -94,6 +105,7 @@ fn outcome(status: u16, verdict: &Verdict<'_>) -> Outcome {
         product: verdict.product.to_owned(),
         service: verdict.service.to_owned(),
         credential: (!credential.is_empty()).then(|| (kind, credential.to_owned())),
+        scopes: Vec::new(),
         limits: Vec::new(),
     }
 }

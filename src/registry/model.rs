@@ -102,6 +102,8 @@ pub struct Operation {
     pub target: Target,
     /// Which credentials it asks for, where it says so itself.
     pub accepts: Option<Accepts>,
+    /// The scopes that it asks for, all of them; its product conveys each.
+    pub scopes: Vec<String>,
     /// How much each app may do of it, if that is limited by itself.
     pub limits: Option<Box<Limits>>,
     /// How much one request or connection counts; at least one.
@@ -218,9 +220,17 @@ pub struct Credential {
     pub not_before: Option<Timestamp>,
     /// The instant from which it is no longer good; `None` for never.
     pub expires: Option<Timestamp>,
+    /// The scopes that it is confined to; `None` for all that its app's products convey.
+    pub scopes: Option<Vec<String>>,
 }
 
 impl Credential {
+    /// Whether it lets `scope` through, if a product conveys it.
+    #[must_use]
+    pub fn lets_through(&self, scope: &str) -> bool {
+        self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|one| one == scope))
+    }
+
     /// Whether a certificate that meets its rule counts as it, with the name that it has.
     #[must_use]
     pub fn admits(&self, subject: &Subject) -> bool {

@@ -17,7 +17,7 @@ use crate::registry::{
     App, AppStatus, Conflict, Credential, Definitions, Developer, DeveloperStatus, Grant, GrantStatus,
     Operation, Product, Snapshot,
 };
-use crate::toml_text::{Document, Place, Problem, TableReader};
+use crate::toml_text::{Document, Place, Problem, TableReader, Value};
 
 /// One file of the registry.
 #[derive(Clone, Debug)]
@@ -69,6 +69,8 @@ struct Registry<'d> {
     apps: Shelf<'d, Arc<App>>,
     developers: Shelf<'d, Arc<Developer>>,
     products: Shelf<'d, Arc<Product>>,
+    /// Every scope that some product conveys.
+    scopes: Shelf<'d, ()>,
     credentials: Vec<Arc<Credential>>,
     credential_places: HashMap<CredentialId, Place<'d>>,
 }
@@ -79,6 +81,7 @@ impl<'d> Registry<'d> {
             apps: Shelf::new("app", references),
             developers: Shelf::new("developer", references),
             products: Shelf::new("product", references),
+            scopes: Shelf::new("scope", references),
             credentials: Vec::new(),
             credential_places: HashMap::new(),
         }
@@ -118,11 +121,15 @@ impl<'d> Registry<'d> {
     fn read_product(&mut self, mut table: TableReader<'d>) {
         let id = table.required("id", read::placed::<ProductId>);
         let scopes = table.optional("scopes", read::scopes).unwrap_or_default();
+        for scope in &scopes {
+            self.scopes.put_again(table.place(), scope, ());
+        }
         let limits = limits::limits(&mut table);
         let operations: Vec<Operation> =
             table.tables("operation").into_iter().filter_map(read::operation).collect();
         told_apart(&table, &operations);
         satisfiable(&table, limits.as_deref(), &operations);
+        conveyed(&table, &scopes, &operations);
         table.finish();
         if let Some((place, id)) = id {
             let product = Arc::new(Product { id, scopes, limits, operations });
@@ -178,16 +185,31 @@ impl<'d> Registry<'d> {
         grants.into_iter().map(|(_, grant)| grant).collect()
     }
 
+    /// The scopes that a credential is confined to. One that no product conveys is a slip of the pen.
+    fn read_confinement(&self, value: &Value<'d>) -> Vec<String> {
+        let known = |item: &Value<'d>| read::scope(item).filter(|_| self.scopes.find(item).is_some());
+        value.list(known).unwrap_or_default()
+    }
+
     fn keep(&mut self, draft: CredentialDraft<'d>, app: Option<&Arc<App>>) {
-        let CredentialDraft { place, id, secret, status, not_before, expires } = draft;
+        let CredentialDraft { place, id, secret, status, not_before, expires, scopes } = draft;
         if let Some(earlier) = self.credential_places.get(&id) {
             place.problem(format!("there is a credential `{id}` already, at {earlier}"));
             return;
         }
         self.credential_places.insert(id.clone(), place);
+        let scopes = scopes.map(|value| self.read_confinement(&value));
         if let (Some(app), Some(secret)) = (app, secret) {
             let app = Arc::clone(app);
-            self.credentials.push(Arc::new(Credential { id, app, secret, status, not_before, expires }));
+            self.credentials.push(Arc::new(Credential {
+                id,
+                app,
+                secret,
+                status,
+                not_before,
+                expires,
+                scopes,
+            }));
         }
     }
 }
@@ -211,6 +233,17 @@ fn satisfiable(table: &TableReader<'_>, product: Option<&Limits>, operations: &[
         if least > 0 && u64::from(operation.weight) > least {
             let weight = operation.weight;
             table.problem(format!("an operation weighs {weight}, which a quota of {least} never lets pass"));
+        }
+    }
+}
+
+/// Reports scopes that operations ask for in vain.
+fn conveyed(table: &TableReader<'_>, scopes: &[String], operations: &[Operation]) {
+    for scope in operations.iter().flat_map(|operation| &operation.scopes) {
+        if !scopes.contains(scope) {
+            table.problem(format!(
+                "an operation asks for the scope `{scope}`, which the product does not convey"
+            ));
         }
     }
 }

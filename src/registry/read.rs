@@ -25,6 +25,8 @@ pub(super) struct CredentialDraft<'d> {
     pub(super) status: CredentialStatus,
     pub(super) not_before: Option<Timestamp>,
     pub(super) expires: Option<Timestamp>,
+    /// What it is confined to; not read yet, for it names what products convey.
+    pub(super) scopes: Option<Value<'d>>,
 }
 
 /// A name, and where it stands.
@@ -68,18 +70,21 @@ pub fn accepts(value: &Value<'_>) -> Option<Accepts> {
     Accepts::new(alternatives).map_err(|error| value.problem(error.to_string())).ok()
 }
 
-/// > scope-token = 1*( %x21 / %x23-5B / %x5D-7E ) — RFC 6749 §3.3
 pub(super) fn scopes(value: &Value<'_>) -> Option<Vec<String>> {
+    value.list(scope)
+}
+
+/// > scope-token = 1*( %x21 / %x23-5B / %x5D-7E ) — RFC 6749 §3.3
+pub(super) fn scope(value: &Value<'_>) -> Option<String> {
     let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
-    let scope = |text: &str| {
+    value.convert(|text| {
         let valid = !text.is_empty() && text.bytes().all(allowed);
         if valid {
             Ok(text.to_owned())
         } else {
             Err("a scope has only visible ASCII characters but '\"' and '\\'")
         }
-    };
-    value.list(|item| item.convert(scope))
+    })
 }
 
 /// An operation; `None` when it could not be read, which has been reported.
@@ -93,6 +98,7 @@ pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
         Some(value) => Some(accepts(&value)?),
         None => None,
     };
+    let scopes = table.optional("scopes", scopes).unwrap_or_default();
     let own_limits = limits::limits(&mut table);
     let weight = table.optional("weight", limits::weight).unwrap_or(1);
     if own_limits.is_some() && !table.has("id") {
@@ -111,7 +117,7 @@ pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
         }
     };
     table.finish();
-    Some(Operation { id, service: service?, target: target?, accepts, limits: own_limits, weight })
+    Some(Operation { id, service: service?, target: target?, accepts, scopes, limits: own_limits, weight })
 }
 
 fn selector(value: &Value<'_>) -> Option<ServiceSelector> {
@@ -235,9 +241,10 @@ fn draft<'d>(
     if not_before.zip(expires).is_some_and(|(from, to)| from >= to) {
         table.problem("`expires` does not lie after `not_before`");
     }
+    let scopes = table.value("scopes");
     table.finish();
     let (place, id) = id?;
-    Some(CredentialDraft { place, id, secret, status, not_before, expires })
+    Some(CredentialDraft { place, id, secret, status, not_before, expires, scopes })
 }
 
 fn subject(value: &Value<'_>) -> Option<CertificateRule> {

@@ -256,7 +256,15 @@ mod tests {
     fn credential(id: &str, secret: CredentialSecret) -> Arc<Credential> {
         let status = CredentialStatus::Approved;
         let id = id.parse().unwrap();
-        Arc::new(Credential { id, app: app("ledger"), secret, status, not_before: None, expires: None })
+        Arc::new(Credential {
+            id,
+            app: app("ledger"),
+            secret,
+            status,
+            not_before: None,
+            expires: None,
+            scopes: None,
+        })
     }
 
     fn by_uri(text: &str) -> CredentialSecret {

@@ -716,3 +716,41 @@ fn everything_wrong_with_signature_keys_is_said_and_no_secret_repeated() {
     }
     assert!(!problems.contains("c2VjcmV0"), "{problems}");
 }
+
+#[test]
+fn an_operation_asks_only_for_scopes_that_its_product_conveys() {
+    let text = "[[product]]\nid = 'orders'\nscopes = ['orders:read']\n[[product.operation]]\nservice = 'orders'\n\
+        methods = ['GET']\npath = '/'\nscopes = ['orders:read'";
+
+    let operation = read(&format!("{text}]\n")).product("orders").unwrap().operations[0].clone();
+    assert_eq!(operation.scopes, ["orders:read"]);
+    assert_eq!(
+        problems(&format!("{text}, 'orders:write']\n")),
+        [
+            "1:1: product.orders: an operation asks for the scope `orders:write`, which the product does not convey"
+        ]
+    );
+}
+
+#[test]
+fn a_credential_is_confined_to_scopes_that_exist() {
+    let product = "[[product]]\nid = 'orders'\nscopes = ['orders:read']\n";
+    let app = |scopes: &str| {
+        format!(
+            "{DEVELOPER}{product}[[app]]\nid = 'ledger'\ndeveloper = 'team'\n\
+             [[app.api_key]]\nid = '0000000000A1'\nhash = '{HASH}'\n{scopes}\n"
+        )
+    };
+    let scopes = |text: &str| read(&app(text)).api_key("0000000000A1").unwrap().scopes.clone();
+
+    assert_eq!(scopes(""), None);
+    assert_eq!(scopes("scopes = []"), Some(Vec::new()));
+    assert_eq!(scopes("scopes = ['orders:read']"), Some(vec!["orders:read".to_owned()]));
+    assert_eq!(
+        problems(&app("scopes = ['orders:raed', 'a b']")),
+        [
+            "12:11: app.ledger.api_key.0000000000A1.scopes[1]: there is no scope `orders:raed`, did you mean `orders:read`?",
+            "12:26: app.ledger.api_key.0000000000A1.scopes[2]: a scope has only visible ASCII characters but '\"' and '\\'",
+        ]
+    );
+}

@@ -1,0 +1,144 @@
+//! What a caller is entitled to: one app with a certificate and a key, whatever its registry says besides.
+
+use std::path::PathBuf;
+
+use aws_lc_rs::rand::SystemRandom;
+
+use super::subject;
+use crate::authz::{Ask, Door, No, Permit, Toll, check};
+use crate::clock::Timestamp;
+use crate::credential::{ApiKey, Evidence, HeaderEvidence, Peppers};
+use crate::identity::Subject;
+use crate::registry::CredentialKind::{self, ApiKey as Key, Mtls};
+use crate::registry::{PolicyPath, Snapshot, Source, parse};
+use crate::secret::Secret;
+
+/// The app `caller` and the products that it may have to do with.
+struct World {
+    registry: Snapshot,
+    peppers: Peppers,
+    key: ApiKey,
+    subject: Subject,
+    now: Timestamp,
+}
+
+impl World {
+    /// The app has the lines in `app`, its certificate those in `certificate`, its key those in `key`; `rest` is all else.
+    fn new(app: &str, certificate: &str, key: &str, rest: &str) -> Self {
+        let secret = Secret::new(vec![7; 32]);
+        let peppers = Peppers::new([("p1".to_owned(), secret)]);
+        let fresh = ApiKey::generate(&SystemRandom::new()).unwrap();
+        let hash = peppers.hash("p1", fresh.text().expose_secret()).unwrap();
+        let hash = data_encoding::HEXLOWER.encode(&hash);
+        let id = fresh.id();
+        let text = format!(
+            "[[developer]]\nid = 'team'\n[[app]]\nid = 'caller'\ndeveloper = 'team'\n{app}\n\
+             [[app.certificate]]\nuri = 'spiffe://td/caller'\n{certificate}\n\
+             [[app.api_key]]\nid = '{id}'\nhash = 'hmac-sha256:p1:{hash}'\n{key}\n{rest}"
+        );
+        let registry = parse(&[Source { path: PathBuf::from("a.toml"), text }]);
+        let registry = registry.unwrap_or_else(|problems| panic!("{problems:?}"));
+        let now = "2026-06-01T12:00:00Z".parse().unwrap();
+        Self { registry, peppers, key: fresh, subject: subject("spiffe://td/caller"), now }
+    }
+
+    fn check(&self, kinds: &[CredentialKind], method: &str, path: &str) -> Result<Permit<'_>, No<'_>> {
+        let api_key = kinds.contains(&Key).then(|| self.key.text().expose_secret());
+        let certificate = kinds.contains(&Mtls).then_some(&self.subject);
+        let headers = HeaderEvidence { api_key, ..HeaderEvidence::default() };
+        let evidence = Evidence { certificate, headers };
+        let (path, service) = (PolicyPath::parse(path).unwrap(), "orders".parse().unwrap());
+        let ask = Ask::Http { service: &service, method, path: &path };
+        let door = Door::default();
+        check(&evidence, &ask, door, &self.registry, &self.peppers, &Toll::Paid, self.now)
+    }
+
+    /// The product that lets the caller in, or the code of the reason why not.
+    fn ask(&self, kinds: &[CredentialKind], method: &str, path: &str) -> String {
+        match self.check(kinds, method, path) {
+            Ok(permit) => permit.terms().product.id.to_string(),
+            Err(no) => no.code().to_owned(),
+        }
+    }
+
+    fn get(&self, kinds: &[CredentialKind]) -> String {
+        self.ask(kinds, "GET", "/orders/7")
+    }
+
+    /// The scopes in force for a request that is let in.
+    fn scopes(&self, kinds: &[CredentialKind]) -> Vec<String> {
+        let permit = self.check(kinds, "GET", "/orders/7").unwrap();
+        permit.terms().scopes().map(str::to_owned).collect()
+    }
+}
+
+/// A product that lets orders be read and written, each under its own scope.
+const ORDERS: &str = "[[product]]\nid = 'orders'\nscopes = ['orders:read', 'orders:write', 'orders:audit']\n\
+    [[product.operation]]\nservice = 'orders'\nmethods = ['GET']\npath = '/orders/**'\nscopes = ['orders:read']\n\
+    [[product.operation]]\nservice = 'orders'\nmethods = ['POST']\npath = '/orders/**'\n\
+    scopes = ['orders:read', 'orders:write']\n";
+
+const GRANT: &str = "grant = [{ product = 'orders' }]";
+
+#[test]
+fn a_key_with_one_scope_does_not_do_what_asks_for_another() {
+    let world = World::new(GRANT, "", "scopes = ['orders:read']", ORDERS);
+
+    assert_eq!(world.ask(&[Key], "GET", "/orders/7"), "orders");
+    assert_eq!(world.ask(&[Key], "POST", "/orders/7"), "insufficient-scope");
+    assert_eq!(world.ask(&[Mtls], "POST", "/orders/7"), "orders", "the certificate is not confined");
+}
+
+#[test]
+fn scopes_bind_certificates_as_they_bind_keys_and_all_that_is_presented_counts() {
+    let world = World::new(GRANT, "scopes = ['orders:read', 'orders:write']", "", ORDERS);
+    let confined = World::new(GRANT, "scopes = ['orders:audit']", "scopes = ['orders:read']", ORDERS);
+
+    assert_eq!(world.ask(&[Mtls], "POST", "/orders/7"), "orders");
+    assert_eq!(confined.get(&[Mtls]), "insufficient-scope");
+    assert_eq!(confined.get(&[Key]), "orders");
+    assert_eq!(confined.get(&[Mtls, Key]), "insufficient-scope", "a second credential adds nothing");
+}
+
+#[test]
+fn the_scopes_in_force_are_those_of_the_product_that_the_credential_lets_through() {
+    let world = World::new(GRANT, "", "scopes = ['orders:audit', 'orders:read']", ORDERS);
+
+    assert_eq!(world.scopes(&[Mtls]), ["orders:read", "orders:write", "orders:audit"]);
+    assert_eq!(world.scopes(&[Key]), ["orders:read", "orders:audit"]);
+}
+
+#[test]
+fn an_empty_list_of_scopes_lets_nothing_through_that_asks_for_one() {
+    let open = "[[product]]\nid = 'open'\nscopes = ['s']\n[[product.operation]]\nservice = 'orders'\n\
+        methods = ['GET']\npath = '/open'\n";
+    let grants = "grant = [{ product = 'orders' }, { product = 'open' }]";
+    let world = World::new(grants, "", "scopes = []", &format!("{ORDERS}{open}"));
+
+    assert_eq!(world.get(&[Key]), "insufficient-scope");
+    assert_eq!(world.ask(&[Key], "GET", "/open"), "open");
+    assert_eq!(world.check(&[Key], "GET", "/open").unwrap().terms().scopes().count(), 0);
+}
+
+#[test]
+fn a_scope_that_another_product_conveys_does_not_help() {
+    let other = "[[product]]\nid = 'other'\nscopes = ['orders:read']\n";
+    let without = "[[product]]\nid = 'mixed'\nscopes = ['m']\n[[product.operation]]\nservice = 'orders'\n\
+        methods = ['GET']\npath = '/orders/**'\nscopes = ['m']\n";
+    let grants = "grant = [{ product = 'other' }, { product = 'mixed' }]";
+    let world = World::new(grants, "", "scopes = ['orders:read']", &format!("{other}{without}"));
+
+    assert_eq!(world.get(&[Mtls]), "mixed");
+    assert_eq!(world.get(&[Key]), "insufficient-scope");
+}
+
+#[test]
+fn the_reason_is_that_of_the_grant_that_came_furthest() {
+    let pending = "grant = [{ product = 'later', status = 'pending' }, { product = 'orders' }]";
+    let rest = format!("{ORDERS}{}", ORDERS.replace("id = 'orders'", "id = 'later'"));
+    let world = World::new(pending, "", "scopes = ['orders:audit']", &rest);
+
+    assert_eq!(world.get(&[Mtls]), "orders");
+    assert_eq!(world.get(&[Key]), "insufficient-scope", "it came past the pending grant");
+    assert_eq!(world.ask(&[Mtls], "GET", "/elsewhere"), "not-entitled");
+}

@@ -1,0 +1,110 @@
+//! What an app is entitled to, as callers meet it: the live agent answers, and its `explain` agrees.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
+#[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
+mod support;
+
+use postern::admin::{Explanation, Operation, Presented, Question, SecretText, StepOutcome};
+use postern::secret::Secret;
+use support::world::Key;
+use support::{Answer, Scene, Service, World};
+
+/// A question about a request with a key.
+fn by_key(key: &Key, method: &str, path: &str) -> Question {
+    let api_key = Some(SecretText::new(Secret::new(key.text.as_bytes().to_vec())));
+    Question { api_key, ..question(method, path) }
+}
+
+/// A question about a request with nothing.
+fn question(method: &str, path: &str) -> Question {
+    let (method, path) = (method.to_owned(), path.to_owned());
+    let operation = Operation::Http { method, host: "localhost".into(), path };
+    Question { listener: None, operation, certificate: None, api_key: None, fields: Vec::new() }
+}
+
+async fn explain(world: &World, question: &Question) -> Explanation {
+    world.admin().explain(question).await.unwrap()
+}
+
+/// The step that decided against the caller, and what it found.
+fn failed(explanation: &Explanation) -> (&str, &str) {
+    let step = explanation.steps.iter().find(|step| step.outcome == StepOutcome::Failed).unwrap();
+    (&step.name, &step.detail)
+}
+
+/// Asks by key, live and by `explain`; both must say `code`.
+async fn both_say(world: &World, key: &Key, (method, path): (&str, &str), code: &str) -> Answer {
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{}\r\n", key.line());
+    let answer = world.talk(None).await.ask(&request).await;
+    let live = if answer.status == 200 { "allowed".to_owned() } else { answer.code() };
+    let explanation = explain(world, &by_key(key, method, path)).await;
+    assert_eq!((live.as_str(), explanation.code.as_str()), (code, code), "{method} {path}");
+    assert_eq!(explanation.status, (code != "allowed").then_some(answer.status));
+    answer
+}
+
+/// Reading orders asks for one scope, writing them for another.
+const ORDERS: &str = "[[developer]]\nid = \"team\"\n[[product]]\nid = \"orders\"\n\
+    scopes = [\"orders:read\", \"orders:write\"]\n\
+    [[product.operation]]\nservice = \"orders\"\nmethods = [\"GET\"]\npath = \"/orders/**\"\nscopes = [\"orders:read\"]\n\
+    [[product.operation]]\nservice = \"orders\"\nmethods = [\"POST\"]\npath = \"/orders/**\"\nscopes = [\"orders:write\"]\n\n";
+
+/// An agent that guards `service`, with [`ORDERS`] to be granted.
+fn scene(service: &Service) -> Scene {
+    let mut scene = Scene::new();
+    scene.listener("inbound", "").service("orders", &service.address.to_string(), "").registry(ORDERS);
+    scene
+}
+
+const GRANT: &str = "[[app.grant]]\nproduct = \"orders\"\n";
+
+#[tokio::test]
+async fn a_key_for_reading_does_not_write_and_is_told_which_scope_is_missing() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let (reader, writer) = (scene.key(), scene.key());
+    let (confined, free) = (reader.table() + "scopes = [\"orders:read\"]\n", writer.table());
+    scene.app("caller", &format!("{confined}{free}{GRANT}"));
+    let world = scene.start().await;
+
+    both_say(&world, &reader, ("GET", "/orders/7"), "allowed").await;
+    assert_eq!(service.last().values("x-postern-scopes"), ["orders:read"]);
+    both_say(&world, &writer, ("POST", "/orders/7"), "allowed").await;
+    assert_eq!(service.last().values("x-postern-scopes"), ["orders:read orders:write"]);
+    let answer = both_say(&world, &reader, ("POST", "/orders/7"), "insufficient-scope").await;
+
+    assert_eq!(answer.status, 403);
+    assert_eq!(
+        answer.header("www-authenticate"),
+        Some("ApiKey realm=\"postern\", error=\"insufficient_scope\", scope=\"orders:write\"")
+    );
+    let explanation = explain(&world, &by_key(&reader, "POST", "/orders/7")).await;
+    assert_eq!(failed(&explanation).0, "scopes");
+    assert!(failed(&explanation).1.ends_with("It asks for orders:write."), "{explanation:?}");
+    let allowed = explain(&world, &by_key(&reader, "GET", "/orders/7")).await;
+    assert!(allowed.steps.iter().any(|step| step.name == "scopes" && step.detail == "orders:read"));
+    assert_eq!(service.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn whoever_wants_a_scope_with_a_certificate_gets_a_plain_answer() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    scene.workload("caller", "");
+    let certificate =
+        "[[app.certificate]]\nuri = \"spiffe://postern.test/caller\"\nscopes = [\"orders:read\"]\n";
+    scene.app("caller", &format!("{certificate}{GRANT}"));
+    let world = scene.start().await;
+    let mut talk = world.talk(Some(&world.identity("caller"))).await;
+
+    assert_eq!(talk.get("/orders/7", "").await.status, 200);
+    let answer = talk.ask("POST /orders/7 HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+
+    assert_eq!((answer.status, answer.code().as_str()), (403, "insufficient-scope"));
+    assert_eq!(answer.header("www-authenticate"), None, "no field would carry what is missing");
+    let certificate = Some(Presented::SpiffeId("spiffe://postern.test/caller".into()));
+    let explanation = explain(&world, &Question { certificate, ..question("POST", "/orders/7") }).await;
+    assert_eq!(explanation.code, "insufficient-scope");
+}
