@@ -7,9 +7,10 @@
 mod support;
 
 use postern::admin::{Explanation, Operation, Presented, Question, SecretText, StepOutcome};
+use postern::clock::{Clock as _, SystemClock, Timestamp};
 use postern::secret::Secret;
 use support::world::Key;
-use support::{Answer, Scene, Service, World};
+use support::{Answer, Scene, Service, World, eventually, write};
 
 /// A question about a request with a key.
 fn by_key(key: &Key, method: &str, path: &str) -> Question {
@@ -107,4 +108,54 @@ async fn whoever_wants_a_scope_with_a_certificate_gets_a_plain_answer() {
     let certificate = Some(Presented::SpiffeId("spiffe://postern.test/caller".into()));
     let explanation = explain(&world, &Question { certificate, ..question("POST", "/orders/7") }).await;
     assert_eq!(explanation.code, "insufficient-scope");
+}
+
+#[tokio::test]
+async fn a_pending_grant_is_refused_and_once_approved_serves_on_the_same_connection() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let key = scene.key();
+    scene
+        .app("caller", &format!("{}{GRANT}", key.table()))
+        .amend_registry("\"orders\"\n", "\"orders\"\napproval = \"manual\"\n");
+    let world = scene.start().await;
+    let mut talk = world.talk(None).await;
+
+    let answer = talk.get("/orders/7", &key.line()).await;
+    assert_eq!((answer.status, answer.code().as_str()), (403, "grant-pending"));
+    let approved = world.registry().replace(GRANT, &format!("{GRANT}status = \"approved\"\n"));
+    write(&world.path().join("registry/apps.toml"), &approved);
+
+    eventually("the approval is in force", async || {
+        (talk.get("/orders/7", &key.line()).await.status == 200).then_some(())
+    })
+    .await;
+    both_say(&world, &key, ("GET", "/orders/7"), "allowed").await;
+}
+
+#[tokio::test]
+async fn a_key_that_ends_ends_on_a_live_connection_and_not_before() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let key = scene.key();
+    let end = Timestamp::from_unix(SystemClock.now().unix() + 3);
+    scene.app("caller", &format!("{}expires = {end}\n{GRANT}", key.table()));
+    let world = scene.start().await;
+    let mut talk = world.talk(None).await;
+    let mut served = 0;
+
+    loop {
+        let (before, answer) = (SystemClock.now(), talk.get("/orders/7", &key.line()).await);
+        if answer.status == 200 {
+            served += 1;
+            assert!(before < end, "served at {before}, after {end}");
+        } else {
+            assert_eq!((answer.status, answer.code().as_str()), (401, "credential-expired"));
+            assert!(SystemClock.now() >= end, "refused before {end}");
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+
+    assert!(served > 0);
 }

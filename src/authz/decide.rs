@@ -6,9 +6,10 @@ use std::sync::Arc;
 use crate::authz::{Ask, Denial, Door};
 use crate::clock::Timestamp;
 use crate::credential::Principal;
+use crate::id::ProductId;
 use crate::registry::{
     Accepts, App, AppStatus, Credential, Developer, DeveloperStatus, Grant, GrantStatus, KindSet, Operation,
-    Product, Target,
+    Product, Share, Target,
 };
 
 /// The answer.
@@ -143,12 +144,13 @@ pub(super) fn consider<'s, P, E>(
 fn by_grant<'s>(
     grant: &'s Grant,
     ask: &Ask<'_>,
-    principal: &Principal<'_>,
+    principal: &Principal<'s>,
     now: Timestamp,
 ) -> Result<&'s Operation, Obstacle<'s>> {
     let mut closest = Obstacle::to_all(Denial::NotEntitled);
+    let Some(shares) = Shares::of(principal, &grant.product.id) else { return Err(closest) };
     for operation in grant.product.operations.iter().filter(|operation| contains(operation, ask)) {
-        match stands_open(grant, operation, principal, now) {
+        match stands_open(grant, shares, operation, now) {
             Ok(()) => return Ok(operation),
             Err(denial) => closest = closest.or_later(Obstacle { denial, operation: Some(operation) }),
         }
@@ -156,24 +158,54 @@ fn by_grant<'s>(
     Err(closest)
 }
 
+/// How much each credential of a caller has of its app's right to one product: something.
+#[derive(Clone, Copy)]
+struct Shares<'p, 's> {
+    principal: &'p Principal<'s>,
+    product: &'s ProductId,
+}
+
+impl<'p, 's> Shares<'p, 's> {
+    /// None if one of the credentials has nothing of it.
+    fn of(principal: &'p Principal<'s>, product: &'s ProductId) -> Option<Self> {
+        let has_some = |credential: &Credential| credential.share_of(product) != Share::Nothing;
+        principal.credentials().all(has_some).then_some(Self { principal, product })
+    }
+
+    /// Those that say something of their own.
+    fn parts(self) -> impl Iterator<Item = &'s Grant> {
+        self.principal.credentials().filter_map(move |credential| match credential.share_of(self.product) {
+            Share::Part(part) => Some(part),
+            Share::Nothing | Share::Whole => None,
+        })
+    }
+}
+
 /// Whether what contains the operation asked for is in force for this caller.
 fn stands_open(
     grant: &Grant,
+    shares: Shares<'_, '_>,
     operation: &Operation,
-    principal: &Principal<'_>,
     now: Timestamp,
 ) -> Result<(), Denial> {
-    if !satisfied(operation.accepts.as_ref(), principal.kinds()) {
+    let Shares { principal, .. } = shares;
+    let (product, kinds) = (&*grant.product, principal.kinds());
+    let mut levels = [&product.accepts, &operation.accepts, &grant.accepts]
+        .into_iter()
+        .chain(shares.parts().map(|part| &part.accepts));
+    if !levels.all(|level| satisfied(level.as_ref(), kinds)) {
         return Err(Denial::AuthMethodNotAllowed);
     }
     in_force(grant, now)?;
-    let conveyed = |scope: &String| grant.product.scopes.contains(scope) && principal.lets_through(scope);
+    shares.parts().try_for_each(|part| in_force(part, now))?;
+    let conveyed = |scope: &String| product.scopes.contains(scope) && principal.lets_through(scope);
     if !operation.scopes.iter().all(conveyed) {
         return Err(Denial::InsufficientScope);
     }
     Ok(())
 }
 
+/// Whether a right is given, and has not ended.
 fn in_force(grant: &Grant, now: Timestamp) -> Result<(), Denial> {
     match grant.status {
         GrantStatus::Approved if grant.expires.is_some_and(|expires| now >= expires) => {

@@ -95,7 +95,7 @@ impl Denial {
             Self::InsufficientScope => {
                 "The operation asks for a scope that the credential or the product does not convey."
             }
-            Self::NotEntitled => "No product granted to the app contains this operation.",
+            Self::NotEntitled => "No product granted to the caller contains this operation.",
             Self::Overloaded => "The service has as many requests under way as it can answer in time.",
             Self::QuotaExceeded => "The app has used up its quota for this window of time.",
             Self::QuotaUnavailable => "The app's quota cannot be counted at the moment.",

@@ -13,9 +13,9 @@ mod parse;
 
 pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
 pub use model::{
-    App, AppStatus, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,
+    App, AppStatus, Approval, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,
     DeveloperStatus, Grant, GrantStatus, InvalidMethod, Method, Methods, MultiValued, Operation, Product,
-    ServiceSelector, Target,
+    ServiceSelector, Share, Target,
 };
 pub use parse::{Source, parse};
 pub use path::{AmbiguousPath, PolicyPath};

@@ -56,7 +56,7 @@ pub enum AppStatus {
     Revoked,
 }
 
-/// An app's right to a product.
+/// An app's right to a product, or as much of it as one of its credentials has.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Grant {
     /// The product.
@@ -65,6 +65,8 @@ pub struct Grant {
     pub status: GrantStatus,
     /// The instant from which the right is gone; `None` for never.
     pub expires: Option<Timestamp>,
+    /// Which credentials it asks for, where it says so itself.
+    pub accepts: Option<Accepts>,
 }
 
 /// How far a grant has come.
@@ -83,12 +85,37 @@ pub enum GrantStatus {
 pub struct Product {
     /// Its name.
     pub id: ProductId,
+    /// Who decides whether an app gets it.
+    pub approval: Approval,
     /// The scopes it conveys.
     pub scopes: Vec<String>,
+    /// Which credentials it asks for, where it says so itself.
+    pub accepts: Option<Accepts>,
     /// How much each app may do with it, if that is limited.
     pub limits: Option<Box<Limits>>,
     /// What it covers. None means that it covers nothing.
     pub operations: Vec<Operation>,
+}
+
+/// Who decides whether an app that asks for a product gets it.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Approval {
+    /// Nobody needs to: a grant that does not say its status is approved.
+    #[default]
+    Auto,
+    /// Somebody has to: a grant that does not say its status is pending.
+    Manual,
+}
+
+impl Approval {
+    /// How far a grant has come that does not say so itself.
+    #[must_use]
+    pub const fn first_status(self) -> GrantStatus {
+        match self {
+            Self::Auto => GrantStatus::Approved,
+            Self::Manual => GrantStatus::Pending,
+        }
+    }
 }
 
 /// Something that can be done to a service.
@@ -222,6 +249,19 @@ pub struct Credential {
     pub expires: Option<Timestamp>,
     /// The scopes that it is confined to; `None` for all that its app's products convey.
     pub scopes: Option<Vec<String>>,
+    /// The products that it is confined to; `None` for all that its app was granted.
+    pub grants: Option<Vec<Grant>>,
+}
+
+/// How much of its app's right to a product a credential has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Share<'a> {
+    /// Nothing: it is confined to other products.
+    Nothing,
+    /// What this says, where the app's own grant says so, too.
+    Part(&'a Grant),
+    /// All of it.
+    Whole,
 }
 
 impl Credential {
@@ -229,6 +269,14 @@ impl Credential {
     #[must_use]
     pub fn lets_through(&self, scope: &str) -> bool {
         self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|one| one == scope))
+    }
+
+    /// How much it has of its app's right to `product`.
+    #[must_use]
+    pub fn share_of(&self, product: &ProductId) -> Share<'_> {
+        let Some(grants) = &self.grants else { return Share::Whole };
+        let part = grants.iter().find(|grant| grant.product.id == *product);
+        part.map_or(Share::Nothing, Share::Part)
     }
 
     /// Whether a certificate that meets its rule counts as it, with the name that it has.

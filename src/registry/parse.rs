@@ -124,6 +124,8 @@ impl<'d> Registry<'d> {
         for scope in &scopes {
             self.scopes.put_again(table.place(), scope, ());
         }
+        let approval = table.optional("approval", read::approval).unwrap_or_default();
+        let accepts = table.optional("accepts", read::accepts);
         let limits = limits::limits(&mut table);
         let operations: Vec<Operation> =
             table.tables("operation").into_iter().filter_map(read::operation).collect();
@@ -132,7 +134,7 @@ impl<'d> Registry<'d> {
         conveyed(&table, &scopes, &operations);
         table.finish();
         if let Some((place, id)) = id {
-            let product = Arc::new(Product { id, scopes, limits, operations });
+            let product = Arc::new(Product { id, approval, scopes, accepts, limits, operations });
             let name = product.id.clone();
             self.products.put(place, name.as_str(), product);
         }
@@ -166,21 +168,51 @@ impl<'d> Registry<'d> {
 
     fn read_grants(&self, table: &mut TableReader<'d>) -> Vec<Grant> {
         let mut grants: Vec<(Place<'d>, Grant)> = Vec::new();
-        for mut grant in table.tables("grant") {
-            let found = grant.required("product", |value| self.products.find(value).zip(Some(value.place())));
-            let status = grant.optional("status", read::grant_status);
-            let expires = grant.optional("expires", |value| value.timestamp());
-            grant.finish();
-            let Some((product, place)) = found else { continue };
-            match grants.iter().find(|(_, earlier)| earlier.product.id == product.id) {
-                Some((earlier, _)) => {
-                    place.problem(format!("the app has a grant to it already, at {earlier}"))
-                }
-                None => {
-                    let status = status.unwrap_or(GrantStatus::Approved);
-                    grants.push((place, Grant { product, status, expires }));
-                }
+        for table in table.tables("grant") {
+            let Some((place, grant)) = self.read_grant(table, |product| product.approval.first_status())
+            else {
+                continue;
+            };
+            put_grant(&mut grants, place, grant, "the app has a grant to it already, at");
+        }
+        grants.into_iter().map(|(_, grant)| grant).collect()
+    }
+
+    fn read_grant(
+        &self,
+        mut table: TableReader<'d>,
+        otherwise: impl FnOnce(&Product) -> GrantStatus,
+    ) -> Option<(Place<'d>, Grant)> {
+        let found = table.required("product", |value| self.products.find(value).zip(Some(value.place())));
+        let status = table.optional("status", read::grant_status);
+        let expires = table.optional("expires", |value| value.timestamp());
+        let accepts = table.optional("accepts", read::accepts);
+        table.finish();
+        let (product, place) = found?;
+        let status = status.unwrap_or_else(|| otherwise(&product));
+        Some((place, Grant { product, status, expires, accepts }))
+    }
+
+    /// The products that a credential is confined to: their names, or tables as those of the app's own grants. It never has
+    /// more than its app.
+    fn read_share(&self, value: &Value<'d>, app: Option<&Arc<App>>) -> Vec<Grant> {
+        let mut grants: Vec<(Place<'d>, Grant)> = Vec::new();
+        for item in value.array().unwrap_or_default() {
+            let grant = if item.is_text() {
+                self.products.find(&item).map(|product| {
+                    let grant =
+                        Grant { product, status: GrantStatus::Approved, expires: None, accepts: None };
+                    (item.place(), grant)
+                })
+            } else {
+                item.table().and_then(|table| self.read_grant(table, |_| GrantStatus::Approved))
+            };
+            let Some((place, grant)) = grant else { continue };
+            let of_app = |app: &Arc<App>| app.grants.iter().any(|own| own.product.id == grant.product.id);
+            if app.is_some_and(|app| !of_app(app)) {
+                place.problem("the app has no grant to it, and a credential never has more than its app");
             }
+            put_grant(&mut grants, place, grant, "it stands here already, at");
         }
         grants.into_iter().map(|(_, grant)| grant).collect()
     }
@@ -192,13 +224,14 @@ impl<'d> Registry<'d> {
     }
 
     fn keep(&mut self, draft: CredentialDraft<'d>, app: Option<&Arc<App>>) {
-        let CredentialDraft { place, id, secret, status, not_before, expires, scopes } = draft;
+        let CredentialDraft { place, id, secret, status, not_before, expires, scopes, grants } = draft;
         if let Some(earlier) = self.credential_places.get(&id) {
             place.problem(format!("there is a credential `{id}` already, at {earlier}"));
             return;
         }
         self.credential_places.insert(id.clone(), place);
         let scopes = scopes.map(|value| self.read_confinement(&value));
+        let grants = grants.map(|value| self.read_share(&value, app));
         if let (Some(app), Some(secret)) = (app, secret) {
             let app = Arc::clone(app);
             self.credentials.push(Arc::new(Credential {
@@ -209,8 +242,17 @@ impl<'d> Registry<'d> {
                 not_before,
                 expires,
                 scopes,
+                grants,
             }));
         }
+    }
+}
+
+/// Adds a grant, or reports that there is one to its product.
+fn put_grant<'d>(grants: &mut Vec<(Place<'d>, Grant)>, place: Place<'d>, grant: Grant, objection: &str) {
+    match grants.iter().find(|(_, earlier)| earlier.product.id == grant.product.id) {
+        Some((earlier, _)) => place.problem(format!("{objection} {earlier}")),
+        None => grants.push((place, grant)),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::id::CredentialId;
 use crate::identity::{Attribute, CertificateRule, RelativeName};
 use crate::registry::limits;
 use crate::registry::{
-    Accepts, AppStatus, CertificatesOnFile, CredentialKind, CredentialSecret, CredentialStatus,
+    Accepts, AppStatus, Approval, CertificatesOnFile, CredentialKind, CredentialSecret, CredentialStatus,
     DeveloperStatus, GrantStatus, KindSet, Methods, MultiValued, Operation, ServiceSelector,
     SignatureAlgorithm, SignatureKey, Target,
 };
@@ -27,6 +27,8 @@ pub(super) struct CredentialDraft<'d> {
     pub(super) expires: Option<Timestamp>,
     /// What it is confined to; not read yet, for it names what products convey.
     pub(super) scopes: Option<Value<'d>>,
+    /// Likewise the products.
+    pub(super) grants: Option<Value<'d>>,
 }
 
 /// A name, and where it stands.
@@ -52,6 +54,10 @@ pub(super) fn grant_status(value: &Value<'_>) -> Option<GrantStatus> {
         ("pending", GrantStatus::Pending),
         ("revoked", GrantStatus::Revoked),
     ])
+}
+
+pub(super) fn approval(value: &Value<'_>) -> Option<Approval> {
+    value.word(&[("auto", Approval::Auto), ("manual", Approval::Manual)])
 }
 
 fn credential_status(value: &Value<'_>) -> Option<CredentialStatus> {
@@ -241,10 +247,10 @@ fn draft<'d>(
     if not_before.zip(expires).is_some_and(|(from, to)| from >= to) {
         table.problem("`expires` does not lie after `not_before`");
     }
-    let scopes = table.value("scopes");
+    let (scopes, grants) = (table.value("scopes"), table.value("grants"));
     table.finish();
     let (place, id) = id?;
-    Some(CredentialDraft { place, id, secret, status, not_before, expires, scopes })
+    Some(CredentialDraft { place, id, secret, status, not_before, expires, scopes, grants })
 }
 
 fn subject(value: &Value<'_>) -> Option<CertificateRule> {

@@ -264,6 +264,7 @@ mod tests {
             not_before: None,
             expires: None,
             scopes: None,
+            grants: None,
         })
     }
 

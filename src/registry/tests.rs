@@ -10,7 +10,7 @@ use crate::identity::{Attribute, Match, RelativeName, Subject};
 use crate::limit::{Priority, Quota, Spike, Unit, Window};
 use crate::registry::{
     AppStatus, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus, Methods,
-    NameNotAdmitted, PolicyPath, Snapshot, Source, Target, parse,
+    NameNotAdmitted, PolicyPath, Share, Snapshot, Source, Target, parse,
 };
 
 fn sources(texts: &[(&str, &str)]) -> Vec<Source> {
@@ -751,6 +751,43 @@ fn a_credential_is_confined_to_scopes_that_exist() {
         [
             "12:11: app.ledger.api_key.0000000000A1.scopes[1]: there is no scope `orders:raed`, did you mean `orders:read`?",
             "12:26: app.ledger.api_key.0000000000A1.scopes[2]: a scope has only visible ASCII characters but '\"' and '\\'",
+        ]
+    );
+}
+
+#[test]
+fn a_credential_is_confined_to_products_of_its_app() {
+    let app = |grants: &str| {
+        format!(
+            "{DEVELOPER}[[product]]\nid = 'a'\n[[product]]\nid = 'b'\n[[app]]\nid = 'ledger'\ndeveloper = 'team'\n\
+             grant = [{{ product = 'a' }}]\n[[app.certificate]]\nid = 'svid'\nuri = 'spiffe://td/a'\n{grants}\n"
+        )
+    };
+    let share = |text: &str| {
+        let snapshot = read(&app(text));
+        let credential = snapshot.credential("svid").unwrap();
+        let product = |id: &str| snapshot.product(id).unwrap().id.clone();
+        [product("a"), product("b")].map(|product| match credential.share_of(&product) {
+            Share::Nothing => "nothing".to_owned(),
+            Share::Part(part) => format!("{:?}", part.status),
+            Share::Whole => "whole".to_owned(),
+        })
+    };
+
+    assert_eq!(share(""), ["whole", "whole"]);
+    assert_eq!(share("grants = []"), ["nothing", "nothing"]);
+    assert_eq!(share("grants = ['a']"), ["Approved", "nothing"]);
+    assert_eq!(
+        share("[[app.certificate.grants]]\nproduct = 'a'\nstatus = 'pending'"),
+        ["Pending", "nothing"]
+    );
+    assert_eq!(
+        problems(&app("grants = ['b', 'a', { product = 'a' }, 'zebra', 7]")),
+        [
+            "14:11: app.ledger.certificate.svid.grants[1]: the app has no grant to it, and a credential never has more than its app",
+            "14:33: app.ledger.certificate.svid.grants[3].product: it stands here already, at a.toml:14",
+            "14:40: app.ledger.certificate.svid.grants[4]: there is no product `zebra`",
+            "14:49: app.ledger.certificate.svid.grants[5]: expected a table, found an integer",
         ]
     );
 }

@@ -142,3 +142,121 @@ fn the_reason_is_that_of_the_grant_that_came_furthest() {
     assert_eq!(world.get(&[Key]), "insufficient-scope", "it came past the pending grant");
     assert_eq!(world.ask(&[Mtls], "GET", "/elsewhere"), "not-entitled");
 }
+
+/// The code that comes of an app's `grant` and of what its key says besides.
+fn with_key(grant: &str, key: &str) -> (String, String) {
+    let world = World::new(&format!("grant = [{grant}]"), "", key, ORDERS);
+    (world.get(&[Mtls]), world.get(&[Key]))
+}
+
+#[test]
+fn a_pending_grant_does_not_entitle_until_it_is_approved() {
+    for (status, code) in [("approved", "orders"), ("pending", "grant-pending"), ("revoked", "grant-revoked")]
+    {
+        let (certificate, key) = with_key(&format!("{{ product = 'orders', status = '{status}' }}"), "");
+        assert_eq!((&*certificate, &*key), (code, code));
+    }
+}
+
+#[test]
+fn a_grant_of_a_product_under_approval_is_pending_unless_it_says_otherwise() {
+    let manual = ORDERS.replacen("id = 'orders'", "id = 'orders'\napproval = 'manual'", 1);
+    let auto = ORDERS.replacen("id = 'orders'", "id = 'orders'\napproval = 'auto'", 1);
+    let approved = "grant = [{ product = 'orders', status = 'approved' }]";
+
+    assert_eq!(World::new(GRANT, "", "", &auto).get(&[Key]), "orders");
+    assert_eq!(World::new(GRANT, "", "", &manual).get(&[Key]), "grant-pending");
+    assert_eq!(World::new(approved, "", "", &manual).get(&[Key]), "orders");
+    assert_eq!(World::new(approved, "", "grants = ['orders']", &manual).get(&[Key]), "orders");
+}
+
+#[test]
+fn a_grant_ends_at_the_instant_it_says_for_whoever_holds_it() {
+    let mut world =
+        World::new("grant = [{ product = 'orders', expires = 2026-07-01T00:00:00Z }]", "", "", ORDERS);
+
+    world.now = "2026-06-30T23:59:59Z".parse().unwrap();
+    assert_eq!(world.get(&[Key]), "orders");
+    world.now = "2026-07-01T00:00:00Z".parse().unwrap();
+    assert_eq!((world.get(&[Key]), world.get(&[Mtls])), ("grant-expired".into(), "grant-expired".into()));
+}
+
+/// Reading orders, and reading reports.
+fn two_products() -> String {
+    format!(
+        "{ORDERS}{}",
+        ORDERS.replace("orders/**", "reports/**").replace("id = 'orders'", "id = 'reports'")
+    )
+}
+
+#[test]
+fn a_credential_that_is_confined_to_some_products_has_no_more_and_its_app_no_less() {
+    let grants = "grant = [{ product = 'orders' }, { product = 'reports' }]";
+    let world = World::new(grants, "", "grants = ['reports']", &two_products());
+
+    assert_eq!(world.ask(&[Key], "GET", "/reports/7"), "reports");
+    assert_eq!(world.get(&[Key]), "not-entitled");
+    assert_eq!(world.get(&[Mtls]), "orders");
+    assert_eq!(world.get(&[Mtls, Key]), "not-entitled", "all that is presented counts");
+}
+
+#[test]
+fn without_a_product_every_path_is_refused() {
+    let none = World::new("", "", "", &two_products());
+    let emptied = World::new(GRANT, "", "grants = []", ORDERS);
+
+    for path in ["/", "/orders/7", "/reports/7", "/anything"] {
+        for method in ["GET", "POST"] {
+            assert_eq!(none.ask(&[Key], method, path), "not-entitled");
+            assert_eq!(emptied.ask(&[Key], method, path), "not-entitled");
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_grant_is_in_force_only_together_with_the_whole() {
+    let part = |lines: &str| format!("grants = [{{ product = 'orders', {lines} }}]");
+    let good = "{ product = 'orders' }";
+
+    assert_eq!(with_key(good, &part("status = 'approved'")).1, "orders");
+    assert_eq!(with_key(good, &part("status = 'pending'")).1, "grant-pending");
+    assert_eq!(with_key(good, &part("status = 'revoked'")).1, "grant-revoked");
+    assert_eq!(with_key(good, &part("expires = 2026-06-01T12:00:00Z")).1, "grant-expired");
+    assert_eq!(with_key(good, &part("expires = 2026-06-01T12:00:01Z")).1, "orders");
+    assert_eq!(with_key(good, &part("accepts = [['api_key', 'mtls']]")).1, "auth-method-not-allowed");
+    let revoked = "{ product = 'orders', status = 'revoked' }";
+    assert_eq!(with_key(revoked, &part("status = 'approved'")).1, "grant-revoked");
+}
+
+#[test]
+fn an_app_may_use_its_key_for_one_product_and_not_for_another() {
+    let grants = "grant = [{ product = 'orders', accepts = [['api_key'], ['mtls']] }, \
+        { product = 'reports', accepts = [['mtls']] }]";
+    let world = World::new(grants, "", "", &two_products());
+
+    assert_eq!(world.get(&[Key]), "orders");
+    assert_eq!(world.ask(&[Key], "GET", "/reports/7"), "auth-method-not-allowed");
+    assert_eq!(world.ask(&[Mtls], "GET", "/reports/7"), "reports");
+    assert_eq!(world.ask(&[Mtls, Key], "GET", "/reports/7"), "reports");
+}
+
+#[test]
+fn a_product_may_ask_for_a_kind_of_credential_and_no_grant_takes_that_back() {
+    let strict = ORDERS.replacen("id = 'orders'", "id = 'orders'\naccepts = [['mtls']]", 1);
+    let world =
+        World::new("grant = [{ product = 'orders', accepts = [['api_key'], ['mtls']] }]", "", "", &strict);
+
+    assert_eq!(world.get(&[Mtls]), "orders");
+    assert_eq!(world.get(&[Key]), "auth-method-not-allowed");
+}
+
+#[test]
+fn of_three_products_the_only_one_that_matches_is_the_one_that_counts() {
+    let other = |id: &str, path: &str| {
+        ORDERS.replace("id = 'orders'", &format!("id = '{id}'")).replace("/orders", path)
+    };
+    let rest = [other("first", "/a"), other("second", "/b"), ORDERS.to_owned()].concat();
+    let grants = "grant = [{ product = 'first' }, { product = 'second' }, { product = 'orders' }]";
+
+    assert_eq!(World::new(grants, "", "", &rest).get(&[Key]), "orders");
+}
