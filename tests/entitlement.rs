@@ -6,11 +6,14 @@
 #[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
 mod support;
 
-use postern::admin::{Explanation, Operation, Presented, Question, SecretText, StepOutcome};
+use std::net::SocketAddr;
+
+use postern::admin::{Explanation, Operation, Origin, Presented, Question, SecretText, StepOutcome};
 use postern::clock::{Clock as _, SystemClock, Timestamp};
 use postern::secret::Secret;
 use support::world::Key;
-use support::{Answer, Scene, Service, World, eventually, write};
+use support::{Answer, Scene, Service, Talk, Tls, World, eventually, write};
+use tokio::net::TcpSocket;
 
 /// A question about a request with a key.
 fn by_key(key: &Key, method: &str, path: &str) -> Question {
@@ -22,7 +25,14 @@ fn by_key(key: &Key, method: &str, path: &str) -> Question {
 fn question(method: &str, path: &str) -> Question {
     let (method, path) = (method.to_owned(), path.to_owned());
     let operation = Operation::Http { method, host: "localhost".into(), path };
-    Question { listener: None, operation, certificate: None, api_key: None, fields: Vec::new() }
+    Question {
+        listener: None,
+        operation,
+        certificate: None,
+        origin: Origin::default(),
+        api_key: None,
+        fields: Vec::new(),
+    }
 }
 
 async fn explain(world: &World, question: &Question) -> Explanation {
@@ -158,4 +168,37 @@ async fn a_key_that_ends_ends_on_a_live_connection_and_not_before() {
     }
 
     assert!(served > 0);
+}
+
+/// An HTTP/1 conversation of somebody who comes from `address`.
+async fn talk_from(world: &World, address: &str) -> Talk<Tls> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
+    let stream = socket.connect(world.address()).await.unwrap();
+    Talk::new(support::caller::handshake(stream, &world.roots(), None, "http/1.1").await.unwrap())
+}
+
+#[tokio::test]
+async fn a_key_that_is_bound_to_one_address_is_refused_from_the_next_one() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let key = scene.key();
+    scene.app("caller", &format!("{}from = [\"127.0.0.2/32\"]\nsni = \"localhost\"\n{GRANT}", key.table()));
+    let world = scene.start().await;
+    let explained = async |address: &str, sni: Option<&str>| {
+        let origin = Origin { address: address.parse().ok(), sni: sni.map(str::to_owned) };
+        explain(&world, &Question { origin, ..by_key(&key, "GET", "/orders/7") }).await
+    };
+
+    assert_eq!(talk_from(&world, "127.0.0.2").await.get("/orders/7", &key.line()).await.status, 200);
+    assert_eq!(explained("127.0.0.2", None).await.code, "allowed");
+    let answer = talk_from(&world, "127.0.0.3").await.get("/orders/7", &key.line()).await;
+
+    assert_eq!((answer.status, answer.code().as_str()), (403, "binding-failed"));
+    let explanation = explained("127.0.0.3", None).await;
+    assert_eq!((explanation.code.as_str(), failed(&explanation).0), ("binding-failed", "bindings"));
+    let why = format!("Of {}: it is not used from an address in `from`.", key.id);
+    assert!(explanation.sentence.ends_with(&why), "{}", explanation.sentence);
+    assert_eq!(explained("127.0.0.2", Some("other.test")).await.code, "binding-failed");
+    assert_eq!(service.seen().len(), 1);
 }

@@ -1,15 +1,17 @@
 //! Answers "what would you say to this caller, and why" by the live decision itself.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::admin::{Explanation, Operation, Presented, Question, StepOutcome, StewardError, TrailStep};
 use crate::authz::Denial;
 use crate::clock::Timestamp;
-use crate::credential::Refusal;
+use crate::credential::{ApiKey, Refusal};
 use crate::id::ServiceId;
-use crate::identity::{SpiffeId, Subject};
+use crate::identity::{Match, SpiffeId, Subject};
 use crate::pki::{Usage, Verified};
-use crate::proxy::{Listener, ListenerProtocol, Outcome, Part, Snapshot, rehearse};
+use crate::proxy::{Caller, Listener, ListenerProtocol, Outcome, Part, Snapshot, rehearse};
+use crate::registry::Origin as RequestOrigin;
 use crate::store::pem;
 
 /// What would become of the caller in `question`, under `snapshot`.
@@ -53,9 +55,19 @@ pub(super) fn explain(
         (None, Some(service)) => Part::Tcp(service),
         (None, None) => return Err(StewardError::Invalid("nothing is asked for".into())),
     };
-    let objection = verified.as_ref().and_then(|one| snapshot.registry.objection_to_name(&one.subject));
-    let outcome = rehearse(listener, verified, &part, snapshot, now);
+    let caller = Caller {
+        verified,
+        address: question.origin.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        sni: question.origin.sni.clone().or_else(|| usual_sni(&question.operation)),
+    };
+    let loose = unbound(&question, &caller, snapshot, now);
+    let objection =
+        caller.verified.as_ref().and_then(|one| snapshot.registry.objection_to_name(&one.subject));
+    let outcome = rehearse(listener, caller, &part, snapshot, now);
     let mut explanation = explanation(&outcome, snapshot, now);
+    if let Some(loose) = loose.filter(|_| outcome.code == Refusal::BindingFailed.code()) {
+        explanation.sentence = format!("{} {loose}.", explanation.sentence);
+    }
     if let Some(objection) = objection.filter(|_| outcome.code == Refusal::UnmappedCertificate.code()) {
         explanation.sentence = format!("{} That is because {objection}.", explanation.sentence);
     }
@@ -86,6 +98,30 @@ fn tcp_service(asked: Option<&ServiceId>, listener: &Listener) -> Result<Service
             listener.settings.id
         ))),
     }
+}
+
+/// What callers ask for in the handshake who connect to the host that they name (RFC 6066 §3: never an address).
+fn usual_sni(operation: &Operation) -> Option<String> {
+    let Operation::Http { host, .. } = operation else { return None };
+    let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
+    let is_address = name.starts_with('[') || name.parse::<Ipv4Addr>().is_ok();
+    (!is_address).then(|| name.to_ascii_lowercase())
+}
+
+/// Which binding of a key or a certificate does not hold, and of which credential.
+fn unbound(question: &Question, caller: &Caller, snapshot: &Snapshot, now: Timestamp) -> Option<String> {
+    let key = question.api_key.as_ref().map(|key| key.secret().expose_secret().trim_ascii());
+    let key = key.and_then(|text| snapshot.registry.api_key(ApiKey::id_of(text).ok()?));
+    let subject = caller.verified.as_ref().map(|verified| &verified.subject);
+    let certificate = subject.and_then(|subject| match snapshot.registry.certificate(subject) {
+        Match::Found(credential) => Some(credential),
+        Match::Ambiguous | Match::NotFound => None,
+    });
+    let origin = RequestOrigin { address: Some(caller.address), sni: caller.sni.as_deref() };
+    certificate.into_iter().chain(key).find_map(|credential| {
+        let loose = credential.bindings.as_ref()?.check(origin, subject, now).err()?;
+        Some(format!("Of {}: {loose}", credential.id))
+    })
 }
 
 /// The head that the caller would send.
@@ -138,6 +174,7 @@ enum Step {
     Request,
     Credential,
     InForce,
+    Bindings,
     App,
     Developer,
     Kind,
@@ -149,11 +186,12 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Certificate,
         Self::Request,
         Self::Credential,
         Self::InForce,
+        Self::Bindings,
         Self::App,
         Self::Developer,
         Self::Kind,
@@ -170,6 +208,7 @@ impl Step {
             Self::Request => "request",
             Self::Credential => "credential",
             Self::InForce => "credential in force",
+            Self::Bindings => "bindings",
             Self::App => "app",
             Self::Developer => "developer",
             Self::Kind => "kind of credential",
@@ -206,6 +245,7 @@ fn decided_by(code: &str) -> (Step, &'static str) {
             | Refusal::MissingCredential
             | Refusal::PrincipalMismatch
             | Refusal::UnmappedCertificate => Step::Credential,
+            Refusal::BindingFailed => Step::Bindings,
             Refusal::ClockSkew
             | Refusal::CredentialExpired
             | Refusal::CredentialNotYetValid
@@ -295,7 +335,7 @@ fn found(step: Step, outcome: &Outcome, snapshot: &Snapshot) -> String {
         Step::Operation => Some(outcome.product.clone()),
         Step::Scopes => Some(outcome.scopes.join(" ")),
         Step::Limits => Some(outcome.limits.join("; ")),
-        Step::Capacity | Step::Certificate | Step::Kind | Step::Request => None,
+        Step::Bindings | Step::Capacity | Step::Certificate | Step::Kind | Step::Request => None,
     };
     found.unwrap_or_default()
 }

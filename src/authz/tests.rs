@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::authz::{Ask, Denial, Door, No, Permit, Till, Toll, check};
 use crate::clock::Timestamp;
-use crate::credential::{Evidence, HeaderEvidence, Peppers};
+use crate::credential::{Evidence, Peppers};
 use crate::identity::Subject;
 use crate::limit::{Concurrency, Inflight, Ledger, Priority};
 use crate::registry::{PolicyPath, Snapshot, Source, parse};
@@ -58,7 +58,7 @@ impl World {
     }
 
     fn check(&self, toll: &Toll<'_>) -> Result<Permit<'_>, No<'_>> {
-        let evidence = Evidence { certificate: Some(&self.subject), headers: HeaderEvidence::default() };
+        let evidence = Evidence { certificate: Some(&self.subject), ..Evidence::default() };
         let (path, service) = (PolicyPath::parse("/a").unwrap(), "orders".parse().unwrap());
         let ask = Ask::Http { service: &service, method: "GET", path: &path };
         check(&evidence, &ask, Door::default(), &self.registry, &self.peppers, toll, Timestamp::FLOOR)

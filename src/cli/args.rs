@@ -1,5 +1,6 @@
 //! What can be typed behind `postern`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -98,6 +99,14 @@ pub(super) struct ExplainArgs {
     /// The caller shows some valid certificate of this identity
     #[arg(long, value_name = "ID")]
     pub(super) spiffe_id: Option<SpiffeId>,
+
+    /// The caller comes from this address; without it, from this host (127.0.0.1)
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) from: Option<IpAddr>,
+
+    /// The caller asks for this name in the TLS handshake; without it, for the request's host
+    #[arg(long, value_name = "NAME")]
+    pub(super) sni: Option<String>,
 
     /// The caller sends the API key in this file; `-` for standard input
     #[arg(long, value_name = "FILE")]

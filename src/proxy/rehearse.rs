@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a rehearsal goes through the very functions that live traffic goes through, so that the two cannot disagree.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::admission::{Purpose, Trace, Verdict, Visitor, admit, request_id};
@@ -15,6 +15,17 @@ use crate::authz::Permit;
 use crate::clock::Timestamp;
 use crate::id::ServiceId;
 use crate::pki::Verified;
+
+/// Somebody who is only imagined.
+#[derive(Debug)]
+pub struct Caller {
+    /// Its certificate, if it shows one.
+    pub verified: Option<Verified>,
+    /// Where it comes from.
+    pub address: IpAddr,
+    /// The name that it asks for in the handshake.
+    pub sni: Option<String>,
+}
 
 /// A request that is only imagined.
 #[derive(Debug)]
@@ -46,17 +57,18 @@ pub struct Outcome {
     pub limits: Vec<String>,
 }
 
-/// Plays `part` for a caller with a `verified` certificate, or with none.
+/// Plays `part` for `caller`.
 #[must_use]
 pub fn rehearse(
     listener: &Arc<Listener>,
-    verified: Option<Verified>,
+    caller: Caller,
     part: &Part<'_>,
     snapshot: &Snapshot,
     now: Timestamp,
 ) -> Outcome {
-    let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    let visitor = Visitor::new(Arc::clone(listener), nowhere, verified.map(Arc::new));
+    let Caller { verified, address, sni } = caller;
+    let peer = SocketAddr::new(address, 0);
+    let visitor = Visitor::new(Arc::clone(listener), peer, sni.as_deref(), verified.map(Arc::new));
     match part {
         Part::Tcp(service) => {
             let (verdict, admitted) = tcp::judge(&visitor, service, snapshot, Purpose::Rehearse, now);

@@ -81,7 +81,7 @@ pub(super) fn judge<'s>(
     purpose: Purpose,
     now: Timestamp,
 ) -> (Verdict<'s>, Option<Admission<'s>>) {
-    let evidence = Evidence { certificate: visitor.subject(), headers: HeaderEvidence::default() };
+    let evidence = Evidence { headers: HeaderEvidence::default(), ..visitor.evidence() };
     let settings = snapshot.routes.service(service);
     let door = Door {
         listener: visitor.listener.settings.accepts.as_ref(),

@@ -4,6 +4,7 @@ mod kind;
 mod path;
 mod rule;
 mod signature_key;
+mod binding;
 mod model;
 mod snapshot;
 mod shelf;
@@ -11,6 +12,7 @@ mod limits;
 mod read;
 mod parse;
 
+pub use binding::{Bindings, Hours, InvalidHours, InvalidNetwork, Network, Origin, Unbound};
 pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
 pub use model::{
     App, AppStatus, Approval, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,

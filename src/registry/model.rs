@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::id::{AppId, CredentialId, DeveloperId, OperationId, ProductId, ServiceId};
-use crate::identity::{CertificateRule, Subject};
+use crate::identity::{CertificateRule, Subject, TrustDomain};
 use crate::limit::{Limits, Priority};
-use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath, SignatureKey};
+use crate::registry::{Accepts, Bindings, CredentialKind, PathRule, PolicyPath, SignatureKey};
 
 /// Whoever owns apps.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -251,6 +251,8 @@ pub struct Credential {
     pub scopes: Option<Vec<String>>,
     /// The products that it is confined to; `None` for all that its app was granted.
     pub grants: Option<Vec<Grant>>,
+    /// What it is bound to, if it is bound to anything.
+    pub bindings: Option<Box<Bindings>>,
 }
 
 /// How much of its app's right to a product a credential has.
@@ -279,15 +281,29 @@ impl Credential {
         part.map_or(Share::Nothing, Share::Part)
     }
 
-    /// Whether a certificate that meets its rule counts as it, with the name that it has.
+    /// Whether a certificate that meets its rule counts as it, with the name that it has and by whom it was signed.
     #[must_use]
     pub fn admits(&self, subject: &Subject) -> bool {
         match &self.secret {
             CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => false,
-            CredentialSecret::Certificate(on_file) => match on_file.multi_valued {
-                MultiValued::Admit => true,
-                MultiValued::Refuse => !subject.is_multi_valued(),
-            },
+            CredentialSecret::Certificate(on_file) => {
+                let well_named = match on_file.multi_valued {
+                    MultiValued::Admit => true,
+                    MultiValued::Refuse => !subject.is_multi_valued(),
+                };
+                well_named && self.is_for_issuer_of(subject)
+            }
+        }
+    }
+
+    /// Whether it could stand for a certificate that was signed by whom `subject` was.
+    #[must_use]
+    pub fn is_for_issuer_of(&self, subject: &Subject) -> bool {
+        match &self.secret {
+            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => false,
+            CredentialSecret::Certificate(on_file) => {
+                on_file.issuer.as_ref().is_none_or(|domain| subject.spiffe_id.trust_domain() == *domain)
+            }
         }
     }
 
@@ -348,6 +364,8 @@ pub struct CertificatesOnFile {
     pub rule: CertificateRule,
     /// Whether those with a multi-valued name are among them.
     pub multi_valued: MultiValued,
+    /// The trust domain whose authorities have signed them, where the rule alone does not say it.
+    pub issuer: Option<TrustDomain>,
 }
 
 /// Whether a credential stands for certificates, too, in whose name several attributes share a relative name.
@@ -363,8 +381,8 @@ impl fmt::Debug for CredentialSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ApiKey { pepper, .. } => write!(f, "ApiKey {{ hash: …, pepper: {pepper:?} }}"),
-            Self::Certificate(CertificatesOnFile { rule, multi_valued }) => {
-                write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?})")
+            Self::Certificate(CertificatesOnFile { rule, multi_valued, issuer }) => {
+                write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?}, issuer: {issuer:?})")
             }
             Self::Signature(key) => write!(f, "Signature({key:?})"),
         }

@@ -224,7 +224,8 @@ impl<'d> Registry<'d> {
     }
 
     fn keep(&mut self, draft: CredentialDraft<'d>, app: Option<&Arc<App>>) {
-        let CredentialDraft { place, id, secret, status, not_before, expires, scopes, grants } = draft;
+        let CredentialDraft { place, id, secret, status, not_before, expires, scopes, grants, bindings } =
+            draft;
         if let Some(earlier) = self.credential_places.get(&id) {
             place.problem(format!("there is a credential `{id}` already, at {earlier}"));
             return;
@@ -243,6 +244,7 @@ impl<'d> Registry<'d> {
                 expires,
                 scopes,
                 grants,
+                bindings,
             }));
         }
     }

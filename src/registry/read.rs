@@ -9,9 +9,9 @@ use crate::id::CredentialId;
 use crate::identity::{Attribute, CertificateRule, RelativeName};
 use crate::registry::limits;
 use crate::registry::{
-    Accepts, AppStatus, Approval, CertificatesOnFile, CredentialKind, CredentialSecret, CredentialStatus,
-    DeveloperStatus, GrantStatus, KindSet, Methods, MultiValued, Operation, ServiceSelector,
-    SignatureAlgorithm, SignatureKey, Target,
+    Accepts, AppStatus, Approval, Bindings, CertificatesOnFile, CredentialKind, CredentialSecret,
+    CredentialStatus, DeveloperStatus, GrantStatus, KindSet, Methods, MultiValued, Operation,
+    ServiceSelector, SignatureAlgorithm, SignatureKey, Target,
 };
 use crate::suggest;
 use crate::toml_text::{Place, TableReader, Value};
@@ -29,6 +29,7 @@ pub(super) struct CredentialDraft<'d> {
     pub(super) scopes: Option<Value<'d>>,
     /// Likewise the products.
     pub(super) grants: Option<Value<'d>>,
+    pub(super) bindings: Option<Box<Bindings>>,
 }
 
 /// A name, and where it stands.
@@ -166,8 +167,13 @@ pub(super) fn certificate<'d>(
         Some(true) => MultiValued::Admit,
         Some(false) | None => MultiValued::Refuse,
     };
+    let issuer = table.optional("issuer", Value::parse);
     let secret = match given.as_slice() {
-        [_] => rules.into_iter().flatten().next().and_then(|rule| on_file(&table, rule, multi_valued)),
+        [_] => rules
+            .into_iter()
+            .flatten()
+            .next()
+            .and_then(|rule| on_file(&table, CertificatesOnFile { rule, multi_valued, issuer })),
         [] => {
             table.problem(format!(
                 "it must say which certificates it stands for: one of {}",
@@ -184,30 +190,33 @@ pub(super) fn certificate<'d>(
             None
         }
     };
-    draft(table, id, secret)
+    draft(table, CredentialKind::Mtls, id, secret)
 }
 
-/// The rule with what it says of multi-valued names; none if it could never be met.
-fn on_file(
-    table: &TableReader<'_>,
-    rule: CertificateRule,
-    multi_valued: MultiValued,
-) -> Option<CredentialSecret> {
-    if let (CertificateRule::Subject(names), MultiValued::Refuse) = (&rule, multi_valued)
+/// The certificates; none if there could never be one.
+fn on_file(table: &TableReader<'_>, certificates: CertificatesOnFile) -> Option<CredentialSecret> {
+    let CertificatesOnFile { rule, multi_valued, issuer } = &certificates;
+    if let (CertificateRule::Subject(names), MultiValued::Refuse) = (rule, multi_valued)
         && names.iter().any(RelativeName::is_multi_valued)
     {
         table
             .problem("`subject` lists attributes that share a relative name; that needs multi_valued = true");
         return None;
     }
-    Some(CredentialSecret::Certificate(CertificatesOnFile { rule, multi_valued }))
+    if let (Some(named), Some(issuer)) = (rule.trust_domain(), issuer)
+        && named != *issuer
+    {
+        table.problem(format!("`uri` lies in the trust domain {named}, which `issuer` does not sign for"));
+        return None;
+    }
+    Some(CredentialSecret::Certificate(certificates))
 }
 
 /// An API key on file.
 pub(super) fn api_key(mut table: TableReader<'_>) -> Option<CredentialDraft<'_>> {
     let id = table.required("id", |value| Some((value.place(), value.convert(key_id)?)));
     let secret = table.required("hash", |value| value.convert(key_hash));
-    draft(table, id, secret)
+    draft(table, CredentialKind::ApiKey, id, secret)
 }
 
 /// A signature key on file.
@@ -233,11 +242,39 @@ pub(super) fn signature(mut table: TableReader<'_>) -> Option<CredentialDraft<'_
     } else {
         table.required("id", placed)
     };
-    draft(table, id, key.map(CredentialSecret::Signature))
+    draft(table, CredentialKind::Signature, id, key.map(CredentialSecret::Signature))
+}
+
+/// What a credential is bound to; a certificate is one itself, and is not bound to another.
+fn bindings(table: &mut TableReader<'_>, kind: CredentialKind) -> Option<Box<Bindings>> {
+    let from = table.optional("from", |value| value.list(Value::parse));
+    let (certificate, issuer) = if kind == CredentialKind::Mtls {
+        (None, None)
+    } else {
+        let certificate = table.optional("certificate", |value| value.convert(CertificateRule::uri));
+        (certificate, table.optional("issuer", Value::parse))
+    };
+    let sni = table.optional("sni", |value| value.convert(server_name));
+    let hours = table.optional("hours", Value::parse);
+    let bindings = Bindings { from, certificate, issuer, sni, hours };
+    (bindings != Bindings::default()).then(|| Box::new(bindings))
+}
+
+fn server_name(text: &str) -> Result<Box<str>, &'static str> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    // Nobody can ask for an address (RFC 6066 §3).
+    let is_name =
+        text.split('.').all(|label| !label.is_empty()) && text.bytes().any(|byte| byte.is_ascii_lowercase());
+    if is_name && text.bytes().all(plain) {
+        Ok(text.into())
+    } else {
+        Err("expected a DNS name in lower case")
+    }
 }
 
 fn draft<'d>(
     mut table: TableReader<'d>,
+    kind: CredentialKind,
     id: Option<(Place<'d>, CredentialId)>,
     secret: Option<CredentialSecret>,
 ) -> Option<CredentialDraft<'d>> {
@@ -247,10 +284,11 @@ fn draft<'d>(
     if not_before.zip(expires).is_some_and(|(from, to)| from >= to) {
         table.problem("`expires` does not lie after `not_before`");
     }
+    let bindings = bindings(&mut table, kind);
     let (scopes, grants) = (table.value("scopes"), table.value("grants"));
     table.finish();
     let (place, id) = id?;
-    Some(CredentialDraft { place, id, secret, status, not_before, expires, scopes, grants })
+    Some(CredentialDraft { place, id, secret, status, not_before, expires, scopes, grants, bindings })
 }
 
 fn subject(value: &Value<'_>) -> Option<CertificateRule> {

@@ -791,3 +791,45 @@ fn a_credential_is_confined_to_products_of_its_app() {
         ]
     );
 }
+
+#[test]
+fn what_a_credential_is_bound_to_is_read_and_what_could_never_hold_is_refused() {
+    let key = format!("[[app.api_key]]\nid = '0000000000A1'\nhash = '{HASH}'\n");
+    let bound = |lines: &str| {
+        let text = format!("{DEVELOPER}[[app]]\nid = 'ledger'\ndeveloper = 'team'\n{key}{lines}\n");
+        read(&text).api_key("0000000000A1").unwrap().bindings.clone()
+    };
+
+    assert_eq!(bound(""), None);
+    let all = "from = ['10.0.0.0/8']\ncertificate = 'spiffe://td/**'\nissuer = 'td'\nsni = 'api.test'\nhours = '22:00-06:00'";
+    let bindings = bound(all).unwrap();
+    assert_eq!(bindings.from, Some(vec!["10.0.0.0/8".parse().unwrap()]));
+    assert_eq!((bindings.sni.as_deref(), bindings.hours), (Some("api.test"), "22:00-06:00".parse().ok()));
+    assert_eq!(bound("from = []").unwrap().from, Some(Vec::new()), "from nowhere");
+    let problems = app_problems(&format!(
+        "{key}from = ['10.1.0.0/8']\ncertificate = 'spiffe://td/*'\nissuer = 'spiffe://td'\nsni = 'API'\nhours = '8-18'"
+    ));
+    assert_eq!(
+        problems,
+        [
+            "9:9: app.ledger.api_key.0000000000A1.from[1]: the address has bits behind the length of the network; the network is 10.0.0.0/8",
+            "10:15: app.ledger.api_key.0000000000A1.certificate: '*' stands only in '/**', at the end",
+            "11:10: app.ledger.api_key.0000000000A1.issuer: a trust domain has only lower-case letters, digits, '.', '_' and '-'",
+            "12:7: app.ledger.api_key.0000000000A1.sni: expected a DNS name in lower case",
+            "13:9: app.ledger.api_key.0000000000A1.hours: expected two different times of day in UTC, such as \"08:00-18:00\" or \"22:00-06:00\"",
+        ]
+    );
+    let certificate = "[[app.certificate]]\nuri = 'spiffe://td/a'\n";
+    assert_eq!(
+        app_problems(&format!("{certificate}issuer = 'other'")),
+        [
+            "6:1: app.ledger.certificate[1]: `uri` lies in the trust domain td, which `issuer` does not sign for"
+        ]
+    );
+    assert_eq!(
+        app_problems(&format!("{certificate}certificate = 'spiffe://td/b'")),
+        [
+            "8:1: app.ledger.certificate[1].certificate: unknown key; known here: dns, expires, from, grants, hours, id, issuer, multi_valued, not_before, scopes, sha256, sni, spki, status, subject, uri"
+        ]
+    );
+}

@@ -1,5 +1,6 @@
 //! What a caller is entitled to: one app with a certificate and a key, whatever its registry says besides.
 
+use core::net::IpAddr;
 use std::path::PathBuf;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -10,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::credential::{ApiKey, Evidence, HeaderEvidence, Peppers};
 use crate::identity::Subject;
 use crate::registry::CredentialKind::{self, ApiKey as Key, Mtls};
-use crate::registry::{PolicyPath, Snapshot, Source, parse};
+use crate::registry::{Origin, PolicyPath, Snapshot, Source, parse};
 use crate::secret::Secret;
 
 /// The app `caller` and the products that it may have to do with.
@@ -20,6 +21,7 @@ struct World {
     key: ApiKey,
     subject: Subject,
     now: Timestamp,
+    address: Option<IpAddr>,
 }
 
 impl World {
@@ -39,14 +41,15 @@ impl World {
         let registry = parse(&[Source { path: PathBuf::from("a.toml"), text }]);
         let registry = registry.unwrap_or_else(|problems| panic!("{problems:?}"));
         let now = "2026-06-01T12:00:00Z".parse().unwrap();
-        Self { registry, peppers, key: fresh, subject: subject("spiffe://td/caller"), now }
+        Self { registry, peppers, key: fresh, subject: subject("spiffe://td/caller"), now, address: None }
     }
 
     fn check(&self, kinds: &[CredentialKind], method: &str, path: &str) -> Result<Permit<'_>, No<'_>> {
         let api_key = kinds.contains(&Key).then(|| self.key.text().expose_secret());
         let certificate = kinds.contains(&Mtls).then_some(&self.subject);
         let headers = HeaderEvidence { api_key, ..HeaderEvidence::default() };
-        let evidence = Evidence { certificate, headers };
+        let origin = Origin { address: self.address, sni: Some("api.test") };
+        let evidence = Evidence { certificate, headers, origin };
         let (path, service) = (PolicyPath::parse(path).unwrap(), "orders".parse().unwrap());
         let ask = Ask::Http { service: &service, method, path: &path };
         let door = Door::default();
@@ -259,4 +262,76 @@ fn of_three_products_the_only_one_that_matches_is_the_one_that_counts() {
     let grants = "grant = [{ product = 'first' }, { product = 'second' }, { product = 'orders' }]";
 
     assert_eq!(World::new(grants, "", "", &rest).get(&[Key]), "orders");
+}
+
+#[test]
+fn a_key_that_is_bound_to_an_address_fails_from_any_other() {
+    let mut world = World::new(GRANT, "", "from = ['127.0.0.2/32', '10.0.0.0/8']", ORDERS);
+    for (address, code) in [
+        ("127.0.0.2", "orders"),
+        ("10.9.8.7", "orders"),
+        ("127.0.0.3", "binding-failed"),
+        ("::1", "binding-failed"),
+    ] {
+        world.address = Some(address.parse().unwrap());
+        assert_eq!(world.get(&[Key]), code, "{address}");
+        assert_eq!(world.get(&[Mtls]), "orders", "the certificate is bound to nothing");
+    }
+    world.address = Some("127.0.0.3".parse().unwrap());
+    assert_eq!(world.get(&[Mtls, Key]), "binding-failed", "whatever else is presented");
+}
+
+#[test]
+fn a_key_that_is_bound_to_a_certificate_is_worth_nothing_without_it() {
+    for (key, together) in [
+        ("certificate = 'spiffe://td/caller'", "orders"),
+        ("certificate = 'spiffe://td/**'", "orders"),
+        ("certificate = 'spiffe://td/other'", "binding-failed"),
+        ("issuer = 'td'", "orders"),
+        ("issuer = 'other.test'", "binding-failed"),
+    ] {
+        let world = World::new(GRANT, "", key, ORDERS);
+
+        assert_eq!(world.get(&[Key]), "binding-failed", "{key}");
+        assert_eq!(world.get(&[Mtls, Key]), together, "{key}");
+    }
+}
+
+#[test]
+fn a_credential_may_be_bound_to_a_name_of_the_handshake_and_to_hours() {
+    let sni = |name: &str| World::new(GRANT, &format!("sni = '{name}'"), "", ORDERS).get(&[Mtls]);
+    assert_eq!((sni("api.test"), sni("www.test")), ("orders".into(), "binding-failed".into()));
+
+    let mut world = World::new(GRANT, "", "hours = '08:00-18:00'", ORDERS);
+    assert_eq!(world.get(&[Key]), "orders");
+    world.now = "2026-06-01T18:00:00Z".parse().unwrap();
+    assert_eq!(world.get(&[Key]), "binding-failed");
+}
+
+#[test]
+fn a_binding_that_fails_comes_after_the_credential_itself_and_before_the_app() {
+    let loose = "from = ['127.0.0.2/32']";
+    let revoked = World::new(GRANT, "", &format!("{loose}\nstatus = 'revoked'"), ORDERS);
+    let of_revoked_app = World::new(&format!("{GRANT}\nstatus = 'revoked'"), "", loose, ORDERS);
+
+    assert_eq!(revoked.get(&[Key]), "credential-revoked");
+    assert_eq!(of_revoked_app.get(&[Key]), "binding-failed");
+    assert_eq!(of_revoked_app.get(&[Mtls]), "app-revoked");
+}
+
+#[test]
+fn the_same_name_under_another_authority_is_nobody() {
+    let app = |id: &str, certificate: &str| {
+        format!(
+            "[[app]]\nid = '{id}'\ndeveloper = 'team'\n[[app.certificate]]\n{certificate}\n[[app.grant]]\nproduct = 'orders'\n"
+        )
+    };
+    let rest = app("named", "dns = 'ledger.test'\nissuer = 'td'") + ORDERS;
+    let mut world = World::new(GRANT, "", "", &rest);
+    world.subject.dns = vec!["ledger.test".to_owned()];
+
+    world.subject.spiffe_id = "spiffe://td/someone".parse().unwrap();
+    assert_eq!(world.get(&[Mtls]), "orders");
+    world.subject.spiffe_id = "spiffe://other.test/someone".parse().unwrap();
+    assert_eq!(world.get(&[Mtls]), "unmapped-certificate");
 }
