@@ -202,3 +202,30 @@ async fn a_key_that_is_bound_to_one_address_is_refused_from_the_next_one() {
     assert_eq!(explained("127.0.0.2", Some("other.test")).await.code, "binding-failed");
     assert_eq!(service.seen().len(), 1);
 }
+
+#[tokio::test]
+async fn a_product_for_prod_is_dead_elsewhere_and_the_command_line_says_where_this_is() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let key = scene.key();
+    scene.app("caller", &format!("{}{GRANT}", key.table()));
+    scene.amend_registry("\"orders\"\n", "\"orders\"\nenvironments = [\"prod\"]\n");
+    scene.amend_config("threads = 2\n", "threads = 2\nenvironment = \"prod\"\n");
+    let world = scene.start().await;
+    let config = std::fs::read_to_string(world.path().join("postern.toml")).unwrap();
+    let environment =
+        |name: &str| config.replace("environment = \"prod\"", &format!("environment = \"{name}\""));
+    both_say(&world, &key, ("GET", "/orders/7"), "allowed").await;
+
+    write(&world.path().join("postern.toml"), &environment("test"));
+    world.signal("HUP");
+    eventually("the agent stands in test", async || {
+        (explain(&world, &by_key(&key, "GET", "/orders/7")).await.code == "wrong-environment").then_some(())
+    })
+    .await;
+    let answer = both_say(&world, &key, ("GET", "/orders/7"), "wrong-environment").await;
+    assert_eq!(answer.status, 403);
+    let explanation = explain(&world, &by_key(&key, "GET", "/orders/7")).await;
+    assert_eq!(failed(&explanation).0, "environment");
+    assert_eq!(service.seen().len(), 1);
+}

@@ -179,6 +179,7 @@ enum Step {
     Developer,
     Kind,
     Service,
+    Environment,
     Operation,
     Scopes,
     Limits,
@@ -186,7 +187,7 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Certificate,
         Self::Request,
         Self::Credential,
@@ -196,6 +197,7 @@ impl Step {
         Self::Developer,
         Self::Kind,
         Self::Service,
+        Self::Environment,
         Self::Operation,
         Self::Scopes,
         Self::Limits,
@@ -213,6 +215,7 @@ impl Step {
             Self::Developer => "developer",
             Self::Kind => "kind of credential",
             Self::Service => "service",
+            Self::Environment => "environment",
             Self::Operation => "product and operation",
             Self::Scopes => "scopes",
             Self::Limits => "limits",
@@ -266,6 +269,7 @@ fn decided_by(code: &str) -> (Step, &'static str) {
                 Step::Operation
             }
             Denial::InsufficientScope => Step::Scopes,
+            Denial::WrongEnvironment => Step::Environment,
             Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => Step::Limits,
             Denial::Overloaded => Step::Capacity,
         };
@@ -332,6 +336,7 @@ fn found(step: Step, outcome: &Outcome, snapshot: &Snapshot) -> String {
         Step::App => app.map(|app| format!("{} is approved", app.id)),
         Step::Developer => app.map(|app| format!("{} is active", app.developer.id)),
         Step::Service => Some(outcome.service.clone()),
+        Step::Environment => snapshot.environment.as_ref().map(ToString::to_string),
         Step::Operation => Some(outcome.product.clone()),
         Step::Scopes => Some(outcome.scopes.join(" ")),
         Step::Limits => Some(outcome.limits.join("; ")),

@@ -95,9 +95,10 @@ const fn depth(denial: Denial) -> u8 {
     match denial {
         Denial::AppRevoked | Denial::DeveloperInactive | Denial::NotEntitled => 0,
         Denial::AuthMethodNotAllowed => 1,
-        Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked => 2,
-        Denial::InsufficientScope => 3,
-        Denial::Overloaded | Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => 4,
+        Denial::WrongEnvironment => 2,
+        Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked => 3,
+        Denial::InsufficientScope => 4,
+        Denial::Overloaded | Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => 5,
     }
 }
 
@@ -124,7 +125,7 @@ pub(super) fn consider<'s, P, E>(
     let mut closest = Obstacle::to_all(Denial::NotEntitled);
     let mut unpaid = None;
     for grant in &app.grants {
-        match by_grant(grant, ask, principal, now) {
+        match by_grant(grant, ask, principal, door, now) {
             Ok(operation) => {
                 let credential = principal.credential();
                 let terms =
@@ -145,12 +146,13 @@ fn by_grant<'s>(
     grant: &'s Grant,
     ask: &Ask<'_>,
     principal: &Principal<'s>,
+    door: Door<'_>,
     now: Timestamp,
 ) -> Result<&'s Operation, Obstacle<'s>> {
     let mut closest = Obstacle::to_all(Denial::NotEntitled);
     let Some(shares) = Shares::of(principal, &grant.product.id) else { return Err(closest) };
     for operation in grant.product.operations.iter().filter(|operation| contains(operation, ask)) {
-        match stands_open(grant, shares, operation, now) {
+        match stands_open(grant, shares, operation, door, now) {
             Ok(()) => return Ok(operation),
             Err(denial) => closest = closest.or_later(Obstacle { denial, operation: Some(operation) }),
         }
@@ -186,6 +188,7 @@ fn stands_open(
     grant: &Grant,
     shares: Shares<'_, '_>,
     operation: &Operation,
+    door: Door<'_>,
     now: Timestamp,
 ) -> Result<(), Denial> {
     let Shares { principal, .. } = shares;
@@ -193,8 +196,11 @@ fn stands_open(
     let mut levels = [&product.accepts, &operation.accepts, &grant.accepts]
         .into_iter()
         .chain(shares.parts().map(|part| &part.accepts));
-    if !levels.all(|level| satisfied(level.as_ref(), kinds)) {
+    if !levels.all(|level| satisfied(level.as_ref(), kinds)) || !product.key_alone.admits(kinds) {
         return Err(Denial::AuthMethodNotAllowed);
+    }
+    if !product.is_for(door.environment) {
+        return Err(Denial::WrongEnvironment);
     }
     in_force(grant, now)?;
     shares.parts().try_for_each(|part| in_force(part, now))?;

@@ -5,7 +5,7 @@
 pub enum Denial {
     /// The app was revoked.
     AppRevoked,
-    /// The kind of credential is not accepted by the listener, the service, the operation or the app.
+    /// The kind of credential is not accepted by the listener, the service, the app, the grant, the product or the operation.
     AuthMethodNotAllowed,
     /// The developer who owns the app is inactive.
     DeveloperInactive,
@@ -27,11 +27,13 @@ pub enum Denial {
     QuotaUnavailable,
     /// It comes too fast.
     SpikeArrested,
+    /// The product that contains the operation is for other environments than this agent's.
+    WrongEnvironment,
 }
 
 impl Denial {
     /// All reasons, for metrics and documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AppRevoked,
         Self::AuthMethodNotAllowed,
         Self::DeveloperInactive,
@@ -44,6 +46,7 @@ impl Denial {
         Self::QuotaExceeded,
         Self::QuotaUnavailable,
         Self::SpikeArrested,
+        Self::WrongEnvironment,
     ];
 
     /// The stable code that callers, logs and metrics see.
@@ -62,6 +65,7 @@ impl Denial {
             Self::QuotaExceeded => "quota-exceeded",
             Self::QuotaUnavailable => "quota-unavailable",
             Self::SpikeArrested => "spike-arrested",
+            Self::WrongEnvironment => "wrong-environment",
         }
     }
 
@@ -76,7 +80,8 @@ impl Denial {
             | Self::GrantPending
             | Self::GrantRevoked
             | Self::InsufficientScope
-            | Self::NotEntitled => 403,
+            | Self::NotEntitled
+            | Self::WrongEnvironment => 403,
             Self::Overloaded | Self::QuotaUnavailable => 503,
             Self::QuotaExceeded | Self::SpikeArrested => 429,
         }
@@ -100,6 +105,7 @@ impl Denial {
             Self::QuotaExceeded => "The app has used up its quota for this window of time.",
             Self::QuotaUnavailable => "The app's quota cannot be counted at the moment.",
             Self::SpikeArrested => "The app's requests come faster than it may send them.",
+            Self::WrongEnvironment => "The granted product is not for this environment.",
         }
     }
 }

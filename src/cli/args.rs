@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::clock::Timestamp;
-use crate::id::{AppId, AuthorityId, CredentialId, ListenerId, ServiceId, WorkloadId};
+use crate::id::{AppId, AuthorityId, CredentialId, EnvironmentId, ListenerId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::pki::Revoked;
 use crate::registry::SignatureAlgorithm;
@@ -32,7 +32,7 @@ pub(super) struct CommandLine {
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Run the agent; what a bare `postern` does
-    Run,
+    Run(RunArgs),
     /// Say everything that is wrong with configuration and registry
     Check(Format),
     /// Show how the running agent stands; exit 3 when it is not ready
@@ -61,6 +61,13 @@ pub(super) enum Verb {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Args, Debug, Default)]
+pub(super) struct RunArgs {
+    /// The environment that the agent stands in, whatever the configuration says
+    #[arg(long, value_name = "NAME")]
+    pub(super) env: Option<EnvironmentId>,
 }
 
 #[derive(Args, Clone, Copy, Debug)]

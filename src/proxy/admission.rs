@@ -231,7 +231,8 @@ pub(super) fn admit<'s>(
             .map_err(refuse)?;
         return Err((NO_SERVICE, Verdict::of_nobody(NO_SERVICE.code)));
     };
-    let door = Door { listener, service: service.accepts.as_ref() };
+    let environment = snapshot.environment.as_ref();
+    let door = Door { listener, service: service.accepts.as_ref(), environment };
     let ask = Ask::Http { service: &service.id, method: head.method, path: &path };
     let toll = purpose.toll(snapshot.till(service));
     let checked = check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, &toll, now);

@@ -86,6 +86,7 @@ pub(super) fn judge<'s>(
     let door = Door {
         listener: visitor.listener.settings.accepts.as_ref(),
         service: settings.and_then(|settings| settings.accepts.as_ref()),
+        environment: snapshot.environment.as_ref(),
     };
     // A connection may last for days and say nothing, so it holds no place at the service.
     let toll = purpose.toll(Till { ledger: &snapshot.ledger, service: None });

@@ -164,6 +164,7 @@ impl World {
         let snapshot = Snapshot {
             registry: Arc::new(parse(&[source]).unwrap()),
             peppers: Arc::new(Peppers::default()),
+            environment: None,
             verifier,
             routes: Arc::new(Routes::new([service])),
             listeners: std::iter::once((listener.settings.id.clone(), Arc::clone(&listener))).collect(),

@@ -16,8 +16,8 @@ pub use binding::{Bindings, Hours, InvalidHours, InvalidNetwork, Network, Origin
 pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
 pub use model::{
     App, AppStatus, Approval, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,
-    DeveloperStatus, Grant, GrantStatus, InvalidMethod, Method, Methods, MultiValued, Operation, Product,
-    ServiceSelector, Share, Target,
+    DeveloperStatus, Grant, GrantStatus, InvalidMethod, KeyAlone, Method, Methods, MultiValued, Operation,
+    Product, ServiceSelector, Share, Target,
 };
 pub use parse::{Source, parse};
 pub use path::{AmbiguousPath, PolicyPath};

@@ -5,10 +5,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::id::{AppId, CredentialId, DeveloperId, OperationId, ProductId, ServiceId};
+use crate::id::{AppId, CredentialId, DeveloperId, EnvironmentId, OperationId, ProductId, ServiceId};
 use crate::identity::{CertificateRule, Subject, TrustDomain};
 use crate::limit::{Limits, Priority};
-use crate::registry::{Accepts, Bindings, CredentialKind, PathRule, PolicyPath, SignatureKey};
+use crate::registry::{Accepts, Bindings, CredentialKind, KindSet, PathRule, PolicyPath, SignatureKey};
 
 /// Whoever owns apps.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -87,6 +87,10 @@ pub struct Product {
     pub id: ProductId,
     /// Who decides whether an app gets it.
     pub approval: Approval,
+    /// The environments that it is for; `None` for all, also written `["*"]`. An empty list is for none.
+    pub environments: Option<Vec<EnvironmentId>>,
+    /// Whether an API key is enough for it.
+    pub key_alone: KeyAlone,
     /// The scopes it conveys.
     pub scopes: Vec<String>,
     /// Which credentials it asks for, where it says so itself.
@@ -95,6 +99,41 @@ pub struct Product {
     pub limits: Option<Box<Limits>>,
     /// What it covers. None means that it covers nothing.
     pub operations: Vec<Operation>,
+}
+
+impl Product {
+    /// Whether it is for an agent that stands in `environment`, or in none that has a name.
+    #[must_use]
+    pub fn is_for(&self, environment: Option<&EnvironmentId>) -> bool {
+        let named = |environments: &Vec<EnvironmentId>| {
+            environment.is_some_and(|environment| environments.contains(environment))
+        };
+        self.environments.as_ref().is_none_or(named)
+    }
+}
+
+/// Whether an API key with nothing beside it is enough for a product. A key is a secret that travels; it is no sole line of
+/// defence for personal data or money.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum KeyAlone {
+    /// It is, if everything else accepts it; the product is of no high sensitivity.
+    #[default]
+    Admit,
+    /// It is, although the product is of high sensitivity: for the reason on file.
+    AdmitFor(Box<str>),
+    /// It is not; written `sensitivity = "high"`.
+    Refuse,
+}
+
+impl KeyAlone {
+    /// Whether a caller that has proven `kinds` is let in.
+    #[must_use]
+    pub fn admits(&self, kinds: KindSet) -> bool {
+        match self {
+            Self::Admit | Self::AdmitFor(_) => true,
+            Self::Refuse => !KindSet::from_iter([CredentialKind::ApiKey]).is_superset(kinds),
+        }
+    }
 }
 
 /// Who decides whether an app that asks for a product gets it.

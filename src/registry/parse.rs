@@ -14,8 +14,8 @@ use crate::registry::limits;
 use crate::registry::read::{self, CredentialDraft};
 use crate::registry::shelf::{References, Shelf};
 use crate::registry::{
-    App, AppStatus, Conflict, Credential, Definitions, Developer, DeveloperStatus, Grant, GrantStatus,
-    Operation, Product, Snapshot,
+    Accepts, App, AppStatus, Conflict, Credential, Definitions, Developer, DeveloperStatus, Grant,
+    GrantStatus, KeyAlone, Operation, Product, Snapshot,
 };
 use crate::toml_text::{Document, Place, Problem, TableReader, Value};
 
@@ -125,6 +125,8 @@ impl<'d> Registry<'d> {
             self.scopes.put_again(table.place(), scope, ());
         }
         let approval = table.optional("approval", read::approval).unwrap_or_default();
+        let environments = table.optional("environments", read::environments).flatten();
+        let key_alone = read::key_alone(&mut table);
         let accepts = table.optional("accepts", read::accepts);
         let limits = limits::limits(&mut table);
         let operations: Vec<Operation> =
@@ -132,9 +134,19 @@ impl<'d> Registry<'d> {
         told_apart(&table, &operations);
         satisfiable(&table, limits.as_deref(), &operations);
         conveyed(&table, &scopes, &operations);
+        not_alone(&table, &key_alone, accepts.as_ref(), &operations);
         table.finish();
         if let Some((place, id)) = id {
-            let product = Arc::new(Product { id, approval, scopes, accepts, limits, operations });
+            let product = Arc::new(Product {
+                id,
+                approval,
+                environments,
+                key_alone,
+                scopes,
+                accepts,
+                limits,
+                operations,
+            });
             let name = product.id.clone();
             self.products.put(place, name.as_str(), product);
         }
@@ -289,6 +301,22 @@ fn conveyed(table: &TableReader<'_>, scopes: &[String], operations: &[Operation]
                 "an operation asks for the scope `{scope}`, which the product does not convey"
             ));
         }
+    }
+}
+
+/// Reports where a product of high sensitivity says itself that an API key alone is enough.
+fn not_alone(
+    table: &TableReader<'_>,
+    key_alone: &KeyAlone,
+    product: Option<&Accepts>,
+    operations: &[Operation],
+) {
+    let levels = operations.iter().filter_map(|operation| operation.accepts.as_ref()).chain(product);
+    if levels.flat_map(Accepts::iter).any(|alternative| !key_alone.admits(alternative)) {
+        table.problem(
+            "`accepts` lets an API key in alone, which sensitivity = \"high\" refuses; take it out, or say in `api_key_alone` \
+             why it may",
+        );
     }
 }
 

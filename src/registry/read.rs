@@ -5,12 +5,12 @@ use std::str::FromStr;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
 use crate::clock::Timestamp;
-use crate::id::CredentialId;
+use crate::id::{CredentialId, EnvironmentId};
 use crate::identity::{Attribute, CertificateRule, RelativeName};
 use crate::registry::limits;
 use crate::registry::{
     Accepts, AppStatus, Approval, Bindings, CertificatesOnFile, CredentialKind, CredentialSecret,
-    CredentialStatus, DeveloperStatus, GrantStatus, KindSet, Methods, MultiValued, Operation,
+    CredentialStatus, DeveloperStatus, GrantStatus, KeyAlone, KindSet, Methods, MultiValued, Operation,
     ServiceSelector, SignatureAlgorithm, SignatureKey, Target,
 };
 use crate::suggest;
@@ -59,6 +59,44 @@ pub(super) fn grant_status(value: &Value<'_>) -> Option<GrantStatus> {
 
 pub(super) fn approval(value: &Value<'_>) -> Option<Approval> {
     value.word(&[("auto", Approval::Auto), ("manual", Approval::Manual)])
+}
+
+/// `None` for every environment.
+pub(super) fn environments(value: &Value<'_>) -> Option<Option<Vec<EnvironmentId>>> {
+    match value.array()?.as_slice() {
+        [only] if only.text() == Some("*") => Some(None),
+        _ => value.list(Value::parse).map(Some),
+    }
+}
+
+/// `sensitivity` and `api_key_alone` of a product.
+pub(super) fn key_alone(table: &mut TableReader<'_>) -> KeyAlone {
+    let words = [("normal", KeyAloneByRule::Admit), ("high", KeyAloneByRule::Refuse)];
+    let rule = table.optional("sensitivity", |value| value.word(&words)).unwrap_or_default();
+    let reason = table.optional("api_key_alone", |value| {
+        if rule == KeyAloneByRule::Admit {
+            value.problem(
+                "only a product with sensitivity = \"high\" needs a reason to accept an API key alone",
+            );
+        }
+        value.convert(|text| match text.trim() {
+            "" => Err("expected the reason why an API key alone is enough, in words"),
+            reason => Ok(reason.into()),
+        })
+    });
+    match (rule, reason) {
+        (KeyAloneByRule::Refuse, None) => KeyAlone::Refuse,
+        (KeyAloneByRule::Refuse, Some(reason)) => KeyAlone::AdmitFor(reason),
+        (KeyAloneByRule::Admit, _) => KeyAlone::Admit,
+    }
+}
+
+/// What a sensitivity says by itself.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum KeyAloneByRule {
+    #[default]
+    Admit,
+    Refuse,
 }
 
 fn credential_status(value: &Value<'_>) -> Option<CredentialStatus> {

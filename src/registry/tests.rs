@@ -833,3 +833,40 @@ fn what_a_credential_is_bound_to_is_read_and_what_could_never_hold_is_refused() 
         ]
     );
 }
+
+#[test]
+fn a_product_of_high_sensitivity_cannot_say_that_a_key_alone_is_enough() {
+    let product = |lines: &str| format!("[[product]]\nid = 'orders'\n{lines}\n");
+    let operation = "[[product.operation]]\nservice = 'orders'\naccepts = [['mtls'], ['api_key']]";
+    let contradiction = "1:1: product.orders: `accepts` lets an API key in alone, which sensitivity = \"high\" refuses; take it out, \
+        or say in `api_key_alone` why it may";
+
+    for lines in ["accepts = [['api_key']]", operation] {
+        assert_eq!(problems(&product(&format!("sensitivity = 'high'\n{lines}"))), [contradiction]);
+        read(&product(&format!("sensitivity = 'high'\napi_key_alone = 'test data'\n{lines}")));
+        read(&product(lines));
+    }
+    read(&product("sensitivity = 'high'\naccepts = [['mtls', 'api_key'], ['signature']]"));
+    assert_eq!(
+        problems(&product("api_key_alone = 'why'")),
+        [
+            "3:17: product.orders.api_key_alone: only a product with sensitivity = \"high\" needs a reason to accept an API key alone"
+        ]
+    );
+    assert_eq!(
+        problems(&product("sensitivity = 'high'\napi_key_alone = ' '")),
+        ["4:17: product.orders.api_key_alone: expected the reason why an API key alone is enough, in words"]
+    );
+    assert_eq!(
+        problems(&product("sensitivity = 'high'\napi_key_alone = true")),
+        ["4:17: product.orders.api_key_alone: expected a string, found a boolean"]
+    );
+}
+
+/// There is no such thing as an operation for everybody: nothing is let in without an app, a grant and a product.
+#[test]
+fn no_operation_can_be_made_public() {
+    let found = operation_problems("service = 's'\nmethods = ['GET']\npath = '/'\npublic = true").concat();
+
+    assert!(found.contains("operation[1].public: unknown key"), "{found}");
+}

@@ -9,6 +9,7 @@ use super::subject;
 use crate::authz::{Ask, Door, No, Permit, Toll, check};
 use crate::clock::Timestamp;
 use crate::credential::{ApiKey, Evidence, HeaderEvidence, Peppers};
+use crate::id::EnvironmentId;
 use crate::identity::Subject;
 use crate::registry::CredentialKind::{self, ApiKey as Key, Mtls};
 use crate::registry::{Origin, PolicyPath, Snapshot, Source, parse};
@@ -22,6 +23,7 @@ struct World {
     subject: Subject,
     now: Timestamp,
     address: Option<IpAddr>,
+    environment: Option<EnvironmentId>,
 }
 
 impl World {
@@ -41,7 +43,15 @@ impl World {
         let registry = parse(&[Source { path: PathBuf::from("a.toml"), text }]);
         let registry = registry.unwrap_or_else(|problems| panic!("{problems:?}"));
         let now = "2026-06-01T12:00:00Z".parse().unwrap();
-        Self { registry, peppers, key: fresh, subject: subject("spiffe://td/caller"), now, address: None }
+        Self {
+            registry,
+            peppers,
+            key: fresh,
+            subject: subject("spiffe://td/caller"),
+            now,
+            address: None,
+            environment: None,
+        }
     }
 
     fn check(&self, kinds: &[CredentialKind], method: &str, path: &str) -> Result<Permit<'_>, No<'_>> {
@@ -52,7 +62,7 @@ impl World {
         let evidence = Evidence { certificate, headers, origin };
         let (path, service) = (PolicyPath::parse(path).unwrap(), "orders".parse().unwrap());
         let ask = Ask::Http { service: &service, method, path: &path };
-        let door = Door::default();
+        let door = Door { environment: self.environment.as_ref(), ..Door::default() };
         check(&evidence, &ask, door, &self.registry, &self.peppers, &Toll::Paid, self.now)
     }
 
@@ -334,4 +344,40 @@ fn the_same_name_under_another_authority_is_nobody() {
     assert_eq!(world.get(&[Mtls]), "orders");
     world.subject.spiffe_id = "spiffe://other.test/someone".parse().unwrap();
     assert_eq!(world.get(&[Mtls]), "unmapped-certificate");
+}
+
+#[test]
+fn a_product_for_one_environment_is_dead_in_another() {
+    let only = |environments: &str| {
+        let rest = ORDERS.replacen("id = 'orders'", &format!("id = 'orders'\n{environments}"), 1);
+        World::new(GRANT, "", "", &rest)
+    };
+    let (test, prod): (EnvironmentId, EnvironmentId) = ("test".parse().unwrap(), "prod".parse().unwrap());
+    let codes = |environments: &str| {
+        [None, Some(&test), Some(&prod)].map(|environment| {
+            let mut world = only(environments);
+            world.environment = environment.cloned();
+            world.get(&[Key])
+        })
+    };
+
+    assert_eq!(codes(""), ["orders"; 3]);
+    assert_eq!(codes("environments = ['*']"), ["orders"; 3]);
+    assert_eq!(codes("environments = ['test', 'prod']"), ["wrong-environment", "orders", "orders"]);
+    assert_eq!(codes("environments = ['test']"), ["wrong-environment", "orders", "wrong-environment"]);
+    assert_eq!(codes("environments = []"), ["wrong-environment"; 3], "an empty list is for none");
+}
+
+#[test]
+fn an_api_key_alone_does_not_open_a_product_of_high_sensitivity_unless_a_reason_is_on_file() {
+    let product = |lines: &str| ORDERS.replacen("id = 'orders'", &format!("id = 'orders'\n{lines}"), 1);
+    let high = World::new(GRANT, "", "", &product("sensitivity = 'high'"));
+    let excused =
+        World::new(GRANT, "", "", &product("sensitivity = 'high'\napi_key_alone = 'test data only'"));
+
+    assert_eq!(high.get(&[Key]), "auth-method-not-allowed");
+    assert_eq!(high.get(&[Mtls]), "orders");
+    assert_eq!(high.get(&[Mtls, Key]), "orders");
+    assert_eq!(excused.get(&[Key]), "orders");
+    assert_eq!(World::new(GRANT, "", "", &product("sensitivity = 'normal'")).get(&[Key]), "orders");
 }
