@@ -12,7 +12,7 @@ mod support;
 
 use std::time::Duration;
 
-use postern::admin::{Explanation, Operation, Presented, Question, SecretText};
+use postern::admin::{Explanation, Operation, Origin, Presented, Question, SecretText};
 use postern::secret::Secret;
 use support::sign::{Fields, lines};
 use support::world::Key;
@@ -140,6 +140,7 @@ async fn explain_with(
         listener: None,
         operation: Operation::Http { method: "GET".into(), host: "localhost".into(), path },
         certificate,
+        origin: Origin::default(),
         api_key: key.map(|key| SecretText::new(Secret::new(key.as_bytes().to_vec()))),
         fields,
     };

@@ -26,6 +26,17 @@ impl<'s> Principal<'s> {
         self.strongest
     }
 
+    /// All credentials that were proven, the strongest first.
+    pub fn credentials(&self) -> impl Iterator<Item = &'s Credential> {
+        [self.certificate, self.signature, self.api_key].into_iter().flatten()
+    }
+
+    /// Whether all that was proven lets `scope` through, if a product conveys it: each credential may be confined to less.
+    #[must_use]
+    pub fn lets_through(&self, scope: &str) -> bool {
+        self.credentials().all(|credential| credential.lets_through(scope))
+    }
+
     /// All kinds of credential that were proven.
     #[must_use]
     pub fn kinds(&self) -> KindSet {

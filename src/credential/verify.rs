@@ -1,12 +1,12 @@
 //! From evidence to a principal: everything presented is verified, and all of it must belong to one app.
 //!
-//! The order is fixed: form, lookup, secret, time, status, and the nonce last. Whatever fails before the secret is proven gets
+//! The order is fixed: form, lookup, secret, time, status, bindings, and the nonce last. Whatever fails before the secret is proven gets
 //! the same answer, after the same work.
 
 use crate::clock::Timestamp;
 use crate::credential::{ApiKey, Evidence, Peppers, Principal, Refusal, Signed};
 use crate::identity::{Match, Subject};
-use crate::registry::{Credential, CredentialSecret, CredentialStatus, Snapshot};
+use crate::registry::{Bindings, Credential, CredentialSecret, CredentialStatus, Snapshot};
 
 /// Proves who presented `evidence`.
 ///
@@ -23,11 +23,11 @@ pub fn authenticate<'s>(
     let signature =
         evidence.headers.signature.map(|signed| by_signature(signed, registry, peppers, now)).transpose()?;
     let strongest = certificate.or(signature).or(api_key).ok_or(Refusal::MissingCredential)?;
-    for credential in [certificate, signature, api_key].into_iter().flatten() {
-        usable(credential, now)?;
-        if credential.app.id != strongest.app.id {
-            return Err(Refusal::PrincipalMismatch);
-        }
+    let proven = || [certificate, signature, api_key].into_iter().flatten();
+    proven().try_for_each(|credential| usable(credential, now))?;
+    proven().try_for_each(|credential| bound(credential, evidence, now))?;
+    if proven().any(|credential| credential.app.id != strongest.app.id) {
+        return Err(Refusal::PrincipalMismatch);
     }
     if let (Some(signed), Some(credential)) = (evidence.headers.signature, signature) {
         signed.spend_nonce(credential, now)?;
@@ -70,6 +70,11 @@ fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
         CredentialSecret::ApiKey { hash, pepper } => Some((hash, pepper)),
         CredentialSecret::Certificate(_) | CredentialSecret::Signature(_) => None,
     }
+}
+
+fn bound(credential: &Credential, evidence: &Evidence<'_>, now: Timestamp) -> Result<(), Refusal> {
+    let held = |bindings: &Bindings| bindings.check(evidence.origin, evidence.certificate, now);
+    credential.bindings.as_deref().map_or(Ok(()), held).map_err(|_| Refusal::BindingFailed)
 }
 
 fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {

@@ -22,13 +22,15 @@ use crate::credential::{
 use crate::identity::Subject;
 use crate::limit::{Spike, Throttle};
 use crate::pki::Verified;
-use crate::registry::PolicyPath;
+use crate::registry::{Origin, PolicyPath};
 
 /// A caller from outside, with all that each of its requests inherits.
 #[derive(Debug)]
 pub(super) struct Visitor {
     pub(super) listener: Arc<Listener>,
     pub(super) peer: SocketAddr,
+    /// The name that it asked for in the handshake.
+    sni: Option<Box<str>>,
     /// Its certificate, if it showed one.
     pub(super) verified: Option<Arc<Verified>>,
     /// Field lines that are the same for every request of the connection.
@@ -36,8 +38,14 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    /// Someone who came in by `listener` and showed a certificate that was `verified`, or none.
-    pub(super) fn new(listener: Arc<Listener>, peer: SocketAddr, verified: Option<Arc<Verified>>) -> Self {
+    /// Someone who came in by `listener` from `peer`, asked for the name `sni`, and showed a certificate that was `verified`, or
+    /// none.
+    pub(super) fn new(
+        listener: Arc<Listener>,
+        peer: SocketAddr,
+        sni: Option<&str>,
+        verified: Option<Arc<Verified>>,
+    ) -> Self {
         let mut fields = Vec::with_capacity(256);
         field(&mut fields, "x-forwarded-for", peer.ip().to_canonical().to_string().as_bytes());
         field(&mut fields, "x-forwarded-proto", b"https");
@@ -52,12 +60,18 @@ impl Visitor {
             field(&mut fields, "x-forwarded-client-cert", element.as_bytes());
             field(&mut fields, "x-postern-spiffe-id", subject.spiffe_id.as_str().as_bytes());
         }
-        Self { listener, peer, verified, fields }
+        Self { listener, peer, sni: sni.map(Box::from), verified, fields }
     }
 
     /// What its certificate says, if it showed one.
     pub(super) fn subject(&self) -> Option<&Subject> {
         self.verified.as_ref().map(|verified| &verified.subject)
+    }
+
+    /// What the connection itself says of who calls.
+    pub(super) fn evidence(&self) -> Evidence<'_> {
+        let origin = Origin { address: Some(self.peer.ip()), sni: self.sni.as_deref() };
+        Evidence { certificate: self.subject(), origin, ..Evidence::default() }
     }
 
     /// Whether its certificate is still believed.
@@ -203,7 +217,7 @@ pub(super) fn admit<'s>(
     let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header).map_err(refuse)?;
     let signed = Signed::read(message(head), signatures, purpose.nonce_use()).map_err(refuse)?;
     let headers = HeaderEvidence { signature: signed.as_ref(), ..headers };
-    let evidence = Evidence { certificate: visitor.subject(), headers };
+    let evidence = Evidence { headers, ..visitor.evidence() };
     let throttle = Throttled::of(&evidence, visitor, snapshot, purpose);
     throttle.admit(now).map_err(|answer| {
         let verdict = Verdict::of_nobody(answer.code);
@@ -217,7 +231,8 @@ pub(super) fn admit<'s>(
             .map_err(refuse)?;
         return Err((NO_SERVICE, Verdict::of_nobody(NO_SERVICE.code)));
     };
-    let door = Door { listener, service: service.accepts.as_ref() };
+    let environment = snapshot.environment.as_ref();
+    let door = Door { listener, service: service.accepts.as_ref(), environment };
     let ask = Ask::Http { service: &service.id, method: head.method, path: &path };
     let toll = purpose.toll(snapshot.till(service));
     let checked = check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, &toll, now);
@@ -252,6 +267,7 @@ pub(super) const DIGEST_MISMATCH: Answer = Answer::new(
     Refusal::ContentDigestMismatch.code(),
     Refusal::ContentDigestMismatch.sentence(),
 );
+
 /// The throttle on keys and signatures that prove nothing, where it concerns a request.
 struct Throttled<'s>(Option<(&'s Throttle, &'s Spike, u128)>);
 
@@ -425,9 +441,10 @@ fn vouch(out: &mut Vec<u8>, permit: &Permit<'_>) {
     out.push(b':');
     out.extend_from_slice(terms.credential.id.as_str().as_bytes());
     out.extend_from_slice(b"\r\n");
-    if !terms.product.scopes.is_empty() {
+    let mut scopes = terms.scopes().peekable();
+    if scopes.peek().is_some() {
         out.extend_from_slice(b"x-postern-scopes:");
-        for scope in &terms.product.scopes {
+        for scope in scopes {
             out.push(b' ');
             out.extend_from_slice(scope.as_bytes());
         }

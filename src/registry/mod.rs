@@ -4,6 +4,7 @@ mod kind;
 mod path;
 mod rule;
 mod signature_key;
+mod binding;
 mod model;
 mod snapshot;
 mod page;
@@ -12,12 +13,13 @@ mod read;
 mod parse;
 mod library;
 
+pub use binding::{Bindings, Hours, InvalidHours, InvalidNetwork, Network, Origin, Unbound};
 pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
 pub use library::{Change, Library};
 pub use model::{
-    App, AppStatus, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,
-    DeveloperStatus, Grant, GrantStatus, InvalidMethod, Method, Methods, MultiValued, Operation, Product,
-    ServiceSelector, Target,
+    App, AppStatus, Approval, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,
+    DeveloperStatus, Grant, GrantStatus, InvalidMethod, KeyAlone, Method, Methods, MultiValued, Operation,
+    Product, ServiceSelector, Share, Target,
 };
 pub use parse::{Source, parse};
 pub use path::{AmbiguousPath, PolicyPath};

@@ -14,8 +14,8 @@ use crate::registry::page::{self, Entry, Page};
 use crate::registry::read::{self, CredentialDraft};
 use crate::registry::snapshot::{Conflict, Taken};
 use crate::registry::{
-    App, AppStatus, Credential, Developer, DeveloperStatus, Grant, GrantStatus, Library, Operation, Product,
-    Snapshot,
+    Accepts, App, AppStatus, Credential, Developer, DeveloperStatus, Grant, GrantStatus, KeyAlone, Library,
+    Operation, Product, Snapshot,
 };
 use crate::suggest;
 use crate::toml_text::{Document, Place, Problem, TableReader, Value};
@@ -168,15 +168,30 @@ impl<'b> Reader<'b> {
     fn read_product(&mut self, mut table: TableReader<'_>) {
         let id = table.required("id", read::placed::<ProductId>);
         let scopes = table.optional("scopes", read::scopes).unwrap_or_default();
+        let approval = table.optional("approval", read::approval).unwrap_or_default();
+        let environments = table.optional("environments", read::environments).flatten();
+        let key_alone = read::key_alone(&mut table);
+        let accepts = table.optional("accepts", read::accepts);
         let limits = limits::limits(&mut table);
         let operations: Vec<Operation> =
             table.tables("operation").into_iter().filter_map(read::operation).collect();
         told_apart(&table, &operations);
         satisfiable(&table, limits.as_deref(), &operations);
+        conveyed(&table, &scopes, &operations);
+        not_alone(&table, &key_alone, accepts.as_ref(), &operations);
         table.finish();
         if let Some((place, id)) = id {
-            let product = Arc::new(Product { id: id.clone(), scopes, limits, operations });
-            match self.snapshot.put_product(product) {
+            let product = Product {
+                id: id.clone(),
+                approval,
+                environments,
+                key_alone,
+                scopes,
+                accepts,
+                limits,
+                operations,
+            };
+            match self.snapshot.put_product(Arc::new(product)) {
                 Ok(()) => self.page.products.push(entry(id, &place)),
                 Err(Taken) => self.taken(&place, "a product", &id, |page| &page.products),
             }
@@ -214,30 +229,78 @@ impl<'b> Reader<'b> {
 
     fn read_grants<'d>(&self, table: &mut TableReader<'d>) -> Vec<Grant> {
         let mut grants: Vec<(Place<'d>, Grant)> = Vec::new();
-        for mut grant in table.tables("grant") {
-            let found = grant.required("product", |value| self.product(value).zip(Some(value.place())));
-            let status = grant.optional("status", read::grant_status);
-            let expires = grant.optional("expires", |value| value.timestamp());
-            grant.finish();
-            let Some((product, place)) = found else { continue };
-            match grants.iter().find(|(_, earlier)| earlier.product.id == product.id) {
-                Some((earlier, _)) => {
-                    place.problem(format!("the app has a grant to it already, at {earlier}"))
-                }
-                None => {
-                    let status = status.unwrap_or(GrantStatus::Approved);
-                    grants.push((place, Grant { product, status, expires }));
-                }
-            }
+        for table in table.tables("grant") {
+            let Some((place, grant)) = self.read_grant(table, |product| product.approval.first_status())
+            else {
+                continue;
+            };
+            put_grant(&mut grants, place, grant, "the app has a grant to it already, at");
         }
         grants.into_iter().map(|(_, grant)| grant).collect()
     }
 
+    fn read_grant<'d>(
+        &self,
+        mut table: TableReader<'d>,
+        otherwise: impl FnOnce(&Product) -> GrantStatus,
+    ) -> Option<(Place<'d>, Grant)> {
+        let found = table.required("product", |value| self.product(value).zip(Some(value.place())));
+        let status = table.optional("status", read::grant_status);
+        let expires = table.optional("expires", |value| value.timestamp());
+        let accepts = table.optional("accepts", read::accepts);
+        table.finish();
+        let (product, place) = found?;
+        let status = status.unwrap_or_else(|| otherwise(&product));
+        Some((place, Grant { product, status, expires, accepts }))
+    }
+
+    /// The products that a credential is confined to: their names, or tables as those of the app's own grants. It never has
+    /// more than its app.
+    fn read_share(&self, value: &Value<'_>, app: Option<&Arc<App>>) -> Vec<Grant> {
+        let mut grants: Vec<(Place<'_>, Grant)> = Vec::new();
+        for item in value.array().unwrap_or_default() {
+            let grant = if item.is_text() {
+                self.product(&item).map(|product| {
+                    let grant =
+                        Grant { product, status: GrantStatus::Approved, expires: None, accepts: None };
+                    (item.place(), grant)
+                })
+            } else {
+                item.table().and_then(|table| self.read_grant(table, |_| GrantStatus::Approved))
+            };
+            let Some((place, grant)) = grant else { continue };
+            let of_app = |app: &Arc<App>| app.grants.iter().any(|own| own.product.id == grant.product.id);
+            if app.is_some_and(|app| !of_app(app)) {
+                place.problem("the app has no grant to it, and a credential never has more than its app");
+            }
+            put_grant(&mut grants, place, grant, "it stands here already, at");
+        }
+        grants.into_iter().map(|(_, grant)| grant).collect()
+    }
+
+    /// The scopes that a credential is confined to. One that no product conveys is a slip of the pen.
+    fn read_confinement(&self, value: &Value<'_>) -> Vec<String> {
+        let known = |item: &Value<'_>| read::scope(item).filter(|scope| self.is_conveyed(scope, item));
+        value.list(known).unwrap_or_default()
+    }
+
     fn keep(&mut self, draft: CredentialDraft<'_>, app: Option<&Arc<App>>) {
-        let CredentialDraft { place, id, secret, status, not_before, expires } = draft;
+        let CredentialDraft { place, id, secret, status, not_before, expires, scopes, grants, bindings } =
+            draft;
+        let scopes = scopes.map(|value| self.read_confinement(&value));
+        let grants = grants.map(|value| self.read_share(&value, app));
         let (Some(app), Some(secret)) = (app, secret) else { return };
-        let app = Arc::clone(app);
-        let credential = Credential { id: id.clone(), app, secret, status, not_before, expires };
+        let credential = Credential {
+            id: id.clone(),
+            app: Arc::clone(app),
+            secret,
+            status,
+            not_before,
+            expires,
+            scopes,
+            grants,
+            bindings,
+        };
         match self.snapshot.put_credential(Arc::new(credential)) {
             Ok(()) => self.page.credentials.push(entry(id, &place)),
             Err(Conflict::Taken) => self.taken(&place, "a credential", &id, |page| &page.credentials),
@@ -272,6 +335,13 @@ impl<'b> Reader<'b> {
                 self.known().products().map(|one| one.id.as_str()).collect()
             })
         })
+    }
+
+    /// Whether some product conveys a scope.
+    fn is_conveyed(&self, scope: &str, reference: &Value<'_>) -> bool {
+        let known =
+            || self.known().products().flat_map(|one| one.scopes.iter().map(String::as_str)).collect();
+        self.known().conveys(scope) || self.nowhere::<()>("scope", reference, known).is_some()
     }
 
     /// Notes that a reference leads nowhere, and reports it with the nearest name where that is a problem.
@@ -326,6 +396,14 @@ fn entry<I>(id: I, place: &Place<'_>) -> Entry<I> {
 
 const WALKS: usize = 100;
 
+/// Adds a grant, or reports that there is one to its product.
+fn put_grant<'d>(grants: &mut Vec<(Place<'d>, Grant)>, place: Place<'d>, grant: Grant, objection: &str) {
+    match grants.iter().find(|(_, earlier)| earlier.product.id == grant.product.id) {
+        Some((earlier, _)) => place.problem(format!("{objection} {earlier}")),
+        None => grants.push((place, grant)),
+    }
+}
+
 /// Reports operations of one product that would be counted as one.
 fn told_apart(table: &TableReader<'_>, operations: &[Operation]) {
     let mut seen = HashSet::new();
@@ -346,5 +424,32 @@ fn satisfiable(table: &TableReader<'_>, product: Option<&Limits>, operations: &[
             let weight = operation.weight;
             table.problem(format!("an operation weighs {weight}, which a quota of {least} never lets pass"));
         }
+    }
+}
+
+/// Reports scopes that operations ask for in vain.
+fn conveyed(table: &TableReader<'_>, scopes: &[String], operations: &[Operation]) {
+    for scope in operations.iter().flat_map(|operation| &operation.scopes) {
+        if !scopes.contains(scope) {
+            table.problem(format!(
+                "an operation asks for the scope `{scope}`, which the product does not convey"
+            ));
+        }
+    }
+}
+
+/// Reports where a product of high sensitivity says itself that an API key alone is enough.
+fn not_alone(
+    table: &TableReader<'_>,
+    key_alone: &KeyAlone,
+    product: Option<&Accepts>,
+    operations: &[Operation],
+) {
+    let levels = operations.iter().filter_map(|operation| operation.accepts.as_ref()).chain(product);
+    if levels.flat_map(Accepts::iter).any(|alternative| !key_alone.admits(alternative)) {
+        table.problem(
+            "`accepts` lets an API key in alone, which sensitivity = \"high\" refuses; take it out, or say in `api_key_alone` \
+             why it may",
+        );
     }
 }

@@ -20,6 +20,8 @@ pub struct Snapshot {
     credentials: ShardMap<CredentialId, Arc<Credential>>,
     developers: ShardMap<DeveloperId, Arc<Developer>>,
     products: ShardMap<ProductId, Arc<Product>>,
+    /// Every scope that some product conveys.
+    scopes: ShardMap<String, ()>,
     certificates: Mapping<Arc<Credential>>,
     version: Box<str>,
 }
@@ -75,6 +77,10 @@ impl Snapshot {
     }
 
     pub(super) fn put_product(&mut self, product: Arc<Product>) -> Result<(), Taken> {
+        for scope in &product.scopes {
+            // Others may convey it, too.
+            self.scopes.insert(scope.clone(), ()).ok();
+        }
         self.products.insert(product.id.clone(), product).map_err(|_| Taken)
     }
 
@@ -166,7 +172,11 @@ impl Snapshot {
         }
         match self.certificates.find(subject) {
             Match::Ambiguous => None,
-            Match::Found(credential) if credential.admits(subject) => None,
+            Match::Found(credential)
+                if credential.admits(subject) || !credential.is_for_issuer_of(subject) =>
+            {
+                None
+            }
             Match::Found(credential) => Some(NameNotAdmitted::ByRule(credential.id.clone())),
             Match::NotFound => Some(NameNotAdmitted::NoRule),
         }
@@ -194,6 +204,11 @@ impl Snapshot {
     #[must_use]
     pub fn product(&self, id: &str) -> Option<&Arc<Product>> {
         self.products.get(id)
+    }
+
+    /// Whether some product conveys `scope`.
+    pub(super) fn conveys(&self, scope: &str) -> bool {
+        self.scopes.get(scope).is_some()
     }
 
     /// All apps, by name.
@@ -272,12 +287,26 @@ mod tests {
     fn credential(id: &str, secret: CredentialSecret) -> Arc<Credential> {
         let status = CredentialStatus::Approved;
         let id = id.parse().unwrap();
-        Arc::new(Credential { id, app: app("ledger"), secret, status, not_before: None, expires: None })
+        Arc::new(Credential {
+            id,
+            app: app("ledger"),
+            secret,
+            status,
+            not_before: None,
+            expires: None,
+            scopes: None,
+            grants: None,
+            bindings: None,
+        })
     }
 
     fn by_uri(text: &str) -> CredentialSecret {
         let rule = CertificateRule::uri(text).unwrap();
-        CredentialSecret::Certificate(CertificatesOnFile { rule, multi_valued: MultiValued::Refuse })
+        CredentialSecret::Certificate(CertificatesOnFile {
+            rule,
+            multi_valued: MultiValued::Refuse,
+            issuer: None,
+        })
     }
 
     fn subject(id: &str) -> Subject {
