@@ -229,3 +229,25 @@ async fn a_product_for_prod_is_dead_elsewhere_and_the_command_line_says_where_th
     assert_eq!(failed(&explanation).0, "environment");
     assert_eq!(service.seen().len(), 1);
 }
+
+#[tokio::test]
+async fn an_app_of_one_tenant_is_refused_at_another_ones_path() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let key = scene.key();
+    scene.registry(
+        "[[product]]\nid = \"tenants\"\n[[product.operation]]\nservice = \"orders\"\nmethods = [\"GET\"]\n\
+         path = \"/{tenant}/reports/**\"\nwhen = \"path.tenant == app.attributes.tenant\"\n",
+    );
+    let lines = "attributes = { tenant = \"acme\" }\n[[app.grant]]\nproduct = \"tenants\"\n";
+    scene.app("caller", &format!("{lines}{}", key.table()));
+    let world = scene.start().await;
+
+    both_say(&world, &key, ("GET", "/acme/reports/7"), "allowed").await;
+    both_say(&world, &key, ("GET", "/%61cme/reports/7"), "allowed").await;
+    let answer = both_say(&world, &key, ("GET", "/other/reports/7"), "condition-failed").await;
+
+    assert_eq!(answer.status, 403);
+    assert_eq!(failed(&explain(&world, &by_key(&key, "GET", "/other/reports/7")).await).0, "condition");
+    assert_eq!(service.seen().len(), 2);
+}

@@ -5,6 +5,7 @@ mod path;
 mod rule;
 mod signature_key;
 mod binding;
+mod condition;
 mod model;
 mod snapshot;
 mod shelf;
@@ -13,6 +14,7 @@ mod read;
 mod parse;
 
 pub use binding::{Bindings, Hours, InvalidHours, InvalidNetwork, Network, Origin, Unbound};
+pub use condition::{AttributeValue, Attributes, Condition, Facts, InvalidCondition};
 pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
 pub use model::{
     App, AppStatus, Approval, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,

@@ -11,6 +11,7 @@ use aws_lc_rs::digest;
 use crate::id::{AppId, CredentialId, DeveloperId, ProductId};
 use crate::limit::{Limits, Quota};
 use crate::registry::limits;
+use crate::registry::model::MOST_SCOPES;
 use crate::registry::read::{self, CredentialDraft};
 use crate::registry::shelf::{References, Shelf};
 use crate::registry::{
@@ -121,6 +122,9 @@ impl<'d> Registry<'d> {
     fn read_product(&mut self, mut table: TableReader<'d>) {
         let id = table.required("id", read::placed::<ProductId>);
         let scopes = table.optional("scopes", read::scopes).unwrap_or_default();
+        if scopes.len() > MOST_SCOPES {
+            table.problem(format!("a product conveys at most {MOST_SCOPES} scopes"));
+        }
         for scope in &scopes {
             self.scopes.put_again(table.place(), scope, ());
         }
@@ -159,6 +163,7 @@ impl<'d> Registry<'d> {
         let accepts = table.optional("accepts", read::accepts);
         let limits = limits::limits(&mut table);
         let priority = table.optional("priority", limits::priority).unwrap_or_default();
+        let attributes = table.table("attributes").map(read::attributes).unwrap_or_default();
         let grants = self.read_grants(&mut table);
         let mut drafts: Vec<CredentialDraft<'d>> = Vec::new();
         for (number, certificate) in (1..).zip(table.tables("certificate")) {
@@ -169,7 +174,7 @@ impl<'d> Registry<'d> {
         drafts.extend(table.tables("signature").into_iter().filter_map(read::signature));
         table.finish();
         let app = id.zip(developer).map(|((place, id), developer)| {
-            let app = Arc::new(App { id, developer, status, accepts, limits, priority, grants });
+            let app = Arc::new(App { id, developer, status, accepts, limits, priority, attributes, grants });
             self.apps.put(place, app.id.as_str(), Arc::clone(&app));
             app
         });

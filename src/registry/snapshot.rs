@@ -253,6 +253,7 @@ mod tests {
             accepts: None,
             limits: None,
             priority: Priority::Normal,
+            attributes: Default::default(),
             grants: Vec::new(),
         })
     }
