@@ -13,7 +13,7 @@ use postern::clock::{Clock as _, SystemClock, Timestamp};
 use postern::secret::Secret;
 use support::world::Key;
 use support::{Answer, Scene, Service, Talk, Tls, World, eventually, write};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// A question about a request with a key.
 fn by_key(key: &Key, method: &str, path: &str) -> Question {
@@ -228,4 +228,61 @@ async fn a_product_for_prod_is_dead_elsewhere_and_the_command_line_says_where_th
     let explanation = explain(&world, &by_key(&key, "GET", "/orders/7")).await;
     assert_eq!(failed(&explanation).0, "environment");
     assert_eq!(service.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn an_app_of_one_tenant_is_refused_at_another_ones_path() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let key = scene.key();
+    scene.registry(
+        "[[product]]\nid = \"tenants\"\n[[product.operation]]\nservice = \"orders\"\nmethods = [\"GET\"]\n\
+         path = \"/{tenant}/reports/**\"\nwhen = \"path.tenant == app.attributes.tenant\"\n",
+    );
+    let lines = "attributes = { tenant = \"acme\" }\n[[app.grant]]\nproduct = \"tenants\"\n";
+    scene.app("caller", &format!("{lines}{}", key.table()));
+    let world = scene.start().await;
+
+    both_say(&world, &key, ("GET", "/acme/reports/7"), "allowed").await;
+    both_say(&world, &key, ("GET", "/%61cme/reports/7"), "allowed").await;
+    let answer = both_say(&world, &key, ("GET", "/other/reports/7"), "condition-failed").await;
+
+    assert_eq!(answer.status, 403);
+    assert_eq!(failed(&explain(&world, &by_key(&key, "GET", "/other/reports/7")).await).0, "condition");
+    assert_eq!(service.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn the_command_line_says_where_an_agent_stands_whatever_the_file_says() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let key = scene.key();
+    scene.app("caller", &format!("{}{GRANT}", key.table()));
+    scene.amend_registry("\"orders\"\n", "\"orders\"\nenvironments = [\"prod\"]\n");
+    scene.amend_config("threads = 2\n", "threads = 2\nenvironment = \"test\"\n");
+    scene.run_by("exec \"$@\" --env prod");
+    let world = scene.start().await;
+
+    both_say(&world, &key, ("GET", "/orders/7"), "allowed").await;
+    drop(world.admin().reload().await.unwrap());
+    both_say(&world, &key, ("GET", "/orders/7"), "allowed").await;
+}
+
+/// Listeners speak TLS and nothing else, so there is no door at which a credential could be shown in the clear.
+#[tokio::test]
+async fn a_key_in_the_clear_is_never_looked_at() {
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let key = scene.key();
+    scene.app("caller", &format!("{}{GRANT}", key.table()));
+    let world = scene.start().await;
+    both_say(&world, &key, ("GET", "/orders/7"), "allowed").await;
+
+    let mut talk = Talk::new(TcpStream::connect(world.address()).await.unwrap());
+    talk.send(format!("GET /orders/7 HTTP/1.1\r\nhost: localhost\r\n{}\r\n", key.line())).await;
+    let answer = talk.rest().await;
+
+    assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
+    assert_eq!(service.seen().len(), 1);
+    assert!(!world.log().contains(&key.text));
 }

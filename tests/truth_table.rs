@@ -135,7 +135,17 @@ async fn explain_with(
     key: Option<&str>,
     fields: Fields,
 ) -> Explanation {
-    let path = "/allowed".to_owned();
+    explain_at(world, "/allowed", certificate, key, fields).await
+}
+
+async fn explain_at(
+    world: &World,
+    path: &str,
+    certificate: Option<Presented>,
+    key: Option<&str>,
+    fields: Fields,
+) -> Explanation {
+    let path = path.to_owned();
     let question = Question {
         listener: None,
         operation: Operation::Http { method: "GET".into(), host: "localhost".into(), path },
@@ -301,4 +311,106 @@ async fn a_certificate_that_has_expired_ends_the_handshake_and_explain_knows() {
     assert_eq!(explanation.code, "handshake-failed");
     assert!(explanation.sentence.contains("expired"), "{}", explanation.sentence);
     assert_eq!(service.seen().len(), 1);
+}
+
+/// One combination of what a registry may ask for besides: the credential is bound to where it is used from; it is confined to
+/// the product; the grant accepts its kind; the product is for this environment; the grant is approved; the scope is in force; the
+/// condition of the operation is met.
+#[derive(Clone, Copy, Debug)]
+struct Further(Row);
+
+impl Further {
+    fn all() -> impl Iterator<Item = Self> {
+        Row::all().map(Self)
+    }
+
+    const fn holds(self, condition: u8) -> bool {
+        self.0.holds(condition)
+    }
+
+    /// What must come of it, in the order of the checks.
+    fn by_the_book(self) -> (u16, &'static str) {
+        let codes = [
+            "binding-failed",
+            "not-entitled",
+            "auth-method-not-allowed",
+            "wrong-environment",
+            "grant-pending",
+            "insufficient-scope",
+            "condition-failed",
+        ];
+        let decisive = (0..).zip(codes).find(|(condition, _)| !self.holds(*condition));
+        decisive.map_or((200, "allowed"), |(_, code)| (403, code))
+    }
+
+    fn spiffe_id(self) -> String {
+        format!("spiffe://postern.test/further-{}", self.0.0)
+    }
+
+    /// The app of this row, with its credential of `kind` in `table`.
+    fn registered(self, kind: &str, table: &str) -> String {
+        let either =
+            |condition: u8, yes: &'static str, no: &'static str| if self.holds(condition) { yes } else { no };
+        let product = either(3, "here", "there");
+        format!(
+            "[[app]]\nid = \"further-{kind}-{}\"\ndeveloper = \"active\"\nattributes = {{ tenant = \"{}\" }}\n\
+             grant = [{{ product = \"{product}\", accepts = [[\"{}\"]], status = \"{}\" }}, {{ product = \"beside\" }}]\n\
+             {table}from = [\"{}\"]\ngrants = [\"{}\"]\nscopes = [\"{}\"]\n\n",
+            self.0.0,
+            either(6, "acme", "other"),
+            if self.holds(2) { kind } else { "signature" },
+            either(4, "approved", "pending"),
+            either(0, "127.0.0.0/8", "10.0.0.0/8"),
+            either(1, product, "beside"),
+            either(5, "read", "write"),
+        )
+    }
+}
+
+/// An agent in `prod`; the products `here` and `there` contain the same, for `prod` and for `test`.
+fn further_scene(service: &Service) -> Scene {
+    let mut scene = Scene::new();
+    scene.listener("inbound", "").service("orders", &service.address.to_string(), "");
+    scene.amend_config("threads = 2\n", "threads = 2\nenvironment = \"prod\"\n");
+    scene.registry("[[developer]]\nid = \"active\"\n[[product]]\nid = \"beside\"\n");
+    for (product, environment) in [("here", "prod"), ("there", "test")] {
+        scene.registry(&format!(
+            "[[product]]\nid = \"{product}\"\nenvironments = [\"{environment}\"]\nscopes = [\"read\", \"write\"]\n\
+             [[product.operation]]\nservice = \"orders\"\nmethods = [\"GET\"]\npath = \"/{{tenant}}/**\"\n\
+             scopes = [\"read\"]\nwhen = \"path.tenant == app.attributes.tenant\"\n"
+        ));
+    }
+    scene
+}
+
+#[tokio::test]
+async fn the_further_table_holds_for_keys_and_for_certificates() {
+    let service = Service::start().await;
+    let mut scene = further_scene(&service);
+    let keys: Vec<(Further, Key)> = Further::all().map(|row| (row, scene.key())).collect();
+    for (row, key) in &keys {
+        scene.registry(&row.registered("api_key", &key.table()));
+        let table = format!("[[app.certificate]]\nuri = \"{}\"\n", row.spiffe_id());
+        scene.registry(&row.registered("mtls", &table));
+    }
+    let world = scene.start().await;
+    let authority = world.issuing_folder().await;
+    let mut anonymous = world.talk(None).await;
+
+    for (row, key) in keys {
+        let identity = Identity::issued(&row.spiffe_id(), Duration::from_secs(600), &authority);
+        let by_key = anonymous.get("/acme/7", &key.line()).await;
+        let by_certificate = world.talk(Some(&identity)).await.get("/acme/7", "").await;
+        for answer in [by_key, by_certificate] {
+            let code = if answer.status == 200 { "allowed".to_owned() } else { answer.code() };
+            assert_eq!((answer.status, code.as_str()), row.by_the_book(), "{row:?} live");
+        }
+        for (certificate, key) in
+            [(None, Some(key.text.as_str())), (Some(Presented::SpiffeId(row.spiffe_id())), None)]
+        {
+            let explanation = explain_at(&world, "/acme/7", certificate, key, Fields::new()).await;
+            assert_eq!(explained(&explanation), row.by_the_book(), "{row:?} explained");
+        }
+    }
+    assert_eq!(service.seen().len(), 2);
 }

@@ -182,12 +182,13 @@ enum Step {
     Environment,
     Operation,
     Scopes,
+    Condition,
     Limits,
     Capacity,
 }
 
 impl Step {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Certificate,
         Self::Request,
         Self::Credential,
@@ -200,6 +201,7 @@ impl Step {
         Self::Environment,
         Self::Operation,
         Self::Scopes,
+        Self::Condition,
         Self::Limits,
         Self::Capacity,
     ];
@@ -218,6 +220,7 @@ impl Step {
             Self::Environment => "environment",
             Self::Operation => "product and operation",
             Self::Scopes => "scopes",
+            Self::Condition => "condition",
             Self::Limits => "limits",
             Self::Capacity => "capacity",
         }
@@ -268,6 +271,7 @@ fn decided_by(code: &str) -> (Step, &'static str) {
             Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked | Denial::NotEntitled => {
                 Step::Operation
             }
+            Denial::ConditionFailed => Step::Condition,
             Denial::InsufficientScope => Step::Scopes,
             Denial::WrongEnvironment => Step::Environment,
             Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => Step::Limits,
@@ -340,7 +344,12 @@ fn found(step: Step, outcome: &Outcome, snapshot: &Snapshot) -> String {
         Step::Operation => Some(outcome.product.clone()),
         Step::Scopes => Some(outcome.scopes.join(" ")),
         Step::Limits => Some(outcome.limits.join("; ")),
-        Step::Bindings | Step::Capacity | Step::Certificate | Step::Kind | Step::Request => None,
+        Step::Bindings
+        | Step::Capacity
+        | Step::Certificate
+        | Step::Condition
+        | Step::Kind
+        | Step::Request => None,
     };
     found.unwrap_or_default()
 }

@@ -23,6 +23,15 @@ pub enum Ask<'a> {
 }
 
 impl<'a> Ask<'a> {
+    /// The path of a request.
+    #[must_use]
+    pub const fn path(&self) -> Option<&'a PolicyPath<'a>> {
+        match self {
+            Self::Http { path, .. } => Some(path),
+            Self::Tcp { .. } => None,
+        }
+    }
+
     /// The service that is asked for.
     #[must_use]
     pub const fn service(&self) -> &'a ServiceId {

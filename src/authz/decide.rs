@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::credential::Principal;
 use crate::id::ProductId;
 use crate::registry::{
-    Accepts, App, AppStatus, Credential, Developer, DeveloperStatus, Grant, GrantStatus, KindSet, Operation,
-    Product, Share, Target,
+    Accepts, App, AppStatus, Credential, Developer, DeveloperStatus, Facts, Grant, GrantStatus, KindSet,
+    Operation, Product, Share, Target,
 };
 
 /// The answer.
@@ -32,8 +32,8 @@ pub struct Terms<'s> {
     pub product: &'s Arc<Product>,
     /// The operation.
     pub operation: &'s Operation,
-    /// Who calls, with all that it has proven.
-    pub principal: Principal<'s>,
+    /// Which of the product's scopes are in force, by their position: those that all credentials let through.
+    scopes: u128,
 }
 
 impl<'s> Terms<'s> {
@@ -45,8 +45,9 @@ impl<'s> Terms<'s> {
 
     /// The scopes in force: what the product conveys and all credentials let through.
     pub fn scopes(&self) -> impl Iterator<Item = &'s str> {
-        let principal = self.principal;
-        self.product.scopes.iter().map(String::as_str).filter(move |scope| principal.lets_through(scope))
+        let in_force = self.scopes;
+        let scopes = self.product.scopes.iter().enumerate();
+        scopes.filter(move |(at, _)| in_force >> at & 1 == 1).map(|(_, scope)| scope.as_str())
     }
 }
 
@@ -98,7 +99,8 @@ const fn depth(denial: Denial) -> u8 {
         Denial::WrongEnvironment => 2,
         Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked => 3,
         Denial::InsufficientScope => 4,
-        Denial::Overloaded | Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => 5,
+        Denial::ConditionFailed => 5,
+        Denial::Overloaded | Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => 6,
     }
 }
 
@@ -128,8 +130,8 @@ pub(super) fn consider<'s, P, E>(
         match by_grant(grant, ask, principal, door, now) {
             Ok(operation) => {
                 let credential = principal.credential();
-                let terms =
-                    Terms { app, credential, product: &grant.product, operation, principal: *principal };
+                let scopes = in_force_for(principal, &grant.product);
+                let terms = Terms { app, credential, product: &grant.product, operation, scopes };
                 match pay(&terms) {
                     Ok(paid) => return Ok((terms, paid)),
                     Err(error) => unpaid = unpaid.or(Some(error)),
@@ -139,6 +141,13 @@ pub(super) fn consider<'s, P, E>(
         }
     }
     Err(unpaid.map_or(Hindrance::Denial(closest), Hindrance::Unpaid))
+}
+
+/// Which scopes of `product` are in force, by their position. There are no more than there are bits.
+fn in_force_for(principal: &Principal<'_>, product: &Product) -> u128 {
+    let scopes = product.scopes.iter().zip(0_u32..);
+    let in_force = scopes.filter(|(scope, _)| principal.lets_through(scope));
+    in_force.fold(0, |bits, (_, at)| bits | 1_u128.checked_shl(at).unwrap_or(0))
 }
 
 /// The first operation of a granted product that contains what is asked and stands open.
@@ -152,7 +161,7 @@ fn by_grant<'s>(
     let mut closest = Obstacle::to_all(Denial::NotEntitled);
     let Some(shares) = Shares::of(principal, &grant.product.id) else { return Err(closest) };
     for operation in grant.product.operations.iter().filter(|operation| contains(operation, ask)) {
-        match stands_open(grant, shares, operation, door, now) {
+        match stands_open(grant, shares, operation, (ask, door), now) {
             Ok(()) => return Ok(operation),
             Err(denial) => closest = closest.or_later(Obstacle { denial, operation: Some(operation) }),
         }
@@ -188,7 +197,7 @@ fn stands_open(
     grant: &Grant,
     shares: Shares<'_, '_>,
     operation: &Operation,
-    door: Door<'_>,
+    (ask, door): (&Ask<'_>, Door<'_>),
     now: Timestamp,
 ) -> Result<(), Denial> {
     let Shares { principal, .. } = shares;
@@ -207,6 +216,14 @@ fn stands_open(
     let conveyed = |scope: &String| product.scopes.contains(scope) && principal.lets_through(scope);
     if !operation.scopes.iter().all(conveyed) {
         return Err(Denial::InsufficientScope);
+    }
+    let facts = Facts {
+        path: ask.path(),
+        attributes: &principal.app().attributes,
+        claim: &|name| principal.claim(name),
+    };
+    if !operation.when.as_ref().is_none_or(|condition| condition.is_met(facts)) {
+        return Err(Denial::ConditionFailed);
     }
     Ok(())
 }

@@ -7,6 +7,8 @@ pub enum Denial {
     AppRevoked,
     /// The kind of credential is not accepted by the listener, the service, the app, the grant, the product or the operation.
     AuthMethodNotAllowed,
+    /// The condition of the operation is not met.
+    ConditionFailed,
     /// The developer who owns the app is inactive.
     DeveloperInactive,
     /// The grant that would allow it has ended.
@@ -33,9 +35,10 @@ pub enum Denial {
 
 impl Denial {
     /// All reasons, for metrics and documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AppRevoked,
         Self::AuthMethodNotAllowed,
+        Self::ConditionFailed,
         Self::DeveloperInactive,
         Self::GrantExpired,
         Self::GrantPending,
@@ -55,6 +58,7 @@ impl Denial {
         match self {
             Self::AppRevoked => "app-revoked",
             Self::AuthMethodNotAllowed => "auth-method-not-allowed",
+            Self::ConditionFailed => "condition-failed",
             Self::DeveloperInactive => "developer-inactive",
             Self::GrantExpired => "grant-expired",
             Self::GrantPending => "grant-pending",
@@ -75,6 +79,7 @@ impl Denial {
         match self {
             Self::AppRevoked
             | Self::AuthMethodNotAllowed
+            | Self::ConditionFailed
             | Self::DeveloperInactive
             | Self::GrantExpired
             | Self::GrantPending
@@ -93,6 +98,7 @@ impl Denial {
         match self {
             Self::AppRevoked => "The app has been revoked.",
             Self::AuthMethodNotAllowed => "This kind of credential is not accepted here for this app.",
+            Self::ConditionFailed => "The request does not meet the operation's condition.",
             Self::DeveloperInactive => "The developer who owns the app is inactive.",
             Self::GrantExpired => "The app's grant has expired.",
             Self::GrantPending => "The app's grant has not been approved yet.",

@@ -37,6 +37,12 @@ impl<'s> Principal<'s> {
         self.credentials().all(|credential| credential.lets_through(scope))
     }
 
+    /// A claim of the access token that was proven. The kinds of credential that there are carry none.
+    #[must_use]
+    pub const fn claim(&self, _name: &str) -> Option<&'s serde_json::Value> {
+        None
+    }
+
     /// All kinds of credential that were proven.
     #[must_use]
     pub fn kinds(&self) -> KindSet {

@@ -5,6 +5,7 @@ mod path;
 mod rule;
 mod signature_key;
 mod binding;
+mod condition;
 mod model;
 mod snapshot;
 mod page;
@@ -14,6 +15,7 @@ mod parse;
 mod library;
 
 pub use binding::{Bindings, Hours, InvalidHours, InvalidNetwork, Network, Origin, Unbound};
+pub use condition::{AttributeValue, Attributes, Condition, Facts, InvalidCondition};
 pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
 pub use library::{Change, Library};
 pub use model::{

@@ -8,7 +8,9 @@ use crate::clock::Timestamp;
 use crate::id::{AppId, CredentialId, DeveloperId, EnvironmentId, OperationId, ProductId, ServiceId};
 use crate::identity::{CertificateRule, Subject, TrustDomain};
 use crate::limit::{Limits, Priority};
-use crate::registry::{Accepts, Bindings, CredentialKind, KindSet, PathRule, PolicyPath, SignatureKey};
+use crate::registry::{
+    Accepts, Attributes, Bindings, Condition, CredentialKind, KindSet, PathRule, PolicyPath, SignatureKey,
+};
 
 /// Whoever owns apps.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -43,6 +45,8 @@ pub struct App {
     pub limits: Option<Box<Limits>>,
     /// Whether it is among the first or the last to be turned away by a service at its limit.
     pub priority: Priority,
+    /// What it is said to be, for conditions to look at.
+    pub attributes: Attributes,
     /// The products it has been granted, or has asked for.
     pub grants: Vec<Grant>,
 }
@@ -100,6 +104,9 @@ pub struct Product {
     /// What it covers. None means that it covers nothing.
     pub operations: Vec<Operation>,
 }
+
+/// How many scopes a product conveys at most: those in force are a set of bits.
+pub(super) const MOST_SCOPES: usize = 128;
 
 impl Product {
     /// Whether it is for an agent that stands in `environment`, or in none that has a name.
@@ -170,6 +177,8 @@ pub struct Operation {
     pub accepts: Option<Accepts>,
     /// The scopes that it asks for, all of them; its product conveys each.
     pub scopes: Vec<String>,
+    /// What a request must meet besides.
+    pub when: Option<Box<Condition>>,
     /// How much each app may do of it, if that is limited by itself.
     pub limits: Option<Box<Limits>>,
     /// How much one request or connection counts; at least one.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::id::{AppId, DeveloperId, ProductId};
 use crate::limit::{Limits, Quota};
 use crate::registry::limits;
+use crate::registry::model::MOST_SCOPES;
 use crate::registry::page::{self, Entry, Page};
 use crate::registry::read::{self, CredentialDraft};
 use crate::registry::snapshot::{Conflict, Taken};
@@ -168,6 +169,9 @@ impl<'b> Reader<'b> {
     fn read_product(&mut self, mut table: TableReader<'_>) {
         let id = table.required("id", read::placed::<ProductId>);
         let scopes = table.optional("scopes", read::scopes).unwrap_or_default();
+        if scopes.len() > MOST_SCOPES {
+            table.problem(format!("a product conveys at most {MOST_SCOPES} scopes"));
+        }
         let approval = table.optional("approval", read::approval).unwrap_or_default();
         let environments = table.optional("environments", read::environments).flatten();
         let key_alone = read::key_alone(&mut table);
@@ -205,6 +209,7 @@ impl<'b> Reader<'b> {
         let accepts = table.optional("accepts", read::accepts);
         let limits = limits::limits(&mut table);
         let priority = table.optional("priority", limits::priority).unwrap_or_default();
+        let attributes = table.table("attributes").map(read::attributes).unwrap_or_default();
         let grants = self.read_grants(&mut table);
         let mut drafts: Vec<CredentialDraft<'_>> = Vec::new();
         for (number, certificate) in (1..).zip(table.tables("certificate")) {
@@ -215,7 +220,7 @@ impl<'b> Reader<'b> {
         drafts.extend(table.tables("signature").into_iter().filter_map(read::signature));
         table.finish();
         let app = id.zip(developer).map(|((place, id), developer)| {
-            let app = Arc::new(App { id, developer, status, accepts, limits, priority, grants });
+            let app = Arc::new(App { id, developer, status, accepts, limits, priority, attributes, grants });
             match self.snapshot.put_app(Arc::clone(&app)) {
                 Ok(()) => self.page.apps.push(entry(app.id.clone(), &place)),
                 Err(Taken) => self.taken(&place, "an app", &app.id, |page| &page.apps),

@@ -7,11 +7,12 @@ use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use crate::clock::Timestamp;
 use crate::id::{CredentialId, EnvironmentId};
 use crate::identity::{Attribute, CertificateRule, RelativeName};
+use crate::registry::condition;
 use crate::registry::limits;
 use crate::registry::{
-    Accepts, AppStatus, Approval, Bindings, CertificatesOnFile, CredentialKind, CredentialSecret,
-    CredentialStatus, DeveloperStatus, GrantStatus, KeyAlone, KindSet, Methods, MultiValued, Operation,
-    ServiceSelector, SignatureAlgorithm, SignatureKey, Target,
+    Accepts, AppStatus, Approval, AttributeValue, Attributes, Bindings, CertificatesOnFile, Condition,
+    CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus, KeyAlone, KindSet,
+    Methods, MultiValued, Operation, ServiceSelector, SignatureAlgorithm, SignatureKey, Target,
 };
 use crate::suggest;
 use crate::toml_text::{Place, TableReader, Value};
@@ -145,6 +146,7 @@ pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
     };
     let scopes = table.optional("scopes", scopes).unwrap_or_default();
     let own_limits = limits::limits(&mut table);
+    let when = table.value("when");
     let weight = table.optional("weight", limits::weight).unwrap_or(1);
     if own_limits.is_some() && !table.has("id") {
         table.problem("an operation with limits of its own needs an `id`, by which it is counted");
@@ -161,8 +163,41 @@ pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
             None
         }
     };
+    let when = match (when, &target) {
+        (Some(value), Some(Target::Http { path, .. })) => {
+            value.convert(|text| Condition::parse(text, Some(path)))
+        }
+        (Some(value), Some(Target::Tcp)) => value.convert(|text| Condition::parse(text, None)),
+        (Some(_), None) | (None, _) => None,
+    };
     table.finish();
-    Some(Operation { id, service: service?, target: target?, accepts, scopes, limits: own_limits, weight })
+    Some(Operation {
+        id,
+        service: service?,
+        target: target?,
+        accepts,
+        scopes,
+        when: when.map(Box::new),
+        limits: own_limits,
+        weight,
+    })
+}
+
+/// What an app is said to be: texts and lists of texts, by name.
+pub(super) fn attributes(table: TableReader<'_>) -> Attributes {
+    let read = |(name, value): (&str, Value<'_>)| {
+        if !condition::is_name(name) {
+            value.problem("the name of an attribute has only letters, digits, '_' and '-'");
+        }
+        let attribute = if value.is_array() {
+            let texts = value.list(|item| item.text().map(Box::from))?;
+            AttributeValue::Several(texts.into())
+        } else {
+            AttributeValue::One(value.text()?.into())
+        };
+        Some((name.into(), attribute))
+    };
+    table.entries().into_iter().filter_map(read).collect()
 }
 
 fn selector(value: &Value<'_>) -> Option<ServiceSelector> {

@@ -78,6 +78,15 @@ impl PathRule {
         begins && given.next().is_some() == (self.tail == Tail::Anything)
     }
 
+    /// Which segment of a path the variable `{name}` stands for, counted from none.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<usize> {
+        let is_it = |segment: &str| {
+            segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).is_some_and(|one| one == name)
+        };
+        self.written.split('/').skip(1).position(is_it)
+    }
+
     /// The rule as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -280,6 +280,7 @@ mod tests {
             accepts: None,
             limits: None,
             priority: Priority::Normal,
+            attributes: Default::default(),
             grants: Vec::new(),
         })
     }

@@ -11,8 +11,8 @@ use crate::clock::Timestamp;
 use crate::identity::{Attribute, Match, RelativeName, Subject};
 use crate::limit::{Priority, Quota, Spike, Unit, Window};
 use crate::registry::{
-    AppStatus, Change, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus,
-    Library, Methods, NameNotAdmitted, PolicyPath, Share, Snapshot, Source, Target, parse,
+    AppStatus, AttributeValue, Change, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus,
+    GrantStatus, Library, Methods, NameNotAdmitted, PolicyPath, Share, Snapshot, Source, Target, parse,
 };
 
 fn sources(texts: &[(&str, &str)]) -> Vec<Source> {
@@ -1003,4 +1003,38 @@ fn no_operation_can_be_made_public() {
     let found = operation_problems("service = 's'\nmethods = ['GET']\npath = '/'\npublic = true").concat();
 
     assert!(found.contains("operation[1].public: unknown key"), "{found}");
+}
+
+#[test]
+fn apps_have_attributes_and_operations_have_conditions_on_them() {
+    let text = "id = 'ledger'\ndeveloper = 'team'\n";
+    let snapshot = read(&format!(
+        "{DEVELOPER}[[app]]\n{text}attributes = {{ tenant = 'acme', regions = ['eu'] }}\n\
+         [[product]]\nid = 'orders'\n[[product.operation]]\nservice = 'db'\nwhen = '\"eu\" in app.attributes.regions'\n"
+    ));
+    let attributes = &snapshot.app("ledger").unwrap().attributes;
+    assert_eq!(attributes.get("tenant"), Some(&AttributeValue::One("acme".into())));
+    assert_eq!(attributes.get("regions"), Some(&AttributeValue::Several(["eu".into()].into())));
+    assert_eq!(attributes.get("other"), None);
+    let operation = &snapshot.product("orders").unwrap().operations[0];
+    assert_eq!(operation.when.as_ref().unwrap().as_str(), "\"eu\" in app.attributes.regions");
+
+    assert_eq!(
+        app_problems("attributes = { 'a b' = 'x', n = 7, l = ['x', 7] }"),
+        [
+            "6:24: app.ledger.attributes.\"a b\": the name of an attribute has only letters, digits, '_' and '-'",
+            "6:33: app.ledger.attributes.n: expected a string, found an integer",
+            "6:46: app.ledger.attributes.l[2]: expected a string, found an integer",
+        ]
+    );
+    assert_eq!(
+        operation_problems(
+            "service = 's'\nmethods = ['*']\npath = '/{tenant}/**'\nwhen = 'path.tennant == \"x\"'"
+        ),
+        ["7:8: product.orders.operation[1].when: the path has no variable {tennant}"]
+    );
+    assert_eq!(
+        operation_problems("service = 's'\nwhen = 'path.tenant == \"x\"'"),
+        ["5:8: product.orders.operation[1].when: the path has no variable {tenant}"]
+    );
 }

@@ -99,6 +99,12 @@ impl Scene {
         self
     }
 
+    /// Has the agent run by a shell script that ends in `exec "$@"`, with further arguments or without.
+    pub(crate) fn run_by(&mut self, script: &str) -> &mut Self {
+        self.environment.wrapper = ["sh", "-ec", script, "sh"].map(str::to_owned).to_vec();
+        self
+    }
+
     /// An agent with one listener that guards `endpoint` as the service `orders`; the workload and app `caller` may use it by
     /// certificate, the workload and app `stranger` was granted nothing, and nobody knows the workload `nobody`.
     pub(crate) fn guarding(endpoint: impl ToString) -> Self {

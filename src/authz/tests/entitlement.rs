@@ -381,3 +381,40 @@ fn an_api_key_alone_does_not_open_a_product_of_high_sensitivity_unless_a_reason_
     assert_eq!(excused.get(&[Key]), "orders");
     assert_eq!(World::new(GRANT, "", "", &product("sensitivity = 'normal'")).get(&[Key]), "orders");
 }
+
+/// Orders of a tenant, for apps of that tenant.
+const TENANTS: &str = "[[product]]\nid = 'tenants'\nscopes = ['s']\n[[product.operation]]\nservice = 'orders'\n\
+    methods = ['GET']\npath = '/{tenant}/orders/**'\nscopes = ['s']\nwhen = 'path.tenant == app.attributes.tenant'\n";
+
+#[test]
+fn an_app_of_one_tenant_does_not_reach_another() {
+    let grant = "grant = [{ product = 'tenants' }]";
+    let acme = World::new(&format!("{grant}\nattributes = {{ tenant = 'acme' }}"), "", "", TENANTS);
+    let nobody = World::new(grant, "", "", TENANTS);
+    let confined =
+        World::new(&format!("{grant}\nattributes = {{ tenant = 'acme' }}"), "", "scopes = []", TENANTS);
+
+    assert_eq!(acme.ask(&[Key], "GET", "/acme/orders/7"), "tenants");
+    assert_eq!(acme.ask(&[Mtls], "GET", "/acme/orders/7"), "tenants");
+    for path in ["/other/orders/7", "/ACME/orders/7", "/acme;x/orders/7"] {
+        assert_eq!(acme.ask(&[Key], "GET", path), "condition-failed", "{path}");
+    }
+    assert_eq!(nobody.ask(&[Key], "GET", "/acme/orders/7"), "condition-failed");
+    assert_eq!(confined.ask(&[Key], "GET", "/other/orders/7"), "insufficient-scope", "scopes come first");
+}
+
+#[test]
+fn of_several_operations_the_one_whose_condition_is_met_lets_in() {
+    let own = TENANTS.replace(
+        "when = 'path.tenant == app.attributes.tenant'",
+        "when = 'path.tenant in app.attributes.shared'",
+    );
+    let second = own.split_once("[[product.operation]]").unwrap().1;
+    let rest = format!("{TENANTS}[[product.operation]]{second}");
+    let app = "grant = [{ product = 'tenants' }]\nattributes = { tenant = 'acme', shared = ['common'] }";
+    let world = World::new(app, "", "", &rest);
+
+    assert_eq!(world.ask(&[Key], "GET", "/acme/orders/7"), "tenants");
+    assert_eq!(world.ask(&[Key], "GET", "/common/orders/7"), "tenants");
+    assert_eq!(world.ask(&[Key], "GET", "/other/orders/7"), "condition-failed");
+}
