@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::id::{AppId, CredentialId, DeveloperId, OperationId, ProductId, ServiceId};
 use crate::identity::{CertificateRule, Subject};
 use crate::limit::{Limits, Priority};
-use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath, SignatureKey};
+use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath, SignatureKey, TokenRule};
 
 /// Whoever owns apps.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -225,7 +225,9 @@ impl Credential {
     #[must_use]
     pub fn admits(&self, subject: &Subject) -> bool {
         match &self.secret {
-            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => false,
+            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) | CredentialSecret::Token(_) => {
+                false
+            }
             CredentialSecret::Certificate(on_file) => match on_file.multi_valued {
                 MultiValued::Admit => true,
                 MultiValued::Refuse => !subject.is_multi_valued(),
@@ -240,6 +242,18 @@ impl Credential {
             CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey,
             CredentialSecret::Certificate(_) => CredentialKind::Mtls,
             CredentialSecret::Signature(_) => CredentialKind::Signature,
+            CredentialSecret::Token(_) => CredentialKind::Token,
+        }
+    }
+
+    /// Its rule, if it stands for tokens of an outside issuer.
+    #[must_use]
+    pub const fn token_rule(&self) -> Option<&TokenRule> {
+        match &self.secret {
+            CredentialSecret::Token(rule) => Some(rule),
+            CredentialSecret::ApiKey { .. }
+            | CredentialSecret::Certificate(_)
+            | CredentialSecret::Signature(_) => None,
         }
     }
 
@@ -249,9 +263,9 @@ impl Credential {
         match &self.secret {
             CredentialSecret::ApiKey { pepper, .. }
             | CredentialSecret::Signature(SignatureKey::Sealed { pepper, .. }) => Some(pepper),
-            CredentialSecret::Certificate(_) | CredentialSecret::Signature(SignatureKey::Public { .. }) => {
-                None
-            }
+            CredentialSecret::Certificate(_)
+            | CredentialSecret::Signature(SignatureKey::Public { .. })
+            | CredentialSecret::Token(_) => None,
         }
     }
 }
@@ -281,6 +295,8 @@ pub enum CredentialSecret {
     Certificate(CertificatesOnFile),
     /// A signature that this key made, or that its private half did.
     Signature(SignatureKey),
+    /// One of these tokens of an outside issuer.
+    Token(TokenRule),
 }
 
 /// The certificates that a credential stands for.
@@ -309,6 +325,7 @@ impl fmt::Debug for CredentialSecret {
                 write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?})")
             }
             Self::Signature(key) => write!(f, "Signature({key:?})"),
+            Self::Token(rule) => write!(f, "Token({rule})"),
         }
     }
 }
