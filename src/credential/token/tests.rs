@@ -241,7 +241,6 @@ fn no_algorithm_is_no_signature() {
     }
 }
 
-/// > The algorithm […] HS256 with the public key as the secret.
 #[test]
 fn a_public_key_is_no_shared_secret() {
     let mut world = World::new();
@@ -473,7 +472,8 @@ fn a_killed_key_is_believed_no_more_and_a_retired_one_until_its_end() {
     assert_eq!(with(KeyStatus::Retired { until: Timestamp::from_unix(NOW - 5) }), Err(Objection::Key));
 }
 
-/// > If the thumbprint […] does not match, the resource server MUST reject — RFC 8705 §3
+/// > If they do not match, the resource access attempt MUST be rejected with an error, per [RFC6750], using an HTTP 401 status
+/// > code and the "invalid_token" error code. — RFC 8705 §3
 #[test]
 fn a_bound_token_is_worth_nothing_without_its_certificate() {
     let world = World::new();
