@@ -2,11 +2,14 @@
 //! and what neither service nor log must see.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::print_stdout, reason = "a skipped test must not look like one that ran")]
 
 #[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
 #[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
 mod support;
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +17,9 @@ use std::time::Duration;
 use serde_json::json;
 use support::token::{AUDIENCE, TokenKey, bearer, claims, jwks};
 use support::world::{GRANT, postern};
-use support::{Act, Answer, Scene, Seen, Service, World, eventually, write};
+use support::{Act, Answer, ForeignCa, Scene, Seen, Service, World, eventually, write};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 const ISSUER: &str = "https://id.test";
 const USERS: &str = "https://users.test";
@@ -387,6 +392,167 @@ fn an_issuer_that_is_half_described_is_refused() {
     }
     let twice = format!("{whole}jwks_file = \"k\"\n[[issuer]]\n{whole}jwks_file = \"k\"");
     assert!(problems(&twice).contains("is taken"));
+}
+
+/// Keys behind TLS: the web server must be the one that the operator's roots vouch for.
+#[tokio::test]
+async fn a_web_server_is_believed_by_the_configured_roots_only() {
+    let service = Service::start().await;
+    let (ca, other) = (ForeignCa::root("web"), ForeignCa::root("web"));
+    let key = TokenKey::ed25519();
+    let address = serve_tls(&ca, jwks(&[&key])).await;
+    let keys = format!(
+        "jwks_url = \"https://localhost:{}/jwks\"\nroots = \"roots.pem\"\nrefresh = \"1s\"",
+        address.port()
+    );
+    let scene = scene(&service, ISSUER, &keys);
+    write(&scene.path().join("roots.pem"), &other.pem());
+    let world = scene.start().await;
+    let line = bearer(&key.token(ISSUER, "partner-client"));
+    assert_eq!(outcome(&get(&world, &line).await), (401, "invalid-credential".into()));
+
+    write(&world.path().join("roots.pem"), &ca.pem());
+
+    eventually("the web server is believed", async || (get(&world, &line).await.status == 200).then_some(()))
+        .await;
+}
+
+/// A web server on TLS that answers everything with `text`.
+async fn serve_tls(ca: &ForeignCa, text: String) -> SocketAddr {
+    let identity = ca.leaf("spiffe://web.test/web", Duration::from_secs(600));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut head = [0; 1024];
+            drop(stream.read(&mut head).await);
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+            drop(stream.write_all(answer.as_bytes()).await);
+            drop(stream.shutdown().await);
+        }
+    });
+    address
+}
+
+/// A token that is bound to a certificate (RFC 8705) is worth nothing to whoever has stolen it.
+#[tokio::test]
+async fn a_bound_token_works_over_its_own_certificate_only() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    believe(&mut scene, ISSUER, "jwks_file = \"jwks.json\"");
+    scene.amend_registry(
+        "uri = \"spiffe://postern.test/caller\"\n",
+        &format!("uri = \"spiffe://postern.test/caller\"\n{}", rule(ISSUER, "caller-client")),
+    );
+    let key = TokenKey::ed25519();
+    write(&scene.path().join("jwks.json"), &jwks(&[&key]));
+    let world = scene.start().await;
+    let (caller, stranger) = (world.identity("caller"), world.identity("stranger"));
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &caller.chain[0]);
+    let mut bound = claims(ISSUER, "caller-client");
+    bound["cnf"] = json!({ "x5t#S256": data_encoding::BASE64URL_NOPAD.encode(digest.as_ref()) });
+    let line = bearer(&key.sign_as(&key.id, &bound));
+
+    let answer = world.talk(Some(&caller)).await.get("/a", &line).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let event = world.access(answer.header("x-request-id").unwrap()).await;
+    assert_eq!(event["credential.kind"], "mtls");
+
+    for identity in [None, Some(&stranger)] {
+        let answer = world.talk(identity).await.get("/a", &line).await;
+        assert_eq!(outcome(&answer), (401, "token-binding-failed".into()));
+    }
+    // Unbound, it is still the caller's and nobody else's.
+    let unbound = bearer(&key.token(ISSUER, "caller-client"));
+    assert_eq!(world.talk(None).await.get("/a", &unbound).await.status, 200);
+    let answer = world.talk(Some(&stranger)).await.get("/a", &unbound).await;
+    assert_eq!(outcome(&answer), (403, "principal-mismatch".into()));
+}
+
+/// {none, bad, good} x {key, token}, at an app that accepts either: a bad one is never made up for.
+#[tokio::test]
+async fn a_bad_token_is_not_made_up_for_by_a_good_key_nor_the_other_way_round() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    believe(&mut scene, ISSUER, "jwks_file = \"jwks.json\"");
+    let api_key = scene.key();
+    scene.app("both", &format!("{}{}{GRANT}", api_key.table(), rule(ISSUER, "both")));
+    let (key, thief) = (TokenKey::ed25519(), TokenKey::ed25519());
+    write(&scene.path().join("jwks.json"), &jwks(&[&key]));
+    let world = scene.start().await;
+    let keys = ["".to_owned(), "x-api-key: pstn_sk_x\r\n".to_owned(), api_key.line()];
+    let bad = thief.sign_as(&key.id, &claims(ISSUER, "both"));
+    let tokens = ["".to_owned(), bearer(&bad), bearer(&key.token(ISSUER, "both"))];
+
+    for (of_key, by_key) in keys.iter().enumerate() {
+        for (of_token, by_token) in tokens.iter().enumerate() {
+            let expected = match (of_key, of_token) {
+                (1, _) | (_, 1) => (401, "invalid-credential"),
+                (0, 0) => (401, "missing-credential"),
+                _ => (200, ""),
+            };
+            let answer = get(&world, &format!("{by_key}{by_token}")).await;
+            assert_eq!(outcome(&answer), (expected.0, expected.1.to_owned()), "{of_key} {of_token}");
+        }
+    }
+}
+
+/// A Python that has `PyJWT`, made on first use.
+fn python_with_jwt() -> Result<PathBuf, String> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pyjwt");
+    let python = folder.join("bin/python");
+    let has_it = |python: &Path| {
+        let output = Command::new(python).args(["-c", "import jwt, cryptography"]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if has_it(&python) {
+        return Ok(python);
+    }
+    let (mut make, mut install) = (Command::new("python3"), Command::new(&python));
+    make.args(["-m", "venv"]).arg(&folder);
+    install.args("-m pip install --quiet --timeout 15 --retries 1 pyjwt[crypto]>=2.8,<3".split(' '));
+    for step in [&mut make, &mut install] {
+        let output = step.output().map_err(|_| "python3 is not installed")?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(format!("PyJWT cannot be installed from PyPI: {why}"));
+        }
+    }
+    Ok(python)
+}
+
+/// Tokens that somebody else's library has made, with the key set that it has written.
+#[tokio::test]
+async fn tokens_made_by_pyjwt_are_taken() {
+    let python = match python_with_jwt() {
+        Ok(python) => python,
+        Err(reason) => return println!("skipped: {reason}"),
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokens.py");
+    let output =
+        Command::new(python).arg(script).args([ISSUER, AUDIENCE, "partner-client"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let service = Service::start().await;
+    let scene = scene(&service, ISSUER, "jwks_file = \"jwks.json\"");
+    write(&scene.path().join("jwks.json"), &made["jwks"].to_string());
+    let world = scene.start().await;
+
+    for algorithm in ["EdDSA", "ES256", "RS256"] {
+        let token = made["tokens"][algorithm].as_str().unwrap();
+        assert_eq!(get(&world, &bearer(token)).await.status, 200, "{algorithm}");
+        let forged = made["forged"][algorithm].as_str().unwrap();
+        assert_eq!(outcome(&get(&world, &bearer(forged)).await), (401, "invalid-credential".into()));
+    }
 }
 
 /// A patient second, for what must not happen.
