@@ -1,7 +1,7 @@
 //! Access tokens of outside issuers, at a whole agent: keys from a file, from an address and by discovery; their rotation; users;
 //! and what neither service nor log must see.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "a skipped test must not look like one that ran")]
 
 #[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
@@ -228,7 +228,7 @@ async fn an_unknown_key_causes_one_fetch_and_invented_ones_no_more() {
     .await;
     assert_eq!(web.fetches(), 2);
 
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     for number in 0..200 {
         let token = new.sign_as(&format!("invented{number}"), &claims(ISSUER, "partner-client"));
         let answer = get(&world, &bearer(&token)).await;

@@ -14,8 +14,11 @@ use serde_json::{Value, json};
 pub(crate) struct TokenKey {
     pub(crate) public: VerificationKey,
     pub(crate) id: String,
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    sign: Sign,
 }
+
+/// Makes a signature over bytes.
+type Sign = Box<dyn Fn(&[u8]) -> Vec<u8>>;
 
 impl TokenKey {
     /// A fresh Ed25519 key.
