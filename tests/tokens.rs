@@ -173,6 +173,34 @@ async fn other_schemes_are_the_services_own_business() {
 }
 
 #[tokio::test]
+async fn a_token_is_ours_from_the_moment_an_issuer_is_configured() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    let (api_key, key) = (scene.key(), TokenKey::ed25519());
+    scene.app("partner", &format!("{}{}{GRANT}", api_key.table(), rule(ISSUER, "partner-client")));
+    write(&scene.path().join("jwks.json"), &jwks(&[&key]));
+    let world = scene.start().await;
+    let token = bearer(&key.token(ISSUER, "partner-client"));
+    let lines = format!("{}{token}", api_key.line());
+    assert_eq!(outcome(&get(&world, &token).await), (401, "missing-credential".into()));
+    assert_eq!(get(&world, &lines).await.status, 200);
+    assert_eq!(service.seen().last().unwrap().values("authorization").len(), 1);
+
+    let file = world.path().join("postern.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let issuer = format!(
+        "[[issuer]]\nissuer = \"{ISSUER}\"\njwks_file = \"jwks.json\"\naudience = [\"{AUDIENCE}\"]\nalgorithms = [\"EdDSA\"]\n"
+    );
+    write(&file, &format!("{config}\n{issuer}"));
+    world.signal("HUP");
+
+    eventually("the token is believed", async || (get(&world, &token).await.status == 200).then_some(()))
+        .await;
+    assert_eq!(get(&world, &lines).await.status, 200);
+    assert!(service.seen().last().unwrap().values("authorization").is_empty());
+}
+
+#[tokio::test]
 async fn a_file_of_keys_is_followed() {
     let service = Service::start().await;
     let scene = scene(&service, ISSUER, "jwks_file = \"jwks.json\"");
