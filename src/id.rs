@@ -98,6 +98,8 @@ id! {
     CredentialId
     /// Names a developer: whoever owns apps.
     DeveloperId
+    /// Names an environment, such as `test` or `prod`: agents stand in one, products are for some.
+    EnvironmentId
     /// Names a listener of this agent.
     ListenerId
     /// Names an operation within its product, for what is counted by it.

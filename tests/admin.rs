@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use postern::admin::{
     AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Explanation, InstalledStatus,
-    IssuedCertificate, Operation, Order, Question, Readiness, RegistryStatus, Reloaded, RenewalStatus,
-    SecretText, SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus, bind, serve,
-    serve_health,
+    IssuedCertificate, Operation, Order, Origin, Question, Readiness, RegistryStatus, Reloaded,
+    RenewalStatus, SecretText, SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus, bind,
+    serve, serve_health,
 };
 use postern::clock::Timestamp;
 use postern::id::{AuthorityId, WorkloadId};
@@ -331,6 +331,7 @@ async fn a_no_says_why() {
         listener: Some("x".parse().unwrap()),
         operation: Operation::Tcp { service: None },
         certificate: None,
+        origin: Origin::default(),
         api_key: Some(SecretText::new(Secret::new(b"a key".to_vec()))),
         fields: Vec::new(),
     };

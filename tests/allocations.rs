@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use allocation_counter::measure;
 use postern::authz::{Ask, Door, Permit, Till, Toll, check};
 use postern::clock::Timestamp;
-use postern::credential::{Evidence, HeaderEvidence, Peppers};
+use postern::credential::{Evidence, Peppers};
 use postern::identity::Subject;
 use postern::limit::Ledger;
 use postern::registry::{PolicyPath, Snapshot, Source, parse};
@@ -42,7 +42,7 @@ fn a_yes_takes_nothing_from_the_heap() {
     let counts = measure(|| drop(std::hint::black_box(Box::new(7)))).count_total;
     assert_eq!(counts, 1, "the meter itself");
     let subject = subject();
-    let evidence = Evidence { certificate: Some(&subject), headers: HeaderEvidence::default() };
+    let evidence = Evidence { certificate: Some(&subject), ..Evidence::default() };
     let (path, service) = (PolicyPath::parse("/orders/7").unwrap(), "orders".parse().unwrap());
     let ask = Ask::Http { service: &service, method: "GET", path: &path };
     for limits in [

@@ -9,7 +9,7 @@ mod support;
 
 use std::time::Duration;
 
-use postern::admin::{Operation, Presented, Question};
+use postern::admin::{Operation, Origin, Presented, Question};
 use support::{Act, Answer, Identity, Scene, Service, Talk, Tls, World, eventually, write};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -207,6 +207,7 @@ async fn explain_shows_what_is_left_and_takes_nothing() {
         listener: None,
         operation: Operation::Http { method: "GET".into(), host: "localhost".into(), path: "/a".into() },
         certificate: Some(Presented::SpiffeId("spiffe://postern.test/caller".into())),
+        origin: Origin::default(),
         api_key: None,
         fields: Vec::new(),
     };

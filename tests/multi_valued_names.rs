@@ -17,7 +17,7 @@ mod support;
 
 use std::sync::Arc;
 
-use postern::admin::{Explanation, Operation, Presented, Question};
+use postern::admin::{Explanation, Operation, Origin, Presented, Question};
 use postern::clock::{Clock as _, SystemClock};
 use postern::store::pem;
 use rcgen::{KeyPair, PublicKeyData as _};
@@ -109,6 +109,7 @@ async fn explain(world: &World, caller: &Identity) -> Explanation {
         listener: None,
         operation: Operation::Http { method: "GET".into(), host: "localhost".into(), path: "/a".into() },
         certificate: Some(Presented::ChainPem(caller.chain_pem())),
+        origin: Origin::default(),
         api_key: None,
         fields: Vec::new(),
     };

@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use bytes::Bytes;
-use postern::admin::{Operation, Question};
+use postern::admin::{Operation, Origin, Question};
 use postern::clock::{Clock as _, SystemClock};
 use postern::credential::ContentDigest;
 use support::sign::{Fields, lines, nonce, pairs};
@@ -456,6 +456,7 @@ async fn what_explain_says_of_a_signature_uses_nothing_up() {
         listener: None,
         operation: Operation::Http { method: "GET".into(), host: "localhost".into(), path: "/a".into() },
         certificate: None,
+        origin: Origin::default(),
         api_key: None,
         fields: signed.clone(),
     };

@@ -343,6 +343,37 @@ async fn an_operation_on_a_users_data_needs_the_user_too() {
 }
 
 #[tokio::test]
+async fn a_token_lets_through_the_scopes_that_it_names_and_no_others() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    believe(&mut scene, ISSUER, "jwks_file = \"jwks.json\"");
+    scene.registry(
+        "[[product]]\nid = \"write\"\nscopes = [\"orders:read\", \"orders:write\"]\n[[product.operation]]\n\
+         service = \"orders\"\nmethods = [\"GET\"]\npath = \"/write\"\nscopes = [\"orders:write\"]\n",
+    );
+    scene
+        .app("partner", &format!("{}[[app.grant]]\nproduct = \"write\"\n\n", rule(ISSUER, "partner-client")));
+    let key = TokenKey::ed25519();
+    write(&scene.path().join("jwks.json"), &jwks(&[&key]));
+    let world = scene.start().await;
+    let with = |scope: &str| {
+        let mut claims = claims(ISSUER, "partner-client");
+        claims["scope"] = scope.into();
+        bearer(&key.sign_as(&key.id, &claims))
+    };
+
+    let answer = world.talk(None).await.get("/write", &with("orders:write other")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(service.seen()[0].values("x-postern-scopes"), ["orders:write"]);
+
+    let answer = world.talk(None).await.get("/write", &with("orders:read")).await;
+    assert_eq!(outcome(&answer), (403, "insufficient-scope".into()));
+    let challenge = "Bearer realm=\"postern\", error=\"insufficient_scope\", scope=\"orders:write\"";
+    assert_eq!(answer.header("www-authenticate"), Some(challenge));
+    assert_eq!(service.seen().len(), 1);
+}
+
+#[tokio::test]
 async fn a_revoked_rule_takes_a_good_token_with_it() {
     let service = Service::start().await;
     let scene = scene(&service, ISSUER, "jwks_file = \"jwks.json\"");

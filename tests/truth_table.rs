@@ -12,7 +12,7 @@ mod support;
 
 use std::time::Duration;
 
-use postern::admin::{Explanation, Operation, Presented, Question, SecretText};
+use postern::admin::{Explanation, Operation, Origin, Presented, Question, SecretText};
 use postern::authz::{Ask, Door, Toll, check};
 use postern::clock::{Clock as _, SystemClock};
 use postern::credential::token::{Bearer, KeyStatus, OwnIssuer, TokenTrust};
@@ -153,6 +153,7 @@ async fn explain_with(
         listener: None,
         operation: Operation::Http { method: "GET".into(), host: "localhost".into(), path },
         certificate,
+        origin: Origin::default(),
         api_key: key.map(|key| SecretText::new(Secret::new(key.as_bytes().to_vec()))),
         fields,
     };
@@ -304,7 +305,7 @@ fn the_table_holds_for_tokens_of_our_own() {
         let field = format!("Bearer {}", signer.sign_as(&key.id, &claims));
         let token = Bearer::from_fields([("authorization", field.as_bytes())], &trust).unwrap();
         let headers = HeaderEvidence { token, ..HeaderEvidence::default() };
-        let evidence = Evidence { certificate: None, headers };
+        let evidence = Evidence { headers, ..Evidence::default() };
         let now = SystemClock.now();
         let checked =
             check(&evidence, &ask, Door::default(), &registry, &Peppers::default(), &Toll::Paid, now);

@@ -1,5 +1,7 @@
 //! What would the agent say to this caller, and why: the question and the answer of `explain`.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::admin::SecretText;
@@ -15,6 +17,9 @@ pub struct Question {
     pub operation: Operation,
     /// The client certificate that is presented.
     pub certificate: Option<Presented>,
+    /// Where the caller comes from.
+    #[serde(default)]
+    pub origin: Origin,
     /// The API key that is presented.
     pub api_key: Option<SecretText>,
     /// Further fields of the request, each with its value: those that carry a signature, and what it covers.
@@ -40,6 +45,15 @@ pub enum Operation {
         /// The service at its other end; the listener's if nothing is said.
         service: Option<ServiceId>,
     },
+}
+
+/// Where a caller comes from.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Origin {
+    /// Its address; that of this host if nothing is said.
+    pub address: Option<IpAddr>,
+    /// The name that it asks for in the handshake; the request's host if nothing is said.
+    pub sni: Option<String>,
 }
 
 /// A client certificate.

@@ -202,6 +202,7 @@ impl Assembly {
         Ok(proxy::Snapshot {
             registry: Arc::clone(registry),
             peppers: Arc::clone(peppers),
+            environment: config.environment().cloned(),
             verifier,
             routes: Arc::new(Routes::new(config.services.iter().cloned())),
             listeners: listeners.into_iter().map(|(id, made)| (id, made.listener)).collect(),

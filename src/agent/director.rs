@@ -501,7 +501,8 @@ impl Director {
     /// Everything that can fail is done before anything is changed.
     async fn reload_config(&mut self) -> Result<Vec<String>, ReloadError> {
         let old = Arc::clone(&self.materials.config);
-        let new = Arc::new(config::load(&old.path)?);
+        let ordered_environment = old.ordered_environment.clone();
+        let new = Arc::new(Config { ordered_environment, ..config::load(&old.path)? });
         let changes = config::plan(&old, &new).map_err(ReloadError::Restart)?;
         let registry = Arc::new(read_registry(&new.registry_dirs)?);
         trust::bundles(&self.materials.issued.bundle, &new.trust)?;

@@ -1,16 +1,18 @@
 //! Answers "what would you say to this caller, and why" by the live decision itself.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::admin::{Explanation, Operation, Presented, Question, StepOutcome, StewardError, TrailStep};
 use crate::authz::Denial;
 use crate::clock::Timestamp;
-use crate::credential::Refusal;
 use crate::credential::token::{Bearer, Objection};
+use crate::credential::{ApiKey, Refusal};
 use crate::id::ServiceId;
-use crate::identity::{SpiffeId, Subject};
+use crate::identity::{Match, SpiffeId, Subject};
 use crate::pki::{Usage, Verified};
-use crate::proxy::{Listener, ListenerProtocol, Outcome, Part, Snapshot, rehearse};
+use crate::proxy::{Caller, Listener, ListenerProtocol, Outcome, Part, Snapshot, rehearse};
+use crate::registry::Origin as RequestOrigin;
 use crate::store::pem;
 
 /// What would become of the caller in `question`, under `snapshot`.
@@ -54,10 +56,20 @@ pub(super) fn explain(
         (None, Some(service)) => Part::Tcp(service),
         (None, None) => return Err(StewardError::Invalid("nothing is asked for".into())),
     };
-    let objection = verified.as_ref().and_then(|one| snapshot.registry.objection_to_name(&one.subject));
-    let token = token_objection(&question, verified.as_ref(), snapshot, now);
-    let outcome = rehearse(listener, verified, &part, snapshot, now);
+    let caller = Caller {
+        verified,
+        address: question.origin.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        sni: question.origin.sni.clone().or_else(|| usual_sni(&question.operation)),
+    };
+    let token = token_objection(&question, caller.verified.as_ref(), snapshot, now);
+    let loose = unbound(&question, &caller, snapshot, now);
+    let objection =
+        caller.verified.as_ref().and_then(|one| snapshot.registry.objection_to_name(&one.subject));
+    let outcome = rehearse(listener, caller, &part, snapshot, now);
     let mut explanation = explanation(&outcome, snapshot, now);
+    if let Some(loose) = loose.filter(|_| outcome.code == Refusal::BindingFailed.code()) {
+        explanation.sentence = format!("{} {loose}.", explanation.sentence);
+    }
     if let Some(objection) = objection.filter(|_| outcome.code == Refusal::UnmappedCertificate.code()) {
         explanation.sentence = format!("{} That is because {objection}.", explanation.sentence);
     }
@@ -113,6 +125,30 @@ fn tcp_service(asked: Option<&ServiceId>, listener: &Listener) -> Result<Service
     }
 }
 
+/// What callers ask for in the handshake who connect to the host that they name (RFC 6066 §3: never an address).
+fn usual_sni(operation: &Operation) -> Option<String> {
+    let Operation::Http { host, .. } = operation else { return None };
+    let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
+    let is_address = name.starts_with('[') || name.parse::<Ipv4Addr>().is_ok();
+    (!is_address).then(|| name.to_ascii_lowercase())
+}
+
+/// Which binding of a key or a certificate does not hold, and of which credential.
+fn unbound(question: &Question, caller: &Caller, snapshot: &Snapshot, now: Timestamp) -> Option<String> {
+    let key = question.api_key.as_ref().map(|key| key.secret().expose_secret().trim_ascii());
+    let key = key.and_then(|text| snapshot.registry.api_key(ApiKey::id_of(text).ok()?));
+    let subject = caller.verified.as_ref().map(|verified| &verified.subject);
+    let certificate = subject.and_then(|subject| match snapshot.registry.certificate(subject) {
+        Match::Found(credential) => Some(credential),
+        Match::Ambiguous | Match::NotFound => None,
+    });
+    let origin = RequestOrigin { address: Some(caller.address), sni: caller.sni.as_deref() };
+    certificate.into_iter().chain(key).find_map(|credential| {
+        let loose = credential.bindings.as_ref()?.check(origin, subject, now).err()?;
+        Some(format!("Of {}: {loose}", credential.id))
+    })
+}
+
 /// The head that the caller would send.
 fn head(
     method: &str,
@@ -156,33 +192,82 @@ fn imagined(id: &str, now: Timestamp) -> Result<Verified, StewardError> {
     }))
 }
 
-/// What is looked at, in order. A request that is refused at one step passed those before it.
-const STEPS: [&str; 11] = [
-    "certificate",
-    "request",
-    "credential",
-    "credential in force",
-    "app",
-    "developer",
-    "kind of credential",
-    "service",
-    "product and operation",
-    "limits",
-    "capacity",
-];
+/// What is looked at, in this order. A request that is refused at one step passed those before it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Step {
+    Certificate,
+    Request,
+    Credential,
+    InForce,
+    Bindings,
+    App,
+    Developer,
+    Kind,
+    Service,
+    Environment,
+    Operation,
+    Scopes,
+    Limits,
+    Capacity,
+}
 
-/// The step that is about quotas and paces.
-const LIMITS: usize = 9;
+impl Step {
+    const ALL: [Self; 14] = [
+        Self::Certificate,
+        Self::Request,
+        Self::Credential,
+        Self::InForce,
+        Self::Bindings,
+        Self::App,
+        Self::Developer,
+        Self::Kind,
+        Self::Service,
+        Self::Environment,
+        Self::Operation,
+        Self::Scopes,
+        Self::Limits,
+        Self::Capacity,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Request => "request",
+            Self::Credential => "credential",
+            Self::InForce => "credential in force",
+            Self::Bindings => "bindings",
+            Self::App => "app",
+            Self::Developer => "developer",
+            Self::Kind => "kind of credential",
+            Self::Service => "service",
+            Self::Environment => "environment",
+            Self::Operation => "product and operation",
+            Self::Scopes => "scopes",
+            Self::Limits => "limits",
+            Self::Capacity => "capacity",
+        }
+    }
+
+    /// The step as it went, where the `decisive` one decided against the caller; none did if there is none.
+    fn went(self, decisive: Option<Self>, detail: String) -> TrailStep {
+        let outcome = match decisive {
+            Some(decisive) if self > decisive => StepOutcome::NotReached,
+            Some(decisive) if self == decisive => StepOutcome::Failed,
+            Some(_) | None => StepOutcome::Passed,
+        };
+        TrailStep { name: self.name().to_owned(), outcome, detail }
+    }
+}
 
 /// Which step a code belongs to, and what it means.
-fn decided_by(code: &str) -> (usize, &'static str) {
+fn decided_by(code: &str) -> (Step, &'static str) {
     if let Some(refusal) = Refusal::ALL.into_iter().find(|refusal| refusal.code() == code) {
         let step = match refusal {
             Refusal::BadContentDigest
             | Refusal::ContentDigestMismatch
             | Refusal::DuplicateCredential
             | Refusal::KeyInUrl
-            | Refusal::TokenInUrl => 1,
+            | Refusal::TokenInUrl => Step::Request,
             Refusal::AmbiguousCertificate
             | Refusal::InsufficientCoverage
             | Refusal::InvalidCredential
@@ -190,7 +275,8 @@ fn decided_by(code: &str) -> (usize, &'static str) {
             | Refusal::PrincipalMismatch
             | Refusal::TokenBindingFailed
             | Refusal::UnmappedCertificate
-            | Refusal::UnmappedToken => 2,
+            | Refusal::UnmappedToken => Step::Credential,
+            Refusal::BindingFailed => Step::Bindings,
             Refusal::ClockSkew
             | Refusal::CredentialExpired
             | Refusal::CredentialNotYetValid
@@ -199,45 +285,48 @@ fn decided_by(code: &str) -> (usize, &'static str) {
             | Refusal::ReplayMemoryFull
             | Refusal::Replayed
             | Refusal::SignatureExpired
-            | Refusal::TokenRevoked => 3,
+            | Refusal::TokenRevoked => Step::InForce,
         };
         return (step, refusal.sentence());
     }
     if let Some(denial) = Denial::ALL.into_iter().find(|denial| denial.code() == code) {
         let step = match denial {
-            Denial::AppRevoked => 4,
-            Denial::DeveloperInactive => 5,
-            Denial::AuthMethodNotAllowed | Denial::StepUpRequired => 6,
-            Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked | Denial::NotEntitled => 8,
-            Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => 9,
-            Denial::Overloaded => 10,
+            Denial::AppRevoked => Step::App,
+            Denial::DeveloperInactive => Step::Developer,
+            Denial::AuthMethodNotAllowed | Denial::StepUpRequired => Step::Kind,
+            Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked | Denial::NotEntitled => {
+                Step::Operation
+            }
+            Denial::InsufficientScope => Step::Scopes,
+            Denial::WrongEnvironment => Step::Environment,
+            Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => Step::Limits,
+            Denial::Overloaded => Step::Capacity,
         };
         return (step, denial.sentence());
     }
     match code {
-        "no-such-service" => (7, "No service answers for this host and path."),
-        "bad-path" => (1, "The path is ambiguous."),
-        _ => (1, "The request head is malformed or ambiguous."),
+        "no-such-service" => (Step::Service, "No service answers for this host and path."),
+        "bad-path" => (Step::Request, "The path is ambiguous."),
+        _ => (Step::Request, "The request head is malformed or ambiguous."),
     }
 }
 
 fn explanation(outcome: &Outcome, snapshot: &Snapshot, now: Timestamp) -> Explanation {
     let allowed = outcome.code == "allowed";
-    let (decisive, sentence) =
-        if allowed { (STEPS.len(), "The request is allowed.") } else { decided_by(outcome.code) };
+    let (decisive, sentence) = if allowed {
+        (None, "The request is allowed.")
+    } else {
+        let (step, sentence) = decided_by(outcome.code);
+        (Some(step), sentence)
+    };
     let app = snapshot.registry.app(&outcome.app);
-    let steps = STEPS.iter().enumerate().map(|(at, name)| TrailStep {
-        name: (*name).to_owned(),
-        outcome: match at.cmp(&decisive) {
-            std::cmp::Ordering::Less => StepOutcome::Passed,
-            std::cmp::Ordering::Equal => StepOutcome::Failed,
-            std::cmp::Ordering::Greater => StepOutcome::NotReached,
-        },
-        detail: match at {
-            _ if at == LIMITS && at == decisive => format!("{sentence} {}", outcome.limits.join("; ")),
-            _ if at == decisive => sentence.to_owned(),
-            _ => detail(at, decisive, outcome, snapshot),
-        },
+    let steps = Step::ALL.into_iter().map(|step| {
+        let detail = match decisive {
+            Some(decisive) if step > decisive => String::new(),
+            Some(decisive) if step == decisive => because(step, sentence, outcome),
+            Some(_) | None => found(step, outcome, snapshot),
+        };
+        step.went(decisive, detail)
     });
     Explanation {
         allowed,
@@ -255,29 +344,40 @@ fn explanation(outcome: &Outcome, snapshot: &Snapshot, now: Timestamp) -> Explan
     }
 }
 
-/// What a step that was passed has found.
-fn detail(at: usize, decisive: usize, outcome: &Outcome, snapshot: &Snapshot) -> String {
-    if at > decisive {
-        return String::new();
-    }
-    let app = snapshot.registry.app(&outcome.app);
-    match at {
-        2 | 3 => outcome.credential.as_ref().map(|(kind, id)| format!("{kind} {id}")).unwrap_or_default(),
-        4 => app.map(|app| format!("{} is approved", app.id)).unwrap_or_default(),
-        5 => app.map(|app| format!("{} is active", app.developer.id)).unwrap_or_default(),
-        7 => outcome.service.clone(),
-        8 => outcome.product.clone(),
-        LIMITS => outcome.limits.join("; "),
-        _ => String::new(),
+/// What a step has found that decided against the caller.
+fn because(step: Step, sentence: &str, outcome: &Outcome) -> String {
+    if step == Step::Limits {
+        format!("{sentence} {}", outcome.limits.join("; "))
+    } else if step == Step::Scopes && !outcome.scopes.is_empty() {
+        format!("{sentence} It asks for {}.", outcome.scopes.join(" "))
+    } else {
+        sentence.to_owned()
     }
 }
 
+/// What a step that was passed has found.
+fn found(step: Step, outcome: &Outcome, snapshot: &Snapshot) -> String {
+    let app = snapshot.registry.app(&outcome.app);
+    let found = match step {
+        Step::Credential | Step::InForce => {
+            outcome.credential.as_ref().map(|(kind, id)| format!("{kind} {id}"))
+        }
+        Step::App => app.map(|app| format!("{} is approved", app.id)),
+        Step::Developer => app.map(|app| format!("{} is active", app.developer.id)),
+        Step::Service => Some(outcome.service.clone()),
+        Step::Environment => snapshot.environment.as_ref().map(ToString::to_string),
+        Step::Operation => Some(outcome.product.clone()),
+        Step::Scopes => Some(outcome.scopes.join(" ")),
+        Step::Limits => Some(outcome.limits.join("; ")),
+        Step::Bindings | Step::Capacity | Step::Certificate | Step::Kind | Step::Request => None,
+    };
+    found.unwrap_or_default()
+}
+
 fn handshake_failure(reason: &str, snapshot: &Snapshot, now: Timestamp) -> Explanation {
-    let steps = STEPS.iter().enumerate().map(|(at, name)| TrailStep {
-        name: (*name).to_owned(),
-        outcome: if at == 0 { StepOutcome::Failed } else { StepOutcome::NotReached },
-        detail: if at == 0 { reason.to_owned() } else { String::new() },
-    });
+    let decisive = Step::Certificate;
+    let detail = |step| if step == decisive { reason.to_owned() } else { String::new() };
+    let steps = Step::ALL.into_iter().map(|step| step.went(Some(decisive), detail(step)));
     Explanation {
         allowed: false,
         status: None,

@@ -1,6 +1,6 @@
 //! The question that a request asks.
 
-use crate::id::ServiceId;
+use crate::id::{EnvironmentId, ServiceId};
 use crate::registry::{Accepts, PolicyPath};
 
 /// What a caller wants to do.
@@ -32,11 +32,14 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// The levels that a caller passed on its way in, each with what it accepts; silence accepts what the next level accepts.
+/// The levels that a caller passed on its way in, each with what it accepts, and where that is; silence accepts what the next
+/// level accepts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Door<'a> {
     /// The listener's rule.
     pub listener: Option<&'a Accepts>,
     /// The service's rule.
     pub service: Option<&'a Accepts>,
+    /// The environment that the agent stands in, if it has a name.
+    pub environment: Option<&'a EnvironmentId>,
 }

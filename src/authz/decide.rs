@@ -6,13 +6,14 @@ use std::sync::Arc;
 use crate::authz::{Ask, Denial, Door};
 use crate::clock::Timestamp;
 use crate::credential::Principal;
+use crate::id::ProductId;
 use crate::registry::{
     Accepts, App, AppStatus, Credential, CredentialKind, Developer, DeveloperStatus, Grant, GrantStatus,
-    KindSet, Operation, Product, Target,
+    KindSet, Operation, Product, Share, Target,
 };
 
 /// The answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Decision<'s> {
     /// Yes, on these terms.
     Allow(Terms<'s>),
@@ -21,7 +22,7 @@ pub enum Decision<'s> {
 }
 
 /// On what a yes rests: what the service is told and the log remembers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Terms<'s> {
     /// The app that calls.
     pub app: &'s Arc<App>,
@@ -33,6 +34,8 @@ pub struct Terms<'s> {
     pub product: &'s Arc<Product>,
     /// The operation.
     pub operation: &'s Operation,
+    /// Who calls, with all that it has proven.
+    pub principal: Principal<'s>,
 }
 
 impl<'s> Terms<'s> {
@@ -40,6 +43,12 @@ impl<'s> Terms<'s> {
     #[must_use]
     pub fn developer(&self) -> &'s Developer {
         &self.app.developer
+    }
+
+    /// The scopes in force: what the product conveys and all credentials let through.
+    pub fn scopes(&self) -> impl Iterator<Item = &'s str> {
+        let product: &'s Product = self.product;
+        product.scopes.iter().map(String::as_str).filter(|scope| self.principal.lets_through(scope))
     }
 }
 
@@ -51,16 +60,48 @@ impl<'s> Terms<'s> {
 pub fn decide<'s>(principal: &Principal<'s>, ask: &Ask<'_>, door: Door<'_>, now: Timestamp) -> Decision<'s> {
     match consider(principal, ask, door, now, |_| Ok::<(), Infallible>(())) {
         Ok((terms, ())) => Decision::Allow(terms),
-        Err(Hindrance::Denial(denial)) => Decision::Deny(denial),
+        Err(Hindrance::Denial(Obstacle { denial, .. })) => Decision::Deny(denial),
     }
 }
 
 /// Why a principal may not.
-pub(super) enum Hindrance<E> {
+pub(super) enum Hindrance<'s, E> {
     /// It has no right.
-    Denial(Denial),
+    Denial(Obstacle<'s>),
     /// It has the right, and cannot pay.
     Unpaid(E),
+}
+
+/// What stands in the way.
+#[derive(Clone, Copy)]
+pub(super) struct Obstacle<'s> {
+    /// What the caller is told.
+    pub(super) denial: Denial,
+    /// The operation that came closest, if any contains what is asked.
+    pub(super) operation: Option<&'s Operation>,
+}
+
+impl<'s> Obstacle<'s> {
+    const fn to_all(denial: Denial) -> Self {
+        Self { denial, operation: None }
+    }
+
+    /// The one that was met later on the way; of two that were met at the same step, the first.
+    fn or_later(self, other: Self) -> Self {
+        if depth(other.denial) > depth(self.denial) { other } else { self }
+    }
+}
+
+/// How far on the way through a grant somebody came who met with `denial`.
+const fn depth(denial: Denial) -> u8 {
+    match denial {
+        Denial::AppRevoked | Denial::DeveloperInactive | Denial::NotEntitled => 0,
+        Denial::AuthMethodNotAllowed | Denial::StepUpRequired => 1,
+        Denial::WrongEnvironment => 2,
+        Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked => 3,
+        Denial::InsufficientScope => 4,
+        Denial::Overloaded | Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => 5,
+    }
 }
 
 /// The first grant that allows and that `pay` pays for. Whoever has a right that cannot be paid for is told so, and not that
@@ -71,62 +112,128 @@ pub(super) fn consider<'s, P, E>(
     door: Door<'_>,
     now: Timestamp,
     mut pay: impl FnMut(&Terms<'s>) -> Result<P, E>,
-) -> Result<(Terms<'s>, P), Hindrance<E>> {
+) -> Result<(Terms<'s>, P), Hindrance<'s, E>> {
     let app = principal.app();
     if app.status == AppStatus::Revoked {
-        return Err(Hindrance::Denial(Denial::AppRevoked));
+        return Err(Hindrance::Denial(Obstacle::to_all(Denial::AppRevoked)));
     }
     if app.developer.status == DeveloperStatus::Inactive {
-        return Err(Hindrance::Denial(Denial::DeveloperInactive));
+        return Err(Hindrance::Denial(Obstacle::to_all(Denial::DeveloperInactive)));
     }
     let kinds = principal.kinds();
     let levels = [door.listener, door.service, app.accepts.as_ref()];
     if let Some(denial) = objection(kinds, |kinds| levels.into_iter().all(|level| satisfied(level, kinds))) {
-        return Err(Hindrance::Denial(denial));
+        return Err(Hindrance::Denial(Obstacle::to_all(denial)));
     }
-    let mut closest = Denial::NotEntitled;
+    let mut closest = Obstacle::to_all(Denial::NotEntitled);
     let mut unpaid = None;
     for grant in &app.grants {
-        match by_grant(grant, ask, kinds, now) {
+        match by_grant(grant, ask, principal, door, now) {
             Ok(operation) => {
                 let credential = principal.credential();
                 let kind = principal.kind();
-                let terms = Terms { app, credential, kind, product: &grant.product, operation };
+                let terms = Terms {
+                    app,
+                    credential,
+                    kind,
+                    product: &grant.product,
+                    operation,
+                    principal: principal.clone(),
+                };
                 match pay(&terms) {
                     Ok(paid) => return Ok((terms, paid)),
                     Err(error) => unpaid = unpaid.or(Some(error)),
                 }
             }
-            Err(Denial::NotEntitled) => {}
-            Err(denial) if closest == Denial::NotEntitled => closest = denial,
-            Err(_) => {}
+            Err(obstacle) => closest = closest.or_later(obstacle),
         }
     }
     Err(unpaid.map_or(Hindrance::Denial(closest), Hindrance::Unpaid))
 }
 
+/// The first operation of a granted product that contains what is asked and stands open.
 fn by_grant<'s>(
     grant: &'s Grant,
     ask: &Ask<'_>,
-    kinds: KindSet,
+    principal: &Principal<'s>,
+    door: Door<'_>,
     now: Timestamp,
-) -> Result<&'s Operation, Denial> {
-    let mut matching = grant.product.operations.iter().filter(|operation| contains(operation, ask));
-    if matching.clone().next().is_none() {
-        return Err(Denial::NotEntitled);
+) -> Result<&'s Operation, Obstacle<'s>> {
+    let mut closest = Obstacle::to_all(Denial::NotEntitled);
+    let Some(shares) = Shares::of(principal, &grant.product.id) else { return Err(closest) };
+    for operation in grant.product.operations.iter().filter(|operation| contains(operation, ask)) {
+        match stands_open(grant, shares, operation, door, now) {
+            Ok(()) => return Ok(operation),
+            Err(denial) => closest = closest.or_later(Obstacle { denial, operation: Some(operation) }),
+        }
     }
+    Err(closest)
+}
+
+/// How much each credential of a caller has of its app's right to one product: something.
+#[derive(Clone, Copy)]
+struct Shares<'p, 's> {
+    principal: &'p Principal<'s>,
+    product: &'s ProductId,
+}
+
+impl<'p, 's> Shares<'p, 's> {
+    /// None if one of the credentials has nothing of it.
+    fn of(principal: &'p Principal<'s>, product: &'s ProductId) -> Option<Self> {
+        let has_some = |credential: &Credential| credential.share_of(product) != Share::Nothing;
+        principal.credentials().all(has_some).then_some(Self { principal, product })
+    }
+
+    /// Those that say something of their own.
+    fn parts(self) -> impl Iterator<Item = &'s Grant> {
+        self.principal.credentials().filter_map(move |credential| match credential.share_of(self.product) {
+            Share::Part(part) => Some(part),
+            Share::Nothing | Share::Whole => None,
+        })
+    }
+}
+
+/// Whether what contains the operation asked for is in force for this caller.
+fn stands_open(
+    grant: &Grant,
+    shares: Shares<'_, '_>,
+    operation: &Operation,
+    door: Door<'_>,
+    now: Timestamp,
+) -> Result<(), Denial> {
+    let Shares { principal, .. } = shares;
+    let (product, kinds) = (&*grant.product, principal.kinds());
+    let levels = || {
+        let fixed = [&product.accepts, &operation.accepts, &grant.accepts];
+        fixed.into_iter().chain(shares.parts().map(|part| &part.accepts))
+    };
+    let enough =
+        |kinds| levels().all(|level| satisfied(level.as_ref(), kinds)) && product.key_alone.admits(kinds);
+    if let Some(denial) = objection(kinds, enough) {
+        return Err(denial);
+    }
+    if !product.is_for(door.environment) {
+        return Err(Denial::WrongEnvironment);
+    }
+    in_force(grant, now)?;
+    shares.parts().try_for_each(|part| in_force(part, now))?;
+    let conveyed = |scope: &String| product.scopes.contains(scope) && principal.lets_through(scope);
+    if !operation.scopes.iter().all(conveyed) {
+        return Err(Denial::InsufficientScope);
+    }
+    Ok(())
+}
+
+/// Whether a right is given, and has not ended.
+fn in_force(grant: &Grant, now: Timestamp) -> Result<(), Denial> {
     match grant.status {
-        GrantStatus::Approved => {}
-        GrantStatus::Pending => return Err(Denial::GrantPending),
-        GrantStatus::Revoked => return Err(Denial::GrantRevoked),
+        GrantStatus::Approved if grant.expires.is_some_and(|expires| now >= expires) => {
+            Err(Denial::GrantExpired)
+        }
+        GrantStatus::Approved => Ok(()),
+        GrantStatus::Pending => Err(Denial::GrantPending),
+        GrantStatus::Revoked => Err(Denial::GrantRevoked),
     }
-    if grant.expires.is_some_and(|expires| now >= expires) {
-        return Err(Denial::GrantExpired);
-    }
-    let accepts = |operation: &Operation, kinds| satisfied(operation.accepts.as_ref(), kinds);
-    let refused = |kinds| matching.clone().any(|operation| accepts(operation, kinds));
-    let denial = objection(kinds, refused).unwrap_or(Denial::AuthMethodNotAllowed);
-    matching.find(|operation| accepts(operation, kinds)).ok_or(denial)
 }
 
 /// What stands in the way of these kinds of credential where `enough` decides; a user's token may be all that is missing.

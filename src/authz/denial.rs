@@ -5,7 +5,7 @@
 pub enum Denial {
     /// The app was revoked.
     AppRevoked,
-    /// The kind of credential is not accepted by the listener, the service, the operation or the app.
+    /// The kind of credential is not accepted by the listener, the service, the app, the grant, the product or the operation.
     AuthMethodNotAllowed,
     /// The developer who owns the app is inactive.
     DeveloperInactive,
@@ -15,6 +15,8 @@ pub enum Denial {
     GrantPending,
     /// The grant that would allow it was revoked.
     GrantRevoked,
+    /// A scope that the operation asks for is not in force.
+    InsufficientScope,
     /// No granted product contains the operation.
     NotEntitled,
     /// The service is given no more at a time.
@@ -27,23 +29,27 @@ pub enum Denial {
     SpikeArrested,
     /// A user's token is missing, and nothing else.
     StepUpRequired,
+    /// The product that contains the operation is for other environments than this agent's.
+    WrongEnvironment,
 }
 
 impl Denial {
     /// All reasons, for metrics and documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::AppRevoked,
         Self::AuthMethodNotAllowed,
         Self::DeveloperInactive,
         Self::GrantExpired,
         Self::GrantPending,
         Self::GrantRevoked,
+        Self::InsufficientScope,
         Self::NotEntitled,
         Self::Overloaded,
         Self::QuotaExceeded,
         Self::QuotaUnavailable,
         Self::SpikeArrested,
         Self::StepUpRequired,
+        Self::WrongEnvironment,
     ];
 
     /// The stable code that callers, logs and metrics see.
@@ -56,12 +62,14 @@ impl Denial {
             Self::GrantExpired => "grant-expired",
             Self::GrantPending => "grant-pending",
             Self::GrantRevoked => "grant-revoked",
+            Self::InsufficientScope => "insufficient-scope",
             Self::NotEntitled => "not-entitled",
             Self::Overloaded => "overloaded",
             Self::QuotaExceeded => "quota-exceeded",
             Self::QuotaUnavailable => "quota-unavailable",
             Self::SpikeArrested => "spike-arrested",
             Self::StepUpRequired => "step-up-required",
+            Self::WrongEnvironment => "wrong-environment",
         }
     }
 
@@ -75,8 +83,10 @@ impl Denial {
             | Self::GrantExpired
             | Self::GrantPending
             | Self::GrantRevoked
+            | Self::InsufficientScope
             | Self::NotEntitled
-            | Self::StepUpRequired => 403,
+            | Self::StepUpRequired
+            | Self::WrongEnvironment => 403,
             Self::Overloaded | Self::QuotaUnavailable => 503,
             Self::QuotaExceeded | Self::SpikeArrested => 429,
         }
@@ -92,7 +102,10 @@ impl Denial {
             Self::GrantExpired => "The app's grant has expired.",
             Self::GrantPending => "The app's grant has not been approved yet.",
             Self::GrantRevoked => "The app's grant has been revoked.",
-            Self::NotEntitled => "No product granted to the app contains this operation.",
+            Self::InsufficientScope => {
+                "The operation asks for a scope that the credential or the product does not convey."
+            }
+            Self::NotEntitled => "No product granted to the caller contains this operation.",
             Self::Overloaded => "The service has as many requests under way as it can answer in time.",
             Self::QuotaExceeded => "The app has used up its quota for this window of time.",
             Self::QuotaUnavailable => "The app's quota cannot be counted at the moment.",
@@ -100,6 +113,7 @@ impl Denial {
             Self::StepUpRequired => {
                 "This operation also needs an access token of the user for whom the app calls."
             }
+            Self::WrongEnvironment => "The granted product is not for this environment.",
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The one way in: evidence → principal → decision → charge, for the proxy and for `explain` alike.
 
-use crate::authz::decide::{Hindrance, consider};
+use crate::authz::decide::{Hindrance, Obstacle, consider};
 use crate::authz::{Ask, Denial, Door, Permit, Shortage, Terms, Toll};
 use crate::clock::Timestamp;
 use crate::credential::{Evidence, Peppers, Principal, Refusal, authenticate};
-use crate::registry::Snapshot;
+use crate::registry::{Operation, Snapshot};
 
 /// The gate's no, with the principal as far as it was known.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub enum No<'s> {
         denial: Denial,
         /// Who asked.
         principal: Principal<'s>,
+        /// The operation that came closest, if any contains what is asked.
+        operation: Option<&'s Operation>,
     },
     /// A known caller that may, but not now.
     Limited {
@@ -78,7 +80,7 @@ pub fn check<'s>(
     let pay = |terms: &Terms<'s>| {
         toll.pay(terms, now).map_err(|shortage| {
             if nearest.as_ref().is_none_or(|(found, _)| shortage.retry_after < found.retry_after) {
-                nearest = Some((shortage, *terms));
+                nearest = Some((shortage, terms.clone()));
             }
         })
     };
@@ -87,7 +89,11 @@ pub fn check<'s>(
             Ok(Permit::issue(terms, statement, seat, principal.token().cloned()))
         }
         (Err(Hindrance::Unpaid(())), Some((shortage, terms))) => Err(No::Limited { shortage, terms }),
-        (Err(Hindrance::Denial(denial)), _) => Err(No::Denied { denial, principal }),
-        (Err(Hindrance::Unpaid(())), None) => Err(No::Denied { denial: Denial::QuotaUnavailable, principal }),
+        (Err(Hindrance::Denial(Obstacle { denial, operation })), _) => {
+            Err(No::Denied { denial, principal, operation })
+        }
+        (Err(Hindrance::Unpaid(())), None) => {
+            Err(No::Denied { denial: Denial::QuotaUnavailable, principal, operation: None })
+        }
     }
 }

@@ -1,14 +1,31 @@
 //! What the gate answers, and what it charges for it.
 
+mod entitlement;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::authz::{Ask, Denial, Door, No, Permit, Till, Toll, check};
 use crate::clock::Timestamp;
-use crate::credential::{Evidence, HeaderEvidence, Peppers};
+use crate::credential::{Evidence, Peppers};
 use crate::identity::Subject;
 use crate::limit::{Concurrency, Inflight, Ledger, Priority};
 use crate::registry::{PolicyPath, Snapshot, Source, parse};
+
+fn subject(id: &str) -> Subject {
+    Subject {
+        spiffe_id: id.parse().unwrap(),
+        dns: Vec::new(),
+        attributes: Vec::new(),
+        distinguished_name: String::new(),
+        serial: String::new(),
+        issuer: String::new(),
+        not_before: Timestamp::FLOOR,
+        not_after: Timestamp::FLOOR,
+        sha256: [0; 32],
+        spki_sha256: [0; 32],
+    }
+}
 
 struct World {
     registry: Snapshot,
@@ -36,23 +53,12 @@ impl World {
             registry: parse(&[Source { path: PathBuf::from("a.toml"), text }]).unwrap(),
             ledger: Ledger::default(),
             peppers: Peppers::default(),
-            subject: Subject {
-                spiffe_id: "spiffe://td/caller".parse().unwrap(),
-                dns: Vec::new(),
-                attributes: Vec::new(),
-                distinguished_name: String::new(),
-                serial: String::new(),
-                issuer: String::new(),
-                not_before: Timestamp::FLOOR,
-                not_after: Timestamp::FLOOR,
-                sha256: [0; 32],
-                spki_sha256: [0; 32],
-            },
+            subject: subject("spiffe://td/caller"),
         }
     }
 
     fn check(&self, toll: &Toll<'_>) -> Result<Permit<'_>, No<'_>> {
-        let evidence = Evidence { certificate: Some(&self.subject), headers: HeaderEvidence::default() };
+        let evidence = Evidence { certificate: Some(&self.subject), ..Evidence::default() };
         let (path, service) = (PolicyPath::parse("/a").unwrap(), "orders".parse().unwrap());
         let ask = Ask::Http { service: &service, method: "GET", path: &path };
         check(&evidence, &ask, Door::default(), &self.registry, &self.peppers, toll, Timestamp::FLOOR)

@@ -1,5 +1,6 @@
 //! What can be typed behind `postern`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::clock::Timestamp;
-use crate::id::{AppId, AuthorityId, CredentialId, ListenerId, ServiceId, WorkloadId};
+use crate::id::{AppId, AuthorityId, CredentialId, EnvironmentId, ListenerId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::pki::Revoked;
 use crate::registry::SignatureAlgorithm;
@@ -31,7 +32,7 @@ pub(super) struct CommandLine {
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Run the agent; what a bare `postern` does
-    Run,
+    Run(RunArgs),
     /// Say everything that is wrong with configuration and registry
     Check(Format),
     /// Show how the running agent stands; exit 3 when it is not ready
@@ -60,6 +61,13 @@ pub(super) enum Verb {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Args, Debug, Default)]
+pub(super) struct RunArgs {
+    /// The environment that the agent stands in, whatever the configuration says
+    #[arg(long, value_name = "NAME")]
+    pub(super) env: Option<EnvironmentId>,
 }
 
 #[derive(Args, Clone, Copy, Debug)]
@@ -98,6 +106,14 @@ pub(super) struct ExplainArgs {
     /// The caller shows some valid certificate of this identity
     #[arg(long, value_name = "ID")]
     pub(super) spiffe_id: Option<SpiffeId>,
+
+    /// The caller comes from this address; without it, from this host (127.0.0.1)
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) from: Option<IpAddr>,
+
+    /// The caller asks for this name in the TLS handshake; without it, for the request's host
+    #[arg(long, value_name = "NAME")]
+    pub(super) sni: Option<String>,
 
     /// The caller sends the API key in this file; `-` for standard input
     #[arg(long, value_name = "FILE")]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use super::args::{CommandLine, Verb};
+use super::args::{CommandLine, RunArgs, Verb};
 use super::output::{self, Verdict};
 use super::{ca, cert, check, explain, key, run, sign, status};
 
@@ -23,8 +23,8 @@ pub fn main() -> ExitCode {
 
 fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
     let config = &line.config;
-    match line.verb.unwrap_or(Verb::Run) {
-        Verb::Run => run::run(config).map(|()| Verdict::Yes),
+    match line.verb.unwrap_or_else(|| Verb::Run(RunArgs::default())) {
+        Verb::Run(args) => run::run(config, args).map(|()| Verdict::Yes),
         Verb::Check(format) => check::run(config, format).map(|()| Verdict::Yes),
         Verb::Status(format) => block_on(status::run(config, format)),
         Verb::Explain(args) => block_on(explain::run(config, *args)),

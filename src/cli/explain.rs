@@ -12,7 +12,7 @@ use super::args::{ExplainArgs, FieldLine};
 use super::locate;
 use super::output::{self, Verdict};
 use super::table::Table;
-use crate::admin::{Explanation, Operation, Presented, Question, SecretText, StepOutcome};
+use crate::admin::{Explanation, Operation, Origin, Presented, Question, SecretText, StepOutcome};
 use crate::secret::Secret;
 
 pub(super) async fn run(config: &Path, args: ExplainArgs) -> anyhow::Result<Verdict> {
@@ -43,7 +43,8 @@ fn question(args: ExplainArgs) -> anyhow::Result<Question> {
         let text = std::str::from_utf8(token.secret().expose_secret()).unwrap_or_default();
         fields.push(("authorization".to_owned(), format!("Bearer {text}")));
     }
-    Ok(Question { listener: args.listener, operation, certificate, api_key, fields })
+    let origin = Origin { address: args.from, sni: args.sni };
+    Ok(Question { listener: args.listener, operation, certificate, origin, api_key, fields })
 }
 
 /// The certificates of a file. A file that holds the key as well is welcome, but the key stays here.

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use super::args::RunArgs;
 use super::{locate, output};
 use crate::agent;
+use crate::config::Config;
 
-pub(super) fn run(config: &Path) -> anyhow::Result<()> {
-    let config = locate::config(config)?;
+pub(super) fn run(config: &Path, args: RunArgs) -> anyhow::Result<()> {
+    let config = Config { ordered_environment: args.env, ..locate::config(config)? };
     agent::run(config, |text| {
         // That nobody reads the announcement does not stop the agent.
         drop(output::print(&format!("{text}\n")));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::issuer::IssuerConfig;
 use crate::credential::SignatureRules;
-use crate::id::WorkloadId;
+use crate::id::{EnvironmentId, WorkloadId};
 use crate::identity::TrustDomain;
 use crate::pki::StaleCrls;
 use crate::proxy::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
@@ -25,6 +25,10 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// Where developers, apps and products are written down.
     pub registry_dirs: Vec<PathBuf>,
+    /// The environment that the agent stands in, by the file.
+    pub written_environment: Option<EnvironmentId>,
+    /// The same by the command line, which holds whatever the file says.
+    pub ordered_environment: Option<EnvironmentId>,
     /// Data-plane threads; none means one for each core.
     pub threads: Option<usize>,
     /// Whether sample credentials are made and curl lines printed.
@@ -59,6 +63,14 @@ pub struct Config {
     pub remotes: Vec<RemoteSettings>,
     /// Bounds.
     pub limits: Limits,
+}
+
+impl Config {
+    /// The environment that the agent stands in, if it has a name.
+    #[must_use]
+    pub fn environment(&self) -> Option<&EnvironmentId> {
+        self.ordered_environment.as_ref().or(self.written_environment.as_ref())
+    }
 }
 
 /// What is particular to one workload beyond its identity.

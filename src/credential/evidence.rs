@@ -3,7 +3,7 @@
 use crate::credential::token::Bearer;
 use crate::credential::{Refusal, Signed};
 use crate::identity::Subject;
-use crate::registry::{CredentialKind, KindSet};
+use crate::registry::{CredentialKind, KindSet, Origin};
 
 /// Everything that one request presented about who is calling.
 #[derive(Clone, Copy, Debug, Default)]
@@ -12,6 +12,8 @@ pub struct Evidence<'a> {
     pub certificate: Option<&'a Subject>,
     /// What stood in the headers.
     pub headers: HeaderEvidence<'a>,
+    /// Where it comes from, to which credentials may be bound.
+    pub origin: Origin<'a>,
 }
 
 /// Evidence from headers.

@@ -10,6 +10,8 @@ use crate::registry::{App, Credential, CredentialKind, KindSet};
 pub struct Principal<'s> {
     pub(super) certificate: Option<&'s Credential>,
     pub(super) signature: Option<&'s Credential>,
+    /// What the token of an app stands for.
+    pub(super) of_token: Option<&'s Credential>,
     pub(super) api_key: Option<&'s Credential>,
     pub(super) token: Option<Arc<Token>>,
     pub(super) strongest: (CredentialKind, &'s Credential),
@@ -39,6 +41,20 @@ impl<'s> Principal<'s> {
     #[must_use]
     pub const fn token(&self) -> Option<&Arc<Token>> {
         self.token.as_ref()
+    }
+
+    /// All credentials that were proven, the strongest first.
+    pub fn credentials(&self) -> impl Iterator<Item = &'s Credential> {
+        [self.certificate, self.signature, self.of_token, self.api_key].into_iter().flatten()
+    }
+
+    /// Whether all that was proven lets `scope` through, if a product conveys it: each credential may be confined to less, and a
+    /// token, of an app or of a user, lets through what it names.
+    #[must_use]
+    pub fn lets_through(&self, scope: &str) -> bool {
+        let named = |token: &Arc<Token>| token.scopes().iter().any(|one| one == scope);
+        self.credentials().all(|credential| credential.lets_through(scope))
+            && self.token.as_ref().is_none_or(named)
     }
 
     /// All kinds of credential that were proven.

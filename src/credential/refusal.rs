@@ -9,6 +9,8 @@ pub enum Refusal {
     AmbiguousCertificate,
     /// The signed `Content-Digest` cannot be checked.
     BadContentDigest,
+    /// The credential is bound to another origin, certificate or time.
+    BindingFailed,
     /// The signature is too old, or made in the future.
     ClockSkew,
     /// The body is not the one that was signed.
@@ -53,9 +55,10 @@ pub enum Refusal {
 
 impl Refusal {
     /// All reasons, for metrics and documentation.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::AmbiguousCertificate,
         Self::BadContentDigest,
+        Self::BindingFailed,
         Self::ClockSkew,
         Self::ContentDigestMismatch,
         Self::CredentialExpired,
@@ -84,6 +87,7 @@ impl Refusal {
         match self {
             Self::AmbiguousCertificate => "ambiguous-certificate",
             Self::BadContentDigest => "bad-content-digest",
+            Self::BindingFailed => "binding-failed",
             Self::ClockSkew => "clock-skew",
             Self::ContentDigestMismatch => "content-digest-mismatch",
             Self::CredentialExpired => "credential-expired",
@@ -129,6 +133,7 @@ impl Refusal {
             | Self::TokenBindingFailed
             | Self::TokenRevoked => 401,
             Self::AmbiguousCertificate
+            | Self::BindingFailed
             | Self::PrincipalMismatch
             | Self::UnmappedCertificate
             | Self::UnmappedToken => 403,
@@ -144,6 +149,7 @@ impl Refusal {
             Self::BadContentDigest => {
                 "The signed Content-Digest field is malformed, or has neither sha-256 nor sha-512."
             }
+            Self::BindingFailed => "The credential is bound to another origin, certificate or time.",
             Self::ClockSkew => "The signature is too old, or was made in the future; compare clocks.",
             Self::ContentDigestMismatch => {
                 "The body does not match the signed Content-Digest; the service was not given all of it."

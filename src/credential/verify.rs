@@ -1,6 +1,6 @@
 //! From evidence to a principal: everything presented is verified, and all of it must belong to one app.
 //!
-//! The order is fixed: form, lookup, secret, time, status, and the nonce last. Whatever fails before the secret is proven gets
+//! The order is fixed: form, lookup, secret, time, status, bindings, and the nonce last. Whatever fails before the secret is proven gets
 //! the same answer, after the same work.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::credential::token::{Bearer, Token};
 use crate::credential::{ApiKey, Evidence, Peppers, Principal, Refusal, Signed};
 use crate::identity::{Match, Subject};
-use crate::registry::{Credential, CredentialKind, CredentialSecret, CredentialStatus, Snapshot};
+use crate::registry::{Bindings, Credential, CredentialKind, CredentialSecret, CredentialStatus, Snapshot};
 
 /// Proves who presented `evidence`.
 ///
@@ -29,26 +29,25 @@ pub fn authenticate<'s>(
         evidence.headers.token.map(|bearer| by_token(bearer, evidence.certificate, now)).transpose()?;
     // A user's token stands for nothing on file.
     let of_app = token.as_deref().filter(|token| token.kind() == CredentialKind::Token);
-    let by_token = of_app.map(|token| token.credential(registry)).transpose()?;
-    let proven = [
+    let of_token = of_app.map(|token| token.credential(registry)).transpose()?;
+    let by_kind = [
         (CredentialKind::Mtls, certificate),
         (CredentialKind::Signature, signature),
-        (CredentialKind::Token, by_token),
+        (CredentialKind::Token, of_token),
         (CredentialKind::ApiKey, api_key),
     ];
-    let mut proven = proven.into_iter().filter_map(|(kind, credential)| Some((kind, credential?)));
-    let all = proven.clone();
-    let strongest = proven.next().ok_or(Refusal::MissingCredential)?;
-    for (_, credential) in all {
-        usable(credential, now)?;
-        if credential.app.id != strongest.1.app.id {
-            return Err(Refusal::PrincipalMismatch);
-        }
+    let mut used = by_kind.into_iter().filter_map(|(kind, credential)| Some((kind, credential?)));
+    let strongest = used.next().ok_or(Refusal::MissingCredential)?;
+    let proven = || by_kind.into_iter().filter_map(|(_, credential)| credential);
+    proven().try_for_each(|credential| usable(credential, now))?;
+    proven().try_for_each(|credential| bound(credential, evidence, now))?;
+    if proven().any(|credential| credential.app.id != strongest.1.app.id) {
+        return Err(Refusal::PrincipalMismatch);
     }
     if let (Some(signed), Some(credential)) = (evidence.headers.signature, signature) {
         signed.spend_nonce(credential, now)?;
     }
-    Ok(Principal { certificate, signature, api_key, token, strongest })
+    Ok(Principal { certificate, signature, of_token, api_key, token, strongest })
 }
 
 fn by_certificate<'s>(subject: &Subject, registry: &'s Snapshot) -> Result<&'s Credential, Refusal> {
@@ -97,6 +96,11 @@ fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
             None
         }
     }
+}
+
+fn bound(credential: &Credential, evidence: &Evidence<'_>, now: Timestamp) -> Result<(), Refusal> {
+    let held = |bindings: &Bindings| bindings.check(evidence.origin, evidence.certificate, now);
+    credential.bindings.as_deref().map_or(Ok(()), held).map_err(|_| Refusal::BindingFailed)
 }
 
 fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {

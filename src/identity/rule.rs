@@ -95,6 +95,16 @@ impl CertificateRule {
         }
     }
 
+    /// The trust domain that it names, if it does.
+    #[must_use]
+    pub fn trust_domain(&self) -> Option<TrustDomain> {
+        match self {
+            Self::Uri(id) => Some(id.trust_domain()),
+            Self::UriPrefix { domain, .. } => Some(domain.clone()),
+            Self::Dns(_) | Self::Sha256(_) | Self::Spki(_) | Self::Subject(_) => None,
+        }
+    }
+
     /// How narrow the rule is: the class first, then the rank within it. The greater wins.
     #[must_use]
     pub fn specificity(&self) -> (u8, usize) {

@@ -25,13 +25,15 @@ use crate::credential::{
 use crate::identity::Subject;
 use crate::limit::{Spike, Throttle};
 use crate::pki::Verified;
-use crate::registry::PolicyPath;
+use crate::registry::{Origin, PolicyPath};
 
 /// A caller from outside, with all that each of its requests inherits.
 #[derive(Debug)]
 pub(super) struct Visitor {
     pub(super) listener: Arc<Listener>,
     pub(super) peer: SocketAddr,
+    /// The name that it asked for in the handshake.
+    sni: Option<Box<str>>,
     /// Its certificate, if it showed one.
     pub(super) verified: Option<Arc<Verified>>,
     /// Field lines that are the same for every request of the connection.
@@ -39,8 +41,14 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    /// Someone who came in by `listener` and showed a certificate that was `verified`, or none.
-    pub(super) fn new(listener: Arc<Listener>, peer: SocketAddr, verified: Option<Arc<Verified>>) -> Self {
+    /// Someone who came in by `listener` from `peer`, asked for the name `sni`, and showed a certificate that was `verified`, or
+    /// none.
+    pub(super) fn new(
+        listener: Arc<Listener>,
+        peer: SocketAddr,
+        sni: Option<&str>,
+        verified: Option<Arc<Verified>>,
+    ) -> Self {
         let mut fields = Vec::with_capacity(256);
         field(&mut fields, "x-forwarded-for", peer.ip().to_canonical().to_string().as_bytes());
         field(&mut fields, "x-forwarded-proto", b"https");
@@ -55,12 +63,18 @@ impl Visitor {
             field(&mut fields, "x-forwarded-client-cert", element.as_bytes());
             field(&mut fields, "x-postern-spiffe-id", subject.spiffe_id.as_str().as_bytes());
         }
-        Self { listener, peer, verified, fields }
+        Self { listener, peer, sni: sni.map(Box::from), verified, fields }
     }
 
     /// What its certificate says, if it showed one.
     pub(super) fn subject(&self) -> Option<&Subject> {
         self.verified.as_ref().map(|verified| &verified.subject)
+    }
+
+    /// What the connection itself says of who calls.
+    pub(super) fn evidence(&self) -> Evidence<'_> {
+        let origin = Origin { address: Some(self.peer.ip()), sni: self.sni.as_deref() };
+        Evidence { certificate: self.subject(), origin, ..Evidence::default() }
     }
 
     /// Whether its certificate is still believed.
@@ -221,7 +235,7 @@ pub(super) fn admit<'s>(
     let fields = head.fields.iter().map(|field| (field.name, field.value));
     let token = Bearer::from_fields(fields, &snapshot.tokens).map_err(refuse)?;
     let headers = HeaderEvidence { signature: signed.as_ref(), token, ..headers };
-    let evidence = Evidence { certificate: visitor.subject(), headers };
+    let evidence = Evidence { headers, ..visitor.evidence() };
     let throttle = Throttled::of(&evidence, visitor, snapshot, purpose);
     throttle.admit(now).map_err(|answer| {
         let verdict = Verdict::of_nobody(answer.code);
@@ -235,7 +249,8 @@ pub(super) fn admit<'s>(
             .map_err(refuse)?;
         return Err((NO_SERVICE, Verdict::of_nobody(NO_SERVICE.code)));
     };
-    let door = Door { listener, service: service.accepts.as_ref() };
+    let environment = snapshot.environment.as_ref();
+    let door = Door { listener, service: service.accepts.as_ref(), environment };
     let ask = Ask::Http { service: &service.id, method: head.method, path: &path };
     let toll = purpose.toll(snapshot.till(service));
     let checked = check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, &toll, now);
@@ -271,6 +286,7 @@ pub(super) const DIGEST_MISMATCH: Answer = Answer::new(
     Refusal::ContentDigestMismatch.code(),
     Refusal::ContentDigestMismatch.sentence(),
 );
+
 /// The throttle on keys, signatures and tokens that prove nothing, where it concerns a request.
 struct Throttled<'s>(Option<(&'s Throttle, &'s Spike, u128)>);
 
@@ -447,9 +463,10 @@ fn vouch(out: &mut Vec<u8>, permit: &Permit<'_>) {
         field(out, "x-postern-user", visible(user).as_bytes());
         field(out, "x-postern-user-issuer", visible(&token.claims().issuer).as_bytes());
     }
-    if !terms.product.scopes.is_empty() {
+    let mut scopes = terms.scopes().peekable();
+    if scopes.peek().is_some() {
         out.extend_from_slice(b"x-postern-scopes:");
-        for scope in &terms.product.scopes {
+        for scope in scopes {
             out.push(b' ');
             out.extend_from_slice(scope.as_bytes());
         }

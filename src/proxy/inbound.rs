@@ -99,7 +99,8 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
     }
     let until = verified.as_ref().map(|verified| verified.not_after());
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, verified));
+    let sni = stream.get_ref().1.server_name();
+    let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, sni, verified));
     drop(snapshot);
     match &listener.settings.protocol {
         ListenerProtocol::Http if is_http2 => http2::serve(worker, visitor, stream, until).await,

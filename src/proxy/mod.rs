@@ -33,7 +33,7 @@ mod rehearse;
 
 pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Socket};
-pub use rehearse::{Outcome, Part, rehearse};
+pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
     ServiceSettings,

@@ -37,16 +37,18 @@ struct Invitation {
     now: Timestamp,
 }
 
-/// What a 401 asks for.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// What a 401 asks for, and a 403 that another credential could avert.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) enum Challenge {
     /// Only a client certificate would do.
     Certificate,
     /// Something in the headers would do: each of these kinds has a part in it at every level.
     Headers(KindSet),
-    /// It is no 401.
+    /// No matter of who it is.
     #[default]
     None,
+    /// These scopes, separated by spaces, of a credential of one of these kinds, which the caller used.
+    Scopes(KindSet, Box<str>),
 }
 
 impl Answer {
@@ -64,8 +66,21 @@ impl Answer {
                 challenge: Challenge::Headers(KindSet::EMPTY.with(CredentialKind::UserToken)),
                 ..answer
             },
+            No::Denied { denial: Denial::InsufficientScope, principal, operation: Some(operation) } => {
+                let scopes = operation.scopes.join(" ").into();
+                Self { challenge: Challenge::Scopes(principal.kinds(), scopes), ..answer }
+            }
             No::Denied { .. } | No::Refused(_) => answer.with_challenge(levels),
         }
+    }
+
+    /// The scopes that were asked for, where one of them was not in force.
+    pub(super) fn missing_scopes(&self) -> impl Iterator<Item = &str> {
+        let scopes = match &self.challenge {
+            Challenge::Scopes(_, scopes) => scopes,
+            Challenge::Certificate | Challenge::Headers(_) | Challenge::None => "",
+        };
+        scopes.split_ascii_whitespace()
     }
 
     /// The same, with when to try again.
@@ -160,29 +175,24 @@ impl Answer {
 
     /// The fields that say what would have been accepted, in lower case (RFC 9110 §11.6.1: a 401 carries at least one
     /// challenge). An API key's stands first: it is the one that callers know longest.
+    ///
+    /// > insufficient_scope: … The resource server SHOULD respond with the HTTP 403 (Forbidden) status code and MAY include
+    /// > the "scope" attribute with the scope necessary to access the protected resource. — RFC 6750 §3.1
     pub(super) fn challenge(&self) -> Vec<(&'static str, Cow<'_, str>)> {
         let missing = [Refusal::MissingCredential.code(), Denial::StepUpRequired.code()];
         let failed = !missing.contains(&self.code);
         let mut fields = Vec::new();
-        match self.challenge {
+        match &self.challenge {
             Challenge::Headers(kinds) => {
-                let schemes = [
-                    (CredentialKind::ApiKey, kinds.contains(CredentialKind::ApiKey)),
-                    (CredentialKind::Signature, kinds.contains(CredentialKind::Signature)),
-                    // One scheme for both: who owns the token is not the caller's to say.
-                    (
-                        CredentialKind::Token,
-                        kinds.contains(CredentialKind::Token) || kinds.contains(CredentialKind::UserToken),
-                    ),
-                ];
-                for (kind, is_asked_for) in schemes {
-                    let scheme = Refusal::challenge(kind).filter(|_| is_asked_for);
-                    fields.extend(scheme.map(|scheme| match failed {
-                        true => (CHALLENGE, Cow::Owned(format!("{scheme}, error=\"invalid_token\""))),
-                        false => (CHALLENGE, Cow::Borrowed(scheme)),
-                    }));
-                }
+                fields.extend(schemes(*kinds).map(|scheme| match failed {
+                    true => (CHALLENGE, Cow::Owned(format!("{scheme}, error=\"invalid_token\""))),
+                    false => (CHALLENGE, Cow::Borrowed(scheme)),
+                }));
             }
+            Challenge::Scopes(kinds, scopes) => fields.extend(schemes(*kinds).map(|scheme| {
+                let value = format!("{scheme}, error=\"insufficient_scope\", scope=\"{scopes}\"");
+                (CHALLENGE, Cow::Owned(value))
+            })),
             Challenge::Certificate => fields.push((CHALLENGE, "ClientCertificate realm=\"postern\"".into())),
             Challenge::None => {}
         }
@@ -229,6 +239,18 @@ impl Answer {
             out.extend_from_slice(body.as_bytes());
         }
     }
+}
+
+/// The authentication schemes of those of `kinds` that travel in headers.
+fn schemes(kinds: KindSet) -> impl Iterator<Item = &'static str> {
+    // One scheme for both sorts of token: who owns it is not the caller's to say.
+    let is_token = kinds.contains(CredentialKind::Token) || kinds.contains(CredentialKind::UserToken);
+    let of_headers = [
+        (CredentialKind::ApiKey, kinds.contains(CredentialKind::ApiKey)),
+        (CredentialKind::Signature, kinds.contains(CredentialKind::Signature)),
+        (CredentialKind::Token, is_token),
+    ];
+    of_headers.into_iter().filter(|(_, named)| *named).filter_map(|(kind, _)| Refusal::challenge(kind))
 }
 
 const CHALLENGE: &str = "www-authenticate";

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a rehearsal goes through the very functions that live traffic goes through, so that the two cannot disagree.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::admission::{Purpose, Trace, Verdict, Visitor, admit, request_id};
@@ -11,9 +11,21 @@ use super::limit_fields::lines;
 use super::request_id::RequestIds;
 use super::snapshot::{Listener, Snapshot};
 use super::tcp;
+use crate::authz::Permit;
 use crate::clock::Timestamp;
 use crate::id::ServiceId;
 use crate::pki::Verified;
+
+/// Somebody who is only imagined.
+#[derive(Debug)]
+pub struct Caller {
+    /// Its certificate, if it shows one.
+    pub verified: Option<Verified>,
+    /// Where it comes from.
+    pub address: IpAddr,
+    /// The name that it asks for in the handshake.
+    pub sni: Option<String>,
+}
 
 /// A request that is only imagined.
 #[derive(Debug)]
@@ -39,27 +51,32 @@ pub struct Outcome {
     pub service: String,
     /// The credential's kind and id.
     pub credential: Option<(&'static str, String)>,
+    /// The scopes in force; where one of them is missing, those that the operation asks for.
+    pub scopes: Vec<String>,
     /// How the limits stand that it meets, one a line.
     pub limits: Vec<String>,
 }
 
-/// Plays `part` for a caller with a `verified` certificate, or with none.
+/// Plays `part` for `caller`.
 #[must_use]
 pub fn rehearse(
     listener: &Arc<Listener>,
-    verified: Option<Verified>,
+    caller: Caller,
     part: &Part<'_>,
     snapshot: &Snapshot,
     now: Timestamp,
 ) -> Outcome {
-    let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    let visitor = Visitor::new(Arc::clone(listener), nowhere, verified.map(Arc::new));
+    let Caller { verified, address, sni } = caller;
+    let peer = SocketAddr::new(address, 0);
+    let visitor = Visitor::new(Arc::clone(listener), peer, sni.as_deref(), verified.map(Arc::new));
     match part {
         Part::Tcp(service) => {
             let (verdict, admitted) = tcp::judge(&visitor, service, snapshot, Purpose::Rehearse, now);
             let status = if admitted.is_some() { 200 } else { 403 };
-            let limits = admitted.map(|admission| lines(admission.permit.statement())).unwrap_or_default();
-            Outcome { limits, ..outcome(status, &verdict) }
+            match admitted {
+                Some(admission) => of_permit(&admission.permit, outcome(status, &verdict)),
+                None => outcome(status, &verdict),
+            }
         }
         Part::Http(bytes) => {
             let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -74,15 +91,21 @@ pub fn rehearse(
             match admit(&head, &visitor, snapshot, &trace, purpose, &mut Vec::new()) {
                 Ok(admission) => {
                     let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
-                    Outcome { limits: lines(admission.permit.statement()), ..outcome(200, &verdict) }
+                    of_permit(&admission.permit, outcome(200, &verdict))
                 }
                 Err((answer, verdict)) => {
+                    let scopes = answer.missing_scopes().map(str::to_owned).collect();
                     let limits = answer.notice.map(|notice| notice.lines()).unwrap_or_default();
-                    Outcome { limits, ..outcome(answer.status, &verdict) }
+                    Outcome { scopes, limits, ..outcome(answer.status, &verdict) }
                 }
             }
         }
     }
+}
+
+fn of_permit(permit: &Permit<'_>, outcome: Outcome) -> Outcome {
+    let scopes = permit.terms().scopes().map(str::to_owned).collect();
+    Outcome { scopes, limits: lines(permit.statement()), ..outcome }
 }
 
 fn outcome(status: u16, verdict: &Verdict<'_>) -> Outcome {
@@ -94,6 +117,7 @@ fn outcome(status: u16, verdict: &Verdict<'_>) -> Outcome {
         product: verdict.product.to_owned(),
         service: verdict.service.to_owned(),
         credential: (!credential.is_empty()).then(|| (kind, credential.to_owned())),
+        scopes: Vec::new(),
         limits: Vec::new(),
     }
 }

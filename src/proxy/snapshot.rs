@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use crate::authz::Till;
 use crate::credential::token::TokenTrust;
 use crate::credential::{Peppers, SignatureTerms};
-use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
+use crate::id::{AuthorityId, EnvironmentId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::limit::{Inflight, Ledger, Throttle};
 use crate::pki::{Life, Verified, Verifier};
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub registry: Arc<Registry>,
     /// What API keys are hashed under.
     pub peppers: Arc<Peppers>,
+    /// The environment that the agent stands in, if it has a name.
+    pub environment: Option<EnvironmentId>,
     /// Who is trusted.
     pub verifier: Arc<Verifier>,
     /// Which service answers for which host and path.

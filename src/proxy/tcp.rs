@@ -82,11 +82,12 @@ pub(super) fn judge<'s>(
     purpose: Purpose,
     now: Timestamp,
 ) -> (Verdict<'s>, Option<Admission<'s>>) {
-    let evidence = Evidence { certificate: visitor.subject(), headers: HeaderEvidence::default() };
+    let evidence = Evidence { headers: HeaderEvidence::default(), ..visitor.evidence() };
     let settings = snapshot.routes.service(service);
     let door = Door {
         listener: visitor.listener.settings.accepts.as_ref(),
         service: settings.and_then(|settings| settings.accepts.as_ref()),
+        environment: snapshot.environment.as_ref(),
     };
     // A connection may last for days and say nothing, so it holds no place at the service.
     let toll = purpose.toll(Till { ledger: &snapshot.ledger, service: None });

@@ -165,6 +165,7 @@ impl World {
             tokens: Arc::default(),
             registry: Arc::new(parse(&[source]).unwrap()),
             peppers: Arc::new(Peppers::default()),
+            environment: None,
             verifier,
             routes: Arc::new(Routes::new([service])),
             listeners: std::iter::once((listener.settings.id.clone(), Arc::clone(&listener))).collect(),
@@ -207,7 +208,7 @@ impl World {
 
     fn visitor(&self) -> Box<Visitor> {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        Box::new(Visitor::new(Arc::clone(&self.listener), peer, Some(Arc::clone(&self.verified))))
+        Box::new(Visitor::new(Arc::clone(&self.listener), peer, None, Some(Arc::clone(&self.verified))))
     }
 
     /// A caller's end of an HTTP/1 connection that rests on a certificate for `life`.

@@ -4,6 +4,7 @@ mod kind;
 mod path;
 mod rule;
 mod signature_key;
+mod binding;
 mod token_rule;
 mod model;
 mod snapshot;
@@ -12,11 +13,12 @@ mod limits;
 mod read;
 mod parse;
 
+pub use binding::{Bindings, Hours, InvalidHours, InvalidNetwork, Network, Origin, Unbound};
 pub use kind::{Accepts, CredentialKind, InvalidAccepts, KindSet, UnknownKind};
 pub use model::{
-    App, AppStatus, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,
-    DeveloperStatus, Grant, GrantStatus, InvalidMethod, Method, Methods, MultiValued, Operation, Product,
-    ServiceSelector, Target,
+    App, AppStatus, Approval, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,
+    DeveloperStatus, Grant, GrantStatus, InvalidMethod, KeyAlone, Method, Methods, MultiValued, Operation,
+    Product, ServiceSelector, Share, Target,
 };
 pub use parse::{Source, parse};
 pub use path::{AmbiguousPath, PolicyPath};

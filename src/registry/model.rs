@@ -5,10 +5,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::id::{AppId, CredentialId, DeveloperId, OperationId, ProductId, ServiceId};
-use crate::identity::{CertificateRule, Subject};
+use crate::id::{AppId, CredentialId, DeveloperId, EnvironmentId, OperationId, ProductId, ServiceId};
+use crate::identity::{CertificateRule, Subject, TrustDomain};
 use crate::limit::{Limits, Priority};
-use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath, SignatureKey, TokenRule};
+use crate::registry::{
+    Accepts, Bindings, CredentialKind, KindSet, PathRule, PolicyPath, SignatureKey, TokenRule,
+};
 
 /// Whoever owns apps.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -56,7 +58,7 @@ pub enum AppStatus {
     Revoked,
 }
 
-/// An app's right to a product.
+/// An app's right to a product, or as much of it as one of its credentials has.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Grant {
     /// The product.
@@ -65,6 +67,8 @@ pub struct Grant {
     pub status: GrantStatus,
     /// The instant from which the right is gone; `None` for never.
     pub expires: Option<Timestamp>,
+    /// Which credentials it asks for, where it says so itself.
+    pub accepts: Option<Accepts>,
 }
 
 /// How far a grant has come.
@@ -83,12 +87,79 @@ pub enum GrantStatus {
 pub struct Product {
     /// Its name.
     pub id: ProductId,
+    /// Who decides whether an app gets it.
+    pub approval: Approval,
+    /// The environments that it is for; `None` for all, also written `["*"]`. An empty list is for none.
+    pub environments: Option<Vec<EnvironmentId>>,
+    /// Whether an API key is enough for it.
+    pub key_alone: KeyAlone,
     /// The scopes it conveys.
     pub scopes: Vec<String>,
+    /// Which credentials it asks for, where it says so itself.
+    pub accepts: Option<Accepts>,
     /// How much each app may do with it, if that is limited.
     pub limits: Option<Box<Limits>>,
     /// What it covers. None means that it covers nothing.
     pub operations: Vec<Operation>,
+}
+
+impl Product {
+    /// Whether it is for an agent that stands in `environment`, or in none that has a name.
+    #[must_use]
+    pub fn is_for(&self, environment: Option<&EnvironmentId>) -> bool {
+        let named = |environments: &Vec<EnvironmentId>| {
+            environment.is_some_and(|environment| environments.contains(environment))
+        };
+        self.environments.as_ref().is_none_or(named)
+    }
+}
+
+/// Whether an API key with nothing beside it is enough for a product. A key is a secret that travels; it is no sole line of
+/// defence for personal data or money.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum KeyAlone {
+    /// It is, if everything else accepts it; the product is of no high sensitivity.
+    #[default]
+    Admit,
+    /// It is, although the product is of high sensitivity: for the reason on file.
+    AdmitFor(Box<str>),
+    /// It is not; written `sensitivity = "high"`.
+    Refuse,
+}
+
+impl KeyAlone {
+    /// Whether a caller that has proven `kinds` is let in.
+    #[must_use]
+    pub fn admits(&self, kinds: KindSet) -> bool {
+        match self {
+            Self::Admit | Self::AdmitFor(_) => true,
+            // A user's token says nothing of the app.
+            Self::Refuse => {
+                !KindSet::from_iter([CredentialKind::ApiKey, CredentialKind::UserToken]).is_superset(kinds)
+            }
+        }
+    }
+}
+
+/// Who decides whether an app that asks for a product gets it.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Approval {
+    /// Nobody needs to: a grant that does not say its status is approved.
+    #[default]
+    Auto,
+    /// Somebody has to: a grant that does not say its status is pending.
+    Manual,
+}
+
+impl Approval {
+    /// How far a grant has come that does not say so itself.
+    #[must_use]
+    pub const fn first_status(self) -> GrantStatus {
+        match self {
+            Self::Auto => GrantStatus::Approved,
+            Self::Manual => GrantStatus::Pending,
+        }
+    }
 }
 
 /// Something that can be done to a service.
@@ -102,6 +173,8 @@ pub struct Operation {
     pub target: Target,
     /// Which credentials it asks for, where it says so itself.
     pub accepts: Option<Accepts>,
+    /// The scopes that it asks for, all of them; its product conveys each.
+    pub scopes: Vec<String>,
     /// How much each app may do of it, if that is limited by itself.
     pub limits: Option<Box<Limits>>,
     /// How much one request or connection counts; at least one.
@@ -218,20 +291,67 @@ pub struct Credential {
     pub not_before: Option<Timestamp>,
     /// The instant from which it is no longer good; `None` for never.
     pub expires: Option<Timestamp>,
+    /// The scopes that it is confined to; `None` for all that its app's products convey.
+    pub scopes: Option<Vec<String>>,
+    /// The products that it is confined to; `None` for all that its app was granted.
+    pub grants: Option<Vec<Grant>>,
+    /// What it is bound to, if it is bound to anything.
+    pub bindings: Option<Box<Bindings>>,
+}
+
+/// How much of its app's right to a product a credential has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Share<'a> {
+    /// Nothing: it is confined to other products.
+    Nothing,
+    /// What this says, where the app's own grant says so, too.
+    Part(&'a Grant),
+    /// All of it.
+    Whole,
 }
 
 impl Credential {
-    /// Whether a certificate that meets its rule counts as it, with the name that it has.
+    /// Whether it lets `scope` through, if a product conveys it.
+    #[must_use]
+    pub fn lets_through(&self, scope: &str) -> bool {
+        self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|one| one == scope))
+    }
+
+    /// How much it has of its app's right to `product`.
+    #[must_use]
+    pub fn share_of(&self, product: &ProductId) -> Share<'_> {
+        let Some(grants) = &self.grants else { return Share::Whole };
+        let part = grants.iter().find(|grant| grant.product.id == *product);
+        part.map_or(Share::Nothing, Share::Part)
+    }
+
+    /// Whether a certificate that meets its rule counts as it, with the name that it has and by whom it was signed.
     #[must_use]
     pub fn admits(&self, subject: &Subject) -> bool {
         match &self.secret {
             CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) | CredentialSecret::Token(_) => {
                 false
             }
-            CredentialSecret::Certificate(on_file) => match on_file.multi_valued {
-                MultiValued::Admit => true,
-                MultiValued::Refuse => !subject.is_multi_valued(),
-            },
+            CredentialSecret::Certificate(on_file) => {
+                let well_named = match on_file.multi_valued {
+                    MultiValued::Admit => true,
+                    MultiValued::Refuse => !subject.is_multi_valued(),
+                };
+                well_named && self.is_for_issuer_of(subject)
+            }
+        }
+    }
+
+    /// Whether it could stand for a certificate that was signed by whom `subject` was.
+    #[must_use]
+    pub fn is_for_issuer_of(&self, subject: &Subject) -> bool {
+        match &self.secret {
+            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) | CredentialSecret::Token(_) => {
+                false
+            }
+            CredentialSecret::Certificate(on_file) => {
+                on_file.issuer.as_ref().is_none_or(|domain| subject.spiffe_id.trust_domain() == *domain)
+            }
         }
     }
 
@@ -306,6 +426,8 @@ pub struct CertificatesOnFile {
     pub rule: CertificateRule,
     /// Whether those with a multi-valued name are among them.
     pub multi_valued: MultiValued,
+    /// The trust domain whose authorities have signed them, where the rule alone does not say it.
+    pub issuer: Option<TrustDomain>,
 }
 
 /// Whether a credential stands for certificates, too, in whose name several attributes share a relative name.
@@ -321,8 +443,8 @@ impl fmt::Debug for CredentialSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ApiKey { pepper, .. } => write!(f, "ApiKey {{ hash: …, pepper: {pepper:?} }}"),
-            Self::Certificate(CertificatesOnFile { rule, multi_valued }) => {
-                write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?})")
+            Self::Certificate(CertificatesOnFile { rule, multi_valued, issuer }) => {
+                write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?}, issuer: {issuer:?})")
             }
             Self::Signature(key) => write!(f, "Signature({key:?})"),
             Self::Token(rule) => write!(f, "Token({rule})"),

@@ -14,10 +14,10 @@ use crate::registry::limits;
 use crate::registry::read::{self, CredentialDraft};
 use crate::registry::shelf::{References, Shelf};
 use crate::registry::{
-    App, AppStatus, Conflict, Credential, Definitions, Developer, DeveloperStatus, Grant, GrantStatus,
-    Operation, Product, Snapshot,
+    Accepts, App, AppStatus, Conflict, Credential, Definitions, Developer, DeveloperStatus, Grant,
+    GrantStatus, KeyAlone, Operation, Product, Snapshot,
 };
-use crate::toml_text::{Document, Place, Problem, TableReader};
+use crate::toml_text::{Document, Place, Problem, TableReader, Value};
 
 /// One file of the registry.
 #[derive(Clone, Debug)]
@@ -69,6 +69,8 @@ struct Registry<'d> {
     apps: Shelf<'d, Arc<App>>,
     developers: Shelf<'d, Arc<Developer>>,
     products: Shelf<'d, Arc<Product>>,
+    /// Every scope that some product conveys.
+    scopes: Shelf<'d, ()>,
     credentials: Vec<Arc<Credential>>,
     credential_places: HashMap<CredentialId, Place<'d>>,
 }
@@ -79,6 +81,7 @@ impl<'d> Registry<'d> {
             apps: Shelf::new("app", references),
             developers: Shelf::new("developer", references),
             products: Shelf::new("product", references),
+            scopes: Shelf::new("scope", references),
             credentials: Vec::new(),
             credential_places: HashMap::new(),
         }
@@ -118,14 +121,32 @@ impl<'d> Registry<'d> {
     fn read_product(&mut self, mut table: TableReader<'d>) {
         let id = table.required("id", read::placed::<ProductId>);
         let scopes = table.optional("scopes", read::scopes).unwrap_or_default();
+        for scope in &scopes {
+            self.scopes.put_again(table.place(), scope, ());
+        }
+        let approval = table.optional("approval", read::approval).unwrap_or_default();
+        let environments = table.optional("environments", read::environments).flatten();
+        let key_alone = read::key_alone(&mut table);
+        let accepts = table.optional("accepts", read::accepts);
         let limits = limits::limits(&mut table);
         let operations: Vec<Operation> =
             table.tables("operation").into_iter().filter_map(read::operation).collect();
         told_apart(&table, &operations);
         satisfiable(&table, limits.as_deref(), &operations);
+        conveyed(&table, &scopes, &operations);
+        not_alone(&table, &key_alone, accepts.as_ref(), &operations);
         table.finish();
         if let Some((place, id)) = id {
-            let product = Arc::new(Product { id, scopes, limits, operations });
+            let product = Arc::new(Product {
+                id,
+                approval,
+                environments,
+                key_alone,
+                scopes,
+                accepts,
+                limits,
+                operations,
+            });
             let name = product.id.clone();
             self.products.put(place, name.as_str(), product);
         }
@@ -163,36 +184,93 @@ impl<'d> Registry<'d> {
 
     fn read_grants(&self, table: &mut TableReader<'d>) -> Vec<Grant> {
         let mut grants: Vec<(Place<'d>, Grant)> = Vec::new();
-        for mut grant in table.tables("grant") {
-            let found = grant.required("product", |value| self.products.find(value).zip(Some(value.place())));
-            let status = grant.optional("status", read::grant_status);
-            let expires = grant.optional("expires", |value| value.timestamp());
-            grant.finish();
-            let Some((product, place)) = found else { continue };
-            match grants.iter().find(|(_, earlier)| earlier.product.id == product.id) {
-                Some((earlier, _)) => {
-                    place.problem(format!("the app has a grant to it already, at {earlier}"))
-                }
-                None => {
-                    let status = status.unwrap_or(GrantStatus::Approved);
-                    grants.push((place, Grant { product, status, expires }));
-                }
-            }
+        for table in table.tables("grant") {
+            let Some((place, grant)) = self.read_grant(table, |product| product.approval.first_status())
+            else {
+                continue;
+            };
+            put_grant(&mut grants, place, grant, "the app has a grant to it already, at");
         }
         grants.into_iter().map(|(_, grant)| grant).collect()
     }
 
+    fn read_grant(
+        &self,
+        mut table: TableReader<'d>,
+        otherwise: impl FnOnce(&Product) -> GrantStatus,
+    ) -> Option<(Place<'d>, Grant)> {
+        let found = table.required("product", |value| self.products.find(value).zip(Some(value.place())));
+        let status = table.optional("status", read::grant_status);
+        let expires = table.optional("expires", |value| value.timestamp());
+        let accepts = table.optional("accepts", read::accepts);
+        table.finish();
+        let (product, place) = found?;
+        let status = status.unwrap_or_else(|| otherwise(&product));
+        Some((place, Grant { product, status, expires, accepts }))
+    }
+
+    /// The products that a credential is confined to: their names, or tables as those of the app's own grants. It never has
+    /// more than its app.
+    fn read_share(&self, value: &Value<'d>, app: Option<&Arc<App>>) -> Vec<Grant> {
+        let mut grants: Vec<(Place<'d>, Grant)> = Vec::new();
+        for item in value.array().unwrap_or_default() {
+            let grant = if item.is_text() {
+                self.products.find(&item).map(|product| {
+                    let grant =
+                        Grant { product, status: GrantStatus::Approved, expires: None, accepts: None };
+                    (item.place(), grant)
+                })
+            } else {
+                item.table().and_then(|table| self.read_grant(table, |_| GrantStatus::Approved))
+            };
+            let Some((place, grant)) = grant else { continue };
+            let of_app = |app: &Arc<App>| app.grants.iter().any(|own| own.product.id == grant.product.id);
+            if app.is_some_and(|app| !of_app(app)) {
+                place.problem("the app has no grant to it, and a credential never has more than its app");
+            }
+            put_grant(&mut grants, place, grant, "it stands here already, at");
+        }
+        grants.into_iter().map(|(_, grant)| grant).collect()
+    }
+
+    /// The scopes that a credential is confined to. One that no product conveys is a slip of the pen.
+    fn read_confinement(&self, value: &Value<'d>) -> Vec<String> {
+        let known = |item: &Value<'d>| read::scope(item).filter(|_| self.scopes.find(item).is_some());
+        value.list(known).unwrap_or_default()
+    }
+
     fn keep(&mut self, draft: CredentialDraft<'d>, app: Option<&Arc<App>>) {
-        let CredentialDraft { place, id, secret, status, not_before, expires } = draft;
+        let CredentialDraft { place, id, secret, status, not_before, expires, scopes, grants, bindings } =
+            draft;
         if let Some(earlier) = self.credential_places.get(&id) {
             place.problem(format!("there is a credential `{id}` already, at {earlier}"));
             return;
         }
         self.credential_places.insert(id.clone(), place);
+        let scopes = scopes.map(|value| self.read_confinement(&value));
+        let grants = grants.map(|value| self.read_share(&value, app));
         if let (Some(app), Some(secret)) = (app, secret) {
             let app = Arc::clone(app);
-            self.credentials.push(Arc::new(Credential { id, app, secret, status, not_before, expires }));
+            self.credentials.push(Arc::new(Credential {
+                id,
+                app,
+                secret,
+                status,
+                not_before,
+                expires,
+                scopes,
+                grants,
+                bindings,
+            }));
         }
+    }
+}
+
+/// Adds a grant, or reports that there is one to its product.
+fn put_grant<'d>(grants: &mut Vec<(Place<'d>, Grant)>, place: Place<'d>, grant: Grant, objection: &str) {
+    match grants.iter().find(|(_, earlier)| earlier.product.id == grant.product.id) {
+        Some((earlier, _)) => place.problem(format!("{objection} {earlier}")),
+        None => grants.push((place, grant)),
     }
 }
 
@@ -216,6 +294,33 @@ fn satisfiable(table: &TableReader<'_>, product: Option<&Limits>, operations: &[
             let weight = operation.weight;
             table.problem(format!("an operation weighs {weight}, which a quota of {least} never lets pass"));
         }
+    }
+}
+
+/// Reports scopes that operations ask for in vain.
+fn conveyed(table: &TableReader<'_>, scopes: &[String], operations: &[Operation]) {
+    for scope in operations.iter().flat_map(|operation| &operation.scopes) {
+        if !scopes.contains(scope) {
+            table.problem(format!(
+                "an operation asks for the scope `{scope}`, which the product does not convey"
+            ));
+        }
+    }
+}
+
+/// Reports where a product of high sensitivity says itself that an API key alone is enough.
+fn not_alone(
+    table: &TableReader<'_>,
+    key_alone: &KeyAlone,
+    product: Option<&Accepts>,
+    operations: &[Operation],
+) {
+    let levels = operations.iter().filter_map(|operation| operation.accepts.as_ref()).chain(product);
+    if levels.flat_map(Accepts::iter).any(|alternative| !key_alone.admits(alternative)) {
+        table.problem(
+            "`accepts` lets an API key in alone, which sensitivity = \"high\" refuses; take it out, or say in `api_key_alone` \
+             why it may",
+        );
     }
 }
 

@@ -6,14 +6,14 @@ use std::str::FromStr;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
 use crate::clock::Timestamp;
-use crate::id::CredentialId;
+use crate::id::{CredentialId, EnvironmentId};
 use crate::identity::{Attribute, CertificateRule, RelativeName};
 use crate::registry::limits;
 use crate::registry::token_rule::USUAL_KEYS;
 use crate::registry::{
-    Accepts, AppStatus, CertificatesOnFile, CredentialKind, CredentialSecret, CredentialStatus,
-    DeveloperStatus, GrantStatus, KindSet, Methods, MultiValued, Operation, ServiceSelector,
-    SignatureAlgorithm, SignatureKey, Target, TokenRule,
+    Accepts, AppStatus, Approval, Bindings, CertificatesOnFile, CredentialKind, CredentialSecret,
+    CredentialStatus, DeveloperStatus, GrantStatus, KeyAlone, KindSet, Methods, MultiValued, Operation,
+    ServiceSelector, SignatureAlgorithm, SignatureKey, Target, TokenRule,
 };
 use crate::suggest;
 use crate::toml_text::{Place, TableReader, Value};
@@ -27,6 +27,11 @@ pub(super) struct CredentialDraft<'d> {
     pub(super) status: CredentialStatus,
     pub(super) not_before: Option<Timestamp>,
     pub(super) expires: Option<Timestamp>,
+    /// What it is confined to; not read yet, for it names what products convey.
+    pub(super) scopes: Option<Value<'d>>,
+    /// Likewise the products.
+    pub(super) grants: Option<Value<'d>>,
+    pub(super) bindings: Option<Box<Bindings>>,
 }
 
 /// A name, and where it stands.
@@ -54,6 +59,48 @@ pub(super) fn grant_status(value: &Value<'_>) -> Option<GrantStatus> {
     ])
 }
 
+pub(super) fn approval(value: &Value<'_>) -> Option<Approval> {
+    value.word(&[("auto", Approval::Auto), ("manual", Approval::Manual)])
+}
+
+/// `None` for every environment.
+pub(super) fn environments(value: &Value<'_>) -> Option<Option<Vec<EnvironmentId>>> {
+    match value.array()?.as_slice() {
+        [only] if only.text() == Some("*") => Some(None),
+        _ => value.list(Value::parse).map(Some),
+    }
+}
+
+/// `sensitivity` and `api_key_alone` of a product.
+pub(super) fn key_alone(table: &mut TableReader<'_>) -> KeyAlone {
+    let words = [("normal", KeyAloneByRule::Admit), ("high", KeyAloneByRule::Refuse)];
+    let rule = table.optional("sensitivity", |value| value.word(&words)).unwrap_or_default();
+    let reason = table.optional("api_key_alone", |value| {
+        if rule == KeyAloneByRule::Admit {
+            value.problem(
+                "only a product with sensitivity = \"high\" needs a reason to accept an API key alone",
+            );
+        }
+        value.convert(|text| match text.trim() {
+            "" => Err("expected the reason why an API key alone is enough, in words"),
+            reason => Ok(reason.into()),
+        })
+    });
+    match (rule, reason) {
+        (KeyAloneByRule::Refuse, None) => KeyAlone::Refuse,
+        (KeyAloneByRule::Refuse, Some(reason)) => KeyAlone::AdmitFor(reason),
+        (KeyAloneByRule::Admit, _) => KeyAlone::Admit,
+    }
+}
+
+/// What a sensitivity says by itself.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum KeyAloneByRule {
+    #[default]
+    Admit,
+    Refuse,
+}
+
 fn credential_status(value: &Value<'_>) -> Option<CredentialStatus> {
     value.word(&[
         ("approved", CredentialStatus::Approved),
@@ -70,18 +117,21 @@ pub fn accepts(value: &Value<'_>) -> Option<Accepts> {
     Accepts::new(alternatives).map_err(|error| value.problem(error.to_string())).ok()
 }
 
-/// > scope-token = 1*( %x21 / %x23-5B / %x5D-7E ) — RFC 6749 §3.3
 pub(super) fn scopes(value: &Value<'_>) -> Option<Vec<String>> {
+    value.list(scope)
+}
+
+/// > scope-token = 1*( %x21 / %x23-5B / %x5D-7E ) — RFC 6749 §3.3
+pub(super) fn scope(value: &Value<'_>) -> Option<String> {
     let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
-    let scope = |text: &str| {
+    value.convert(|text| {
         let valid = !text.is_empty() && text.bytes().all(allowed);
         if valid {
             Ok(text.to_owned())
         } else {
             Err("a scope has only visible ASCII characters but '\"' and '\\'")
         }
-    };
-    value.list(|item| item.convert(scope))
+    })
 }
 
 /// An operation; `None` when it could not be read, which has been reported.
@@ -95,6 +145,7 @@ pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
         Some(value) => Some(accepts(&value)?),
         None => None,
     };
+    let scopes = table.optional("scopes", scopes).unwrap_or_default();
     let own_limits = limits::limits(&mut table);
     let weight = table.optional("weight", limits::weight).unwrap_or(1);
     if own_limits.is_some() && !table.has("id") {
@@ -113,7 +164,7 @@ pub(super) fn operation(mut table: TableReader<'_>) -> Option<Operation> {
         }
     };
     table.finish();
-    Some(Operation { id, service: service?, target: target?, accepts, limits: own_limits, weight })
+    Some(Operation { id, service: service?, target: target?, accepts, scopes, limits: own_limits, weight })
 }
 
 fn selector(value: &Value<'_>) -> Option<ServiceSelector> {
@@ -148,8 +199,13 @@ pub(super) fn certificate<'d>(
         Some(true) => MultiValued::Admit,
         Some(false) | None => MultiValued::Refuse,
     };
+    let issuer = table.optional("issuer", Value::parse);
     let secret = match given.as_slice() {
-        [_] => rules.into_iter().flatten().next().and_then(|rule| on_file(&table, rule, multi_valued)),
+        [_] => rules
+            .into_iter()
+            .flatten()
+            .next()
+            .and_then(|rule| on_file(&table, CertificatesOnFile { rule, multi_valued, issuer })),
         [] => {
             table.problem(format!(
                 "it must say which certificates it stands for: one of {}",
@@ -166,7 +222,7 @@ pub(super) fn certificate<'d>(
             None
         }
     };
-    draft(table, id, secret)
+    draft(table, CredentialKind::Mtls, id, secret)
 }
 
 /// The name that a credential has, or else `default_id`.
@@ -199,34 +255,37 @@ pub(super) fn token<'d>(mut table: TableReader<'d>, default_id: Option<&str>) ->
     }
     let rule = issuer.map(|issuer| TokenRule::new(&issuer, claims));
     let rule = rule.and_then(|rule| rule.map_err(|error| table.problem(error.to_string())).ok());
-    draft(table, id, rule.map(CredentialSecret::Token))
+    draft(table, CredentialKind::Token, id, rule.map(CredentialSecret::Token))
 }
 
 fn not_empty(text: &str) -> Result<String, &'static str> {
     if text.is_empty() { Err("expected a text, found nothing") } else { Ok(text.to_owned()) }
 }
 
-/// The rule with what it says of multi-valued names; none if it could never be met.
-fn on_file(
-    table: &TableReader<'_>,
-    rule: CertificateRule,
-    multi_valued: MultiValued,
-) -> Option<CredentialSecret> {
-    if let (CertificateRule::Subject(names), MultiValued::Refuse) = (&rule, multi_valued)
+/// The certificates; none if there could never be one.
+fn on_file(table: &TableReader<'_>, certificates: CertificatesOnFile) -> Option<CredentialSecret> {
+    let CertificatesOnFile { rule, multi_valued, issuer } = &certificates;
+    if let (CertificateRule::Subject(names), MultiValued::Refuse) = (rule, multi_valued)
         && names.iter().any(RelativeName::is_multi_valued)
     {
         table
             .problem("`subject` lists attributes that share a relative name; that needs multi_valued = true");
         return None;
     }
-    Some(CredentialSecret::Certificate(CertificatesOnFile { rule, multi_valued }))
+    if let (Some(named), Some(issuer)) = (rule.trust_domain(), issuer)
+        && named != *issuer
+    {
+        table.problem(format!("`uri` lies in the trust domain {named}, which `issuer` does not sign for"));
+        return None;
+    }
+    Some(CredentialSecret::Certificate(certificates))
 }
 
 /// An API key on file.
 pub(super) fn api_key(mut table: TableReader<'_>) -> Option<CredentialDraft<'_>> {
     let id = table.required("id", |value| Some((value.place(), value.convert(key_id)?)));
     let secret = table.required("hash", |value| value.convert(key_hash));
-    draft(table, id, secret)
+    draft(table, CredentialKind::ApiKey, id, secret)
 }
 
 /// A signature key on file.
@@ -252,11 +311,40 @@ pub(super) fn signature(mut table: TableReader<'_>) -> Option<CredentialDraft<'_
     } else {
         table.required("id", placed)
     };
-    draft(table, id, key.map(CredentialSecret::Signature))
+    draft(table, CredentialKind::Signature, id, key.map(CredentialSecret::Signature))
+}
+
+/// What a credential is bound to; a certificate is one itself, and is not bound to another.
+fn bindings(table: &mut TableReader<'_>, kind: CredentialKind) -> Option<Box<Bindings>> {
+    let from = table.optional("from", |value| value.list(Value::parse));
+    let certificate = (kind != CredentialKind::Mtls)
+        .then(|| table.optional("certificate", |value| value.convert(CertificateRule::uri)))
+        .flatten();
+    // The `issuer` of tokens is whoever has issued them, and of certificates whoever has signed them.
+    let issuer = (!matches!(kind, CredentialKind::Mtls | CredentialKind::Token))
+        .then(|| table.optional("issuer", Value::parse))
+        .flatten();
+    let sni = table.optional("sni", |value| value.convert(server_name));
+    let hours = table.optional("hours", Value::parse);
+    let bindings = Bindings { from, certificate, issuer, sni, hours };
+    (bindings != Bindings::default()).then(|| Box::new(bindings))
+}
+
+fn server_name(text: &str) -> Result<Box<str>, &'static str> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    // Nobody can ask for an address (RFC 6066 §3).
+    let is_name =
+        text.split('.').all(|label| !label.is_empty()) && text.bytes().any(|byte| byte.is_ascii_lowercase());
+    if is_name && text.bytes().all(plain) {
+        Ok(text.into())
+    } else {
+        Err("expected a DNS name in lower case")
+    }
 }
 
 fn draft<'d>(
     mut table: TableReader<'d>,
+    kind: CredentialKind,
     id: Option<(Place<'d>, CredentialId)>,
     secret: Option<CredentialSecret>,
 ) -> Option<CredentialDraft<'d>> {
@@ -266,9 +354,11 @@ fn draft<'d>(
     if not_before.zip(expires).is_some_and(|(from, to)| from >= to) {
         table.problem("`expires` does not lie after `not_before`");
     }
+    let bindings = bindings(&mut table, kind);
+    let (scopes, grants) = (table.value("scopes"), table.value("grants"));
     table.finish();
     let (place, id) = id?;
-    Some(CredentialDraft { place, id, secret, status, not_before, expires })
+    Some(CredentialDraft { place, id, secret, status, not_before, expires, scopes, grants, bindings })
 }
 
 fn subject(value: &Value<'_>) -> Option<CertificateRule> {

@@ -40,6 +40,13 @@ impl<'d, T: Clone> Shelf<'d, T> {
         }
     }
 
+    /// Puts a thing on the shelf that may well be there already.
+    pub(super) fn put_again(&mut self, place: Place<'d>, name: &str, thing: T) {
+        if !self.things.contains_key(name) {
+            self.things.insert(Arc::from(name), (thing, place));
+        }
+    }
+
     /// The thing that a value names; reports when there is none.
     pub(super) fn find(&self, reference: &Value<'d>) -> Option<T> {
         let name = reference.text()?;

@@ -171,7 +171,11 @@ impl Snapshot {
         }
         match self.certificates.find(subject) {
             Match::Ambiguous => None,
-            Match::Found(credential) if credential.admits(subject) => None,
+            Match::Found(credential)
+                if credential.admits(subject) || !credential.is_for_issuer_of(subject) =>
+            {
+                None
+            }
             Match::Found(credential) => Some(NameNotAdmitted::ByRule(credential.id.clone())),
             Match::NotFound => Some(NameNotAdmitted::NoRule),
         }
@@ -283,12 +287,26 @@ mod tests {
     fn credential(id: &str, secret: CredentialSecret) -> Arc<Credential> {
         let status = CredentialStatus::Approved;
         let id = id.parse().unwrap();
-        Arc::new(Credential { id, app: app("ledger"), secret, status, not_before: None, expires: None })
+        Arc::new(Credential {
+            id,
+            app: app("ledger"),
+            secret,
+            status,
+            not_before: None,
+            expires: None,
+            scopes: None,
+            grants: None,
+            bindings: None,
+        })
     }
 
     fn by_uri(text: &str) -> CredentialSecret {
         let rule = CertificateRule::uri(text).unwrap();
-        CredentialSecret::Certificate(CertificatesOnFile { rule, multi_valued: MultiValued::Refuse })
+        CredentialSecret::Certificate(CertificatesOnFile {
+            rule,
+            multi_valued: MultiValued::Refuse,
+            issuer: None,
+        })
     }
 
     fn subject(id: &str) -> Subject {

@@ -10,7 +10,7 @@ use crate::identity::{Attribute, Match, RelativeName, Subject};
 use crate::limit::{Priority, Quota, Spike, Unit, Window};
 use crate::registry::{
     AppStatus, CredentialKind, CredentialSecret, CredentialStatus, DeveloperStatus, GrantStatus, Methods,
-    NameNotAdmitted, PolicyPath, Snapshot, Source, Target, parse,
+    NameNotAdmitted, PolicyPath, Share, Snapshot, Source, Target, parse,
 };
 
 fn sources(texts: &[(&str, &str)]) -> Vec<Source> {
@@ -767,4 +767,157 @@ fn rules_that_one_token_could_meet_are_refused() {
     assert!(
         two("azp = 'x'\nclaims = { azp = 'y' }", "azp = 'z'").unwrap_err()[0].contains("asked for twice")
     );
+}
+#[test]
+fn an_operation_asks_only_for_scopes_that_its_product_conveys() {
+    let text = "[[product]]\nid = 'orders'\nscopes = ['orders:read']\n[[product.operation]]\nservice = 'orders'\n\
+        methods = ['GET']\npath = '/'\nscopes = ['orders:read'";
+
+    let operation = read(&format!("{text}]\n")).product("orders").unwrap().operations[0].clone();
+    assert_eq!(operation.scopes, ["orders:read"]);
+    assert_eq!(
+        problems(&format!("{text}, 'orders:write']\n")),
+        [
+            "1:1: product.orders: an operation asks for the scope `orders:write`, which the product does not convey"
+        ]
+    );
+}
+
+#[test]
+fn a_credential_is_confined_to_scopes_that_exist() {
+    let product = "[[product]]\nid = 'orders'\nscopes = ['orders:read']\n";
+    let app = |scopes: &str| {
+        format!(
+            "{DEVELOPER}{product}[[app]]\nid = 'ledger'\ndeveloper = 'team'\n\
+             [[app.api_key]]\nid = '0000000000A1'\nhash = '{HASH}'\n{scopes}\n"
+        )
+    };
+    let scopes = |text: &str| read(&app(text)).api_key("0000000000A1").unwrap().scopes.clone();
+
+    assert_eq!(scopes(""), None);
+    assert_eq!(scopes("scopes = []"), Some(Vec::new()));
+    assert_eq!(scopes("scopes = ['orders:read']"), Some(vec!["orders:read".to_owned()]));
+    assert_eq!(
+        problems(&app("scopes = ['orders:raed', 'a b']")),
+        [
+            "12:11: app.ledger.api_key.0000000000A1.scopes[1]: there is no scope `orders:raed`, did you mean `orders:read`?",
+            "12:26: app.ledger.api_key.0000000000A1.scopes[2]: a scope has only visible ASCII characters but '\"' and '\\'",
+        ]
+    );
+}
+
+#[test]
+fn a_credential_is_confined_to_products_of_its_app() {
+    let app = |grants: &str| {
+        format!(
+            "{DEVELOPER}[[product]]\nid = 'a'\n[[product]]\nid = 'b'\n[[app]]\nid = 'ledger'\ndeveloper = 'team'\n\
+             grant = [{{ product = 'a' }}]\n[[app.certificate]]\nid = 'svid'\nuri = 'spiffe://td/a'\n{grants}\n"
+        )
+    };
+    let share = |text: &str| {
+        let snapshot = read(&app(text));
+        let credential = snapshot.credential("svid").unwrap();
+        let product = |id: &str| snapshot.product(id).unwrap().id.clone();
+        [product("a"), product("b")].map(|product| match credential.share_of(&product) {
+            Share::Nothing => "nothing".to_owned(),
+            Share::Part(part) => format!("{:?}", part.status),
+            Share::Whole => "whole".to_owned(),
+        })
+    };
+
+    assert_eq!(share(""), ["whole", "whole"]);
+    assert_eq!(share("grants = []"), ["nothing", "nothing"]);
+    assert_eq!(share("grants = ['a']"), ["Approved", "nothing"]);
+    assert_eq!(
+        share("[[app.certificate.grants]]\nproduct = 'a'\nstatus = 'pending'"),
+        ["Pending", "nothing"]
+    );
+    assert_eq!(
+        problems(&app("grants = ['b', 'a', { product = 'a' }, 'zebra', 7]")),
+        [
+            "14:11: app.ledger.certificate.svid.grants[1]: the app has no grant to it, and a credential never has more than its app",
+            "14:33: app.ledger.certificate.svid.grants[3].product: it stands here already, at a.toml:14",
+            "14:40: app.ledger.certificate.svid.grants[4]: there is no product `zebra`",
+            "14:49: app.ledger.certificate.svid.grants[5]: expected a table, found an integer",
+        ]
+    );
+}
+
+#[test]
+fn what_a_credential_is_bound_to_is_read_and_what_could_never_hold_is_refused() {
+    let key = format!("[[app.api_key]]\nid = '0000000000A1'\nhash = '{HASH}'\n");
+    let bound = |lines: &str| {
+        let text = format!("{DEVELOPER}[[app]]\nid = 'ledger'\ndeveloper = 'team'\n{key}{lines}\n");
+        read(&text).api_key("0000000000A1").unwrap().bindings.clone()
+    };
+
+    assert_eq!(bound(""), None);
+    let all = "from = ['10.0.0.0/8']\ncertificate = 'spiffe://td/**'\nissuer = 'td'\nsni = 'api.test'\nhours = '22:00-06:00'";
+    let bindings = bound(all).unwrap();
+    assert_eq!(bindings.from, Some(vec!["10.0.0.0/8".parse().unwrap()]));
+    assert_eq!((bindings.sni.as_deref(), bindings.hours), (Some("api.test"), "22:00-06:00".parse().ok()));
+    assert_eq!(bound("from = []").unwrap().from, Some(Vec::new()), "from nowhere");
+    let problems = app_problems(&format!(
+        "{key}from = ['10.1.0.0/8']\ncertificate = 'spiffe://td/*'\nissuer = 'spiffe://td'\nsni = 'API'\nhours = '8-18'"
+    ));
+    assert_eq!(
+        problems,
+        [
+            "9:9: app.ledger.api_key.0000000000A1.from[1]: the address has bits behind the length of the network; the network is 10.0.0.0/8",
+            "10:15: app.ledger.api_key.0000000000A1.certificate: '*' stands only in '/**', at the end",
+            "11:10: app.ledger.api_key.0000000000A1.issuer: a trust domain has only lower-case letters, digits, '.', '_' and '-'",
+            "12:7: app.ledger.api_key.0000000000A1.sni: expected a DNS name in lower case",
+            "13:9: app.ledger.api_key.0000000000A1.hours: expected two different times of day in UTC, such as \"08:00-18:00\" or \"22:00-06:00\"",
+        ]
+    );
+    let certificate = "[[app.certificate]]\nuri = 'spiffe://td/a'\n";
+    assert_eq!(
+        app_problems(&format!("{certificate}issuer = 'other'")),
+        [
+            "6:1: app.ledger.certificate[1]: `uri` lies in the trust domain td, which `issuer` does not sign for"
+        ]
+    );
+    assert_eq!(
+        app_problems(&format!("{certificate}certificate = 'spiffe://td/b'")),
+        [
+            "8:1: app.ledger.certificate[1].certificate: unknown key; known here: dns, expires, from, grants, hours, id, issuer, multi_valued, not_before, scopes, sha256, sni, spki, status, subject, uri"
+        ]
+    );
+}
+
+#[test]
+fn a_product_of_high_sensitivity_cannot_say_that_a_key_alone_is_enough() {
+    let product = |lines: &str| format!("[[product]]\nid = 'orders'\n{lines}\n");
+    let operation = "[[product.operation]]\nservice = 'orders'\naccepts = [['mtls'], ['api_key']]";
+    let contradiction = "1:1: product.orders: `accepts` lets an API key in alone, which sensitivity = \"high\" refuses; take it out, \
+        or say in `api_key_alone` why it may";
+
+    for lines in ["accepts = [['api_key']]", operation] {
+        assert_eq!(problems(&product(&format!("sensitivity = 'high'\n{lines}"))), [contradiction]);
+        read(&product(&format!("sensitivity = 'high'\napi_key_alone = 'test data'\n{lines}")));
+        read(&product(lines));
+    }
+    read(&product("sensitivity = 'high'\naccepts = [['mtls', 'api_key'], ['signature']]"));
+    assert_eq!(
+        problems(&product("api_key_alone = 'why'")),
+        [
+            "3:17: product.orders.api_key_alone: only a product with sensitivity = \"high\" needs a reason to accept an API key alone"
+        ]
+    );
+    assert_eq!(
+        problems(&product("sensitivity = 'high'\napi_key_alone = ' '")),
+        ["4:17: product.orders.api_key_alone: expected the reason why an API key alone is enough, in words"]
+    );
+    assert_eq!(
+        problems(&product("sensitivity = 'high'\napi_key_alone = true")),
+        ["4:17: product.orders.api_key_alone: expected a string, found a boolean"]
+    );
+}
+
+/// There is no such thing as an operation for everybody: nothing is let in without an app, a grant and a product.
+#[test]
+fn no_operation_can_be_made_public() {
+    let found = operation_problems("service = 's'\nmethods = ['GET']\npath = '/'\npublic = true").concat();
+
+    assert!(found.contains("operation[1].public: unknown key"), "{found}");
 }

@@ -130,6 +130,12 @@ impl<'d> Value<'d> {
         self.value.as_array().is_some()
     }
 
+    /// Whether it is a string. Reports nothing if it is none.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        self.value.as_str().is_some()
+    }
+
     /// The values of an array.
     #[must_use]
     pub fn array(&self) -> Option<Vec<Self>> {

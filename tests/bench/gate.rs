@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use postern::authz::{Ask, Door, Till, Toll, check};
 use postern::clock::Timestamp;
-use postern::credential::{Evidence, HeaderEvidence, Peppers};
+use postern::credential::{Evidence, Peppers};
 use postern::id::AppId;
 use postern::identity::Subject;
 use postern::limit::{Bill, Ledger, Line, Scope};
@@ -142,7 +142,7 @@ impl Case {
 
     /// What one decision takes in a row of them, in microseconds.
     fn round(&self) -> f64 {
-        let evidence = Evidence { certificate: Some(&self.subject), headers: HeaderEvidence::default() };
+        let evidence = Evidence { certificate: Some(&self.subject), ..Evidence::default() };
         let (path, service) = (PolicyPath::parse("/orders/7").unwrap(), "orders".parse().unwrap());
         let ask = Ask::Http { service: &service, method: "GET", path: &path };
         let toll = Toll::Charge(Till { ledger: &self.ledger, service: None });

@@ -174,7 +174,7 @@ impl World {
     fn ask(&self, fields: &[Header<'_>], nonce_use: NonceUse) -> Result<(), Refusal> {
         let signed = self.read(fields, nonce_use);
         let headers = HeaderEvidence { signature: signed.as_ref(), ..HeaderEvidence::default() };
-        let evidence = Evidence { certificate: None, headers };
+        let evidence = Evidence { headers, ..Evidence::default() };
         authenticate(&evidence, &self.registry, &self.peppers, self.now).map(|_| ())
     }
 }

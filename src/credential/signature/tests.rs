@@ -118,7 +118,7 @@ impl World {
     fn ask_at(&self, message: Message<'_>, now: Timestamp) -> Result<String, Refusal> {
         let signed = self.read(message)?;
         let headers = HeaderEvidence { signature: signed.as_ref(), ..HeaderEvidence::default() };
-        let evidence = Evidence { certificate: None, headers };
+        let evidence = Evidence { headers, ..Evidence::default() };
         let principal = authenticate(&evidence, &self.registry, &self.peppers, now)?;
         Ok(principal.credential().id.to_string())
     }

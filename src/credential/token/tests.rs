@@ -172,7 +172,7 @@ impl World {
         let field = format!("Bearer {token}");
         let token = Bearer::from_fields([("authorization", field.as_bytes())], &self.trust)?;
         let headers = HeaderEvidence { token, ..HeaderEvidence::default() };
-        let evidence = Evidence { certificate, headers };
+        let evidence = Evidence { certificate, headers, ..Evidence::default() };
         authenticate(&evidence, &self.registry, &Peppers::default(), Timestamp::from_unix(NOW))
     }
 
