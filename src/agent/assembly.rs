@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::trust::Crls;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::credential::token::TokenTrust;
 use crate::credential::{NonceMemory, Peppers, SignatureTerms};
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::Issued;
@@ -51,6 +52,7 @@ pub(super) struct Materials {
     pub(super) crls: Arc<Crls>,
     pub(super) registry: Arc<registry::Snapshot>,
     pub(super) peppers: Arc<Peppers>,
+    pub(super) tokens: Arc<TokenTrust>,
 }
 
 /// Assembles snapshots, one after the other.
@@ -107,7 +109,7 @@ impl Assembly {
     /// # Errors
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
-        let Materials { config, issued, bundles, revocations, crls, registry, peppers } = materials;
+        let Materials { config, issued, bundles, revocations, crls, registry, peppers, tokens } = materials;
         let now = self.clock.since_boot();
         let same = |verifier: &&Arc<Verifier>| {
             Arc::ptr_eq(verifier.bundles(), bundles)
@@ -208,6 +210,7 @@ impl Assembly {
             limits: Arc::new(config.limits.clone()),
             api_key_header: Arc::clone(&config.api_key_header),
             signatures: Arc::new(SignatureTerms::new(config.signatures.clone(), Arc::clone(&self.nonces))),
+            tokens: Arc::clone(tokens),
             retired: Arc::new(retired(issued)),
             ledger: Arc::clone(&self.ledger),
             throttle: Arc::clone(&self.throttle),

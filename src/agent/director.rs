@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::clock_watch::{self, Shift};
+use super::issuers::{Found, Issuers};
 use super::registrar::{Registrar, RegistryError};
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
@@ -23,6 +24,7 @@ use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
 use crate::credential::Peppers;
+use crate::credential::token::TokenTrust;
 use crate::id::WorkloadId;
 use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
 use crate::pki::{BundleSet, Revoked, Skews, Usage, VerifyError};
@@ -127,6 +129,11 @@ pub(super) struct Director {
     pub(super) deliveries: Deliveries,
     pub(super) troubles: Arc<Troubles>,
     pub(super) skews: Arc<Mutex<Skews>>,
+    /// Who fetches the keys of outside issuers, and what was found.
+    pub(super) issuers: Issuers,
+    pub(super) found: watch::Receiver<Found>,
+    /// By whose word tokens of our own are believed.
+    pub(super) own_tokens: TokenTrust,
 }
 
 impl Director {
@@ -165,6 +172,7 @@ impl Director {
                     self.follow_registry();
                     self.follow_trust().await;
                 }
+                Ok(()) = self.found.changed() => self.follow_issuers(),
                 _ = looking.tick() => self.end_old_sessions(),
                 _ = ageing.tick() => self.follow_crls(),
                 _ = watching_disk.tick() => self.look_at_disk(),
@@ -287,6 +295,26 @@ impl Director {
             }
             Err(error) => tracing::warn!(error, "peppers not made"),
         }
+    }
+
+    /// Puts the keys of outside issuers into force as they were found last.
+    fn follow_issuers(&mut self) {
+        let troubles = self.found.borrow_and_update().troubles();
+        if troubles.is_empty() {
+            self.troubles.clear(Trouble::Issuers);
+        } else {
+            self.troubles.note(Trouble::Issuers, troubles.join("; "));
+        }
+        let tokens = self.tokens(&self.materials.config);
+        let next = Materials { tokens: Arc::new(tokens), ..self.materials.clone() };
+        if let Err(error) = self.publish(next) {
+            tracing::error!(error = %Causes(&error), "the keys of issuers cannot be put into force");
+        }
+    }
+
+    /// By whose word tokens are believed under `config`.
+    fn tokens(&self, config: &Config) -> TokenTrust {
+        self.found.borrow().believe(config, self.own_tokens.clone())
     }
 
     fn follow_registry(&mut self) {
@@ -499,12 +527,17 @@ impl Director {
             }
         };
         let config = Arc::clone(&new);
-        let materials = Materials { config, issued, bundles, crls, registry, ..self.materials.clone() };
+        let tokens = Arc::new(self.tokens(&config));
+        let materials =
+            Materials { config, issued, bundles, crls, registry, tokens, ..self.materials.clone() };
         if let Err(error) = self.publish(materials) {
             self.configure_issuance(&old).await?;
             return Err(error);
         }
         self.registrar = registrar;
+        if old.issuers != new.issuers {
+            self.issuers.follow(&new);
+        }
         if changes.contains(&Change::Workloads) || changes.contains(&Change::Issuance) {
             self.attestor.follow(&new.workloads).map_err(|_| ReloadError::Selectors)?;
             self.deliveries.follow(&new, &self.feed);

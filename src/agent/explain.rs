@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::admin::{Explanation, Operation, Presented, Question, StepOutcome, StewardError, TrailStep};
 use crate::authz::Denial;
 use crate::clock::Timestamp;
+use crate::credential::token::{Bearer, Objection};
 use crate::credential::{ApiKey, Refusal};
 use crate::id::ServiceId;
 use crate::identity::{Match, SpiffeId, Subject};
@@ -60,6 +61,7 @@ pub(super) fn explain(
         address: question.origin.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         sni: question.origin.sni.clone().or_else(|| usual_sni(&question.operation)),
     };
+    let token = token_objection(&question, caller.verified.as_ref(), snapshot, now);
     let loose = unbound(&question, &caller, snapshot, now);
     let objection =
         caller.verified.as_ref().and_then(|one| snapshot.registry.objection_to_name(&one.subject));
@@ -71,7 +73,30 @@ pub(super) fn explain(
     if let Some(objection) = objection.filter(|_| outcome.code == Refusal::UnmappedCertificate.code()) {
         explanation.sentence = format!("{} That is because {objection}.", explanation.sentence);
     }
+    if let Some(objection) = token.filter(|objection| outcome.code == objection.refusal().code()) {
+        tell_of_token(&mut explanation, objection);
+    }
     Ok(explanation)
+}
+
+/// What is wrong with the token in `question`, in more words than its sender is told.
+fn token_objection(
+    question: &Question,
+    verified: Option<&Verified>,
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Option<Objection> {
+    let fields = question.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let bearer = Bearer::from_fields(fields, &snapshot.tokens).ok()??;
+    bearer.prove(verified.map(|verified| &verified.subject.sha256), now).err()
+}
+
+fn tell_of_token(explanation: &mut Explanation, objection: Objection) {
+    let told = format!("The token proves nothing: {objection}.");
+    explanation.sentence = format!("{} {told}", explanation.sentence);
+    if let Some(step) = explanation.steps.iter_mut().find(|step| step.outcome == StepOutcome::Failed) {
+        step.detail = told;
+    }
 }
 
 fn listener<'a>(question: &Question, snapshot: &'a Snapshot) -> Result<&'a Arc<Listener>, StewardError> {
@@ -244,13 +269,16 @@ fn decided_by(code: &str) -> (Step, &'static str) {
             Refusal::BadContentDigest
             | Refusal::ContentDigestMismatch
             | Refusal::DuplicateCredential
-            | Refusal::KeyInUrl => Step::Request,
+            | Refusal::KeyInUrl
+            | Refusal::TokenInUrl => Step::Request,
             Refusal::AmbiguousCertificate
             | Refusal::InsufficientCoverage
             | Refusal::InvalidCredential
             | Refusal::MissingCredential
             | Refusal::PrincipalMismatch
-            | Refusal::UnmappedCertificate => Step::Credential,
+            | Refusal::TokenBindingFailed
+            | Refusal::UnmappedCertificate
+            | Refusal::UnmappedToken => Step::Credential,
             Refusal::BindingFailed => Step::Bindings,
             Refusal::ClockSkew
             | Refusal::CredentialExpired
@@ -259,7 +287,8 @@ fn decided_by(code: &str) -> (Step, &'static str) {
             | Refusal::CredentialRevoked
             | Refusal::ReplayMemoryFull
             | Refusal::Replayed
-            | Refusal::SignatureExpired => Step::InForce,
+            | Refusal::SignatureExpired
+            | Refusal::TokenRevoked => Step::InForce,
         };
         return (step, refusal.sentence());
     }
@@ -267,7 +296,7 @@ fn decided_by(code: &str) -> (Step, &'static str) {
         let step = match denial {
             Denial::AppRevoked => Step::App,
             Denial::DeveloperInactive => Step::Developer,
-            Denial::AuthMethodNotAllowed => Step::Kind,
+            Denial::AuthMethodNotAllowed | Denial::StepUpRequired => Step::Kind,
             Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked | Denial::NotEntitled => {
                 Step::Operation
             }

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::director::{Deliveries, Director, InForce, Order};
+use super::issuers::Issuers;
 use super::limit_keeper::{KeeperError, LimitKeeper};
 use super::quickstart::{self, Quickstart, QuickstartError};
 use super::registrar::{Registrar, RegistryError};
@@ -27,6 +28,7 @@ use crate::causes::Causes;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
+use crate::credential::token::TokenTrust;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::limit::Ledger;
 use crate::pki::Skews;
@@ -178,6 +180,13 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
     let revocations = Arc::new(revocation_file::load(&config.state_dir)?);
     let crls = trust::all_crls(&config.trust, &bundles, &Arc::default(), started_at)?;
+    let mut issuers = Issuers::new(Arc::clone(&clock));
+    issuers.follow(&config);
+    issuers.first(FIRST_KEYS).await;
+    let mut found = issuers.found();
+    let own_tokens = TokenTrust::default();
+    let tokens = Arc::new(found.borrow_and_update().believe(&config, own_tokens.clone()));
+    found.mark_changed();
     let materials = Materials {
         config: Arc::clone(&config),
         issued,
@@ -186,6 +195,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         crls,
         registry: Arc::clone(&registry),
         peppers,
+        tokens,
     };
     let ledger = Arc::new(Ledger::default());
     let limit_keeper = LimitKeeper::start(&config.state_dir, Arc::clone(&ledger), Arc::clone(&clock))?;
@@ -260,6 +270,9 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         deliveries,
         troubles: Arc::clone(&troubles),
         skews,
+        issuers,
+        found,
+        own_tokens,
     };
     director.open_doors()?;
 
@@ -338,6 +351,9 @@ async fn answer_operators(
     troubles.clear(Trouble::Admin);
     admin::serve(listener, steward, shutdown).await;
 }
+
+/// The start waits no longer than this for the keys of outside issuers; what comes later is taken then.
+const FIRST_KEYS: Duration = Duration::from_secs(2);
 
 /// What could not be done at the start for want of a disk is tried again this often.
 const TRY_AGAIN: Duration = Duration::from_secs(5);

@@ -8,12 +8,12 @@ use crate::clock::Timestamp;
 use crate::credential::Principal;
 use crate::id::ProductId;
 use crate::registry::{
-    Accepts, App, AppStatus, Credential, Developer, DeveloperStatus, Facts, Grant, GrantStatus, KindSet,
-    Operation, Product, Share, Target,
+    Accepts, App, AppStatus, Credential, CredentialKind, Developer, DeveloperStatus, Facts, Grant,
+    GrantStatus, KindSet, Operation, Product, Share, Target,
 };
 
 /// The answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Decision<'s> {
     /// Yes, on these terms.
     Allow(Terms<'s>),
@@ -22,12 +22,14 @@ pub enum Decision<'s> {
 }
 
 /// On what a yes rests: what the service is told and the log remembers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Terms<'s> {
     /// The app that calls.
     pub app: &'s Arc<App>,
     /// The strongest credential that it used.
     pub credential: &'s Credential,
+    /// How it used that.
+    pub kind: CredentialKind,
     /// The product that contains the operation.
     pub product: &'s Arc<Product>,
     /// The operation.
@@ -95,7 +97,7 @@ impl<'s> Obstacle<'s> {
 const fn depth(denial: Denial) -> u8 {
     match denial {
         Denial::AppRevoked | Denial::DeveloperInactive | Denial::NotEntitled => 0,
-        Denial::AuthMethodNotAllowed => 1,
+        Denial::AuthMethodNotAllowed | Denial::StepUpRequired => 1,
         Denial::WrongEnvironment => 2,
         Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked => 3,
         Denial::InsufficientScope => 4,
@@ -121,8 +123,9 @@ pub(super) fn consider<'s, P, E>(
         return Err(Hindrance::Denial(Obstacle::to_all(Denial::DeveloperInactive)));
     }
     let kinds = principal.kinds();
-    if ![door.listener, door.service, app.accepts.as_ref()].into_iter().all(|level| satisfied(level, kinds)) {
-        return Err(Hindrance::Denial(Obstacle::to_all(Denial::AuthMethodNotAllowed)));
+    let levels = [door.listener, door.service, app.accepts.as_ref()];
+    if let Some(denial) = objection(kinds, |kinds| levels.into_iter().all(|level| satisfied(level, kinds))) {
+        return Err(Hindrance::Denial(Obstacle::to_all(denial)));
     }
     let mut closest = Obstacle::to_all(Denial::NotEntitled);
     let mut unpaid = None;
@@ -131,7 +134,9 @@ pub(super) fn consider<'s, P, E>(
             Ok(operation) => {
                 let credential = principal.credential();
                 let scopes = in_force_for(principal, &grant.product);
-                let terms = Terms { app, credential, product: &grant.product, operation, scopes };
+                let kind = principal.kind();
+                let product = &grant.product;
+                let terms = Terms { app, credential, kind, product, operation, scopes };
                 match pay(&terms) {
                     Ok(paid) => return Ok((terms, paid)),
                     Err(error) => unpaid = unpaid.or(Some(error)),
@@ -202,11 +207,14 @@ fn stands_open(
 ) -> Result<(), Denial> {
     let Shares { principal, .. } = shares;
     let (product, kinds) = (&*grant.product, principal.kinds());
-    let mut levels = [&product.accepts, &operation.accepts, &grant.accepts]
-        .into_iter()
-        .chain(shares.parts().map(|part| &part.accepts));
-    if !levels.all(|level| satisfied(level.as_ref(), kinds)) || !product.key_alone.admits(kinds) {
-        return Err(Denial::AuthMethodNotAllowed);
+    let levels = || {
+        let fixed = [&product.accepts, &operation.accepts, &grant.accepts];
+        fixed.into_iter().chain(shares.parts().map(|part| &part.accepts))
+    };
+    let enough =
+        |kinds| levels().all(|level| satisfied(level.as_ref(), kinds)) && product.key_alone.admits(kinds);
+    if let Some(denial) = objection(kinds, enough) {
+        return Err(denial);
     }
     if !product.is_for(door.environment) {
         return Err(Denial::WrongEnvironment);
@@ -237,6 +245,17 @@ fn in_force(grant: &Grant, now: Timestamp) -> Result<(), Denial> {
         GrantStatus::Approved => Ok(()),
         GrantStatus::Pending => Err(Denial::GrantPending),
         GrantStatus::Revoked => Err(Denial::GrantRevoked),
+    }
+}
+
+/// What stands in the way of these kinds of credential where `enough` decides; a user's token may be all that is missing.
+fn objection(kinds: KindSet, enough: impl Fn(KindSet) -> bool) -> Option<Denial> {
+    if enough(kinds) {
+        None
+    } else if enough(kinds.with(CredentialKind::UserToken)) {
+        Some(Denial::StepUpRequired)
+    } else {
+        Some(Denial::AuthMethodNotAllowed)
     }
 }
 

@@ -29,13 +29,15 @@ pub enum Denial {
     QuotaUnavailable,
     /// It comes too fast.
     SpikeArrested,
+    /// A user's token is missing, and nothing else.
+    StepUpRequired,
     /// The product that contains the operation is for other environments than this agent's.
     WrongEnvironment,
 }
 
 impl Denial {
     /// All reasons, for metrics and documentation.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AppRevoked,
         Self::AuthMethodNotAllowed,
         Self::ConditionFailed,
@@ -49,6 +51,7 @@ impl Denial {
         Self::QuotaExceeded,
         Self::QuotaUnavailable,
         Self::SpikeArrested,
+        Self::StepUpRequired,
         Self::WrongEnvironment,
     ];
 
@@ -69,6 +72,7 @@ impl Denial {
             Self::QuotaExceeded => "quota-exceeded",
             Self::QuotaUnavailable => "quota-unavailable",
             Self::SpikeArrested => "spike-arrested",
+            Self::StepUpRequired => "step-up-required",
             Self::WrongEnvironment => "wrong-environment",
         }
     }
@@ -86,6 +90,7 @@ impl Denial {
             | Self::GrantRevoked
             | Self::InsufficientScope
             | Self::NotEntitled
+            | Self::StepUpRequired
             | Self::WrongEnvironment => 403,
             Self::Overloaded | Self::QuotaUnavailable => 503,
             Self::QuotaExceeded | Self::SpikeArrested => 429,
@@ -111,6 +116,9 @@ impl Denial {
             Self::QuotaExceeded => "The app has used up its quota for this window of time.",
             Self::QuotaUnavailable => "The app's quota cannot be counted at the moment.",
             Self::SpikeArrested => "The app's requests come faster than it may send them.",
+            Self::StepUpRequired => {
+                "This operation also needs an access token of the user for whom the app calls."
+            }
             Self::WrongEnvironment => "The granted product is not for this environment.",
         }
     }

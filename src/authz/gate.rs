@@ -80,12 +80,14 @@ pub fn check<'s>(
     let pay = |terms: &Terms<'s>| {
         toll.pay(terms, now).map_err(|shortage| {
             if nearest.as_ref().is_none_or(|(found, _)| shortage.retry_after < found.retry_after) {
-                nearest = Some((shortage, *terms));
+                nearest = Some((shortage, terms.clone()));
             }
         })
     };
     match (consider(&principal, ask, door, now, pay), nearest) {
-        (Ok((terms, (statement, seat))), _) => Ok(Permit::issue(terms, statement, seat)),
+        (Ok((terms, (statement, seat))), _) => {
+            Ok(Permit::issue(terms, statement, seat, principal.token().cloned()))
+        }
         (Err(Hindrance::Unpaid(())), Some((shortage, terms))) => Err(No::Limited { shortage, terms }),
         (Err(Hindrance::Denial(Obstacle { denial, operation })), _) => {
             Err(No::Denied { denial, principal, operation })

@@ -211,7 +211,7 @@ impl<'a> KeyView<'a> {
     fn of(credential: &'a Credential) -> Option<Self> {
         let kind = match &credential.secret {
             CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey.as_str(),
-            CredentialSecret::Certificate(_) => return None,
+            CredentialSecret::Certificate(_) | CredentialSecret::Token(_) => return None,
             CredentialSecret::Signature(key) => key.algorithm().as_str(),
         };
         Some(Self {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::issuer::IssuerConfig;
 use crate::credential::SignatureRules;
 use crate::id::{EnvironmentId, WorkloadId};
 use crate::identity::TrustDomain;
@@ -52,6 +53,8 @@ pub struct Config {
     pub api_key_header: Arc<str>,
     /// What signatures must be like.
     pub signatures: SignatureRules,
+    /// Others whose access tokens are believed.
+    pub issuers: Vec<IssuerConfig>,
     /// Doors from outside.
     pub listeners: Vec<ListenerSettings>,
     /// What is guarded.

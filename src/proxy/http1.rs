@@ -496,6 +496,7 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         app: request.verdict.app,
         product: request.verdict.product,
         credential: request.verdict.credential,
+        user: request.verdict.user(),
         spiffe_id,
         received: done.received,
         sent: done.sent,

@@ -233,6 +233,7 @@ impl Stream {
             app: verdict.app,
             product: verdict.product,
             credential: verdict.credential,
+            user: verdict.user(),
             spiffe_id: self.visitor.spiffe_id(),
             received: done.received,
             sent: done.sent,

@@ -10,6 +10,7 @@ use super::request_id::RequestId;
 use super::response::{field, number_into};
 use crate::authz::{Denial, No};
 use crate::clock::Timestamp;
+use crate::credential::token::TokenTrust;
 use crate::credential::{Refusal, SignatureTerms};
 use crate::registry::{Accepts, CredentialKind, KindSet};
 
@@ -61,6 +62,10 @@ impl Answer {
         let answer = Self::new(no.status(), no.code(), no.sentence());
         match no {
             No::Limited { shortage, .. } => answer.with_notice(Notice::of(shortage)),
+            No::Denied { denial: Denial::StepUpRequired, .. } => Self {
+                challenge: Challenge::Headers(KindSet::EMPTY.with(CredentialKind::UserToken)),
+                ..answer
+            },
             No::Denied { denial: Denial::InsufficientScope, principal, operation: Some(operation) } => {
                 let scopes = operation.scopes.join(" ").into();
                 Self { challenge: Challenge::Scopes(principal.kinds(), scopes), ..answer }
@@ -103,6 +108,20 @@ impl Answer {
             let kinds: KindSet = of_headers.filter(|&kind| everywhere(kind)).collect();
             self.challenge =
                 if kinds.is_empty() { Challenge::Certificate } else { Challenge::Headers(kinds) };
+        }
+        self
+    }
+
+    /// The same, without an invitation to send a token where nobody's tokens are believed.
+    pub(super) fn by(mut self, tokens: &TokenTrust) -> Self {
+        if let Challenge::Headers(kinds) = self.challenge
+            && tokens.is_empty()
+        {
+            let is_token =
+                |kind: CredentialKind| matches!(kind, CredentialKind::Token | CredentialKind::UserToken);
+            let others: KindSet = kinds.iter().filter(|&kind| !is_token(kind)).collect();
+            self.challenge =
+                if others.is_empty() { Challenge::Certificate } else { Challenge::Headers(others) };
         }
         self
     }
@@ -160,7 +179,8 @@ impl Answer {
     /// > insufficient_scope: … The resource server SHOULD respond with the HTTP 403 (Forbidden) status code and MAY include
     /// > the "scope" attribute with the scope necessary to access the protected resource. — RFC 6750 §3.1
     pub(super) fn challenge(&self) -> Vec<(&'static str, Cow<'_, str>)> {
-        let failed = self.code != Refusal::MissingCredential.code();
+        let missing = [Refusal::MissingCredential.code(), Denial::StepUpRequired.code()];
+        let failed = !missing.contains(&self.code);
         let mut fields = Vec::new();
         match &self.challenge {
             Challenge::Headers(kinds) => {
@@ -223,8 +243,14 @@ impl Answer {
 
 /// The authentication schemes of those of `kinds` that travel in headers.
 fn schemes(kinds: KindSet) -> impl Iterator<Item = &'static str> {
-    let of_headers = [CredentialKind::ApiKey, CredentialKind::Signature].into_iter();
-    of_headers.filter(move |&kind| kinds.contains(kind)).filter_map(Refusal::challenge)
+    // One scheme for both sorts of token: who owns it is not the caller's to say.
+    let is_token = kinds.contains(CredentialKind::Token) || kinds.contains(CredentialKind::UserToken);
+    let of_headers = [
+        (CredentialKind::ApiKey, kinds.contains(CredentialKind::ApiKey)),
+        (CredentialKind::Signature, kinds.contains(CredentialKind::Signature)),
+        (CredentialKind::Token, is_token),
+    ];
+    of_headers.into_iter().filter(|(_, named)| *named).filter_map(|(kind, _)| Refusal::challenge(kind))
 }
 
 const CHALLENGE: &str = "www-authenticate";

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::authz::Till;
+use crate::credential::token::TokenTrust;
 use crate::credential::{Peppers, SignatureTerms};
 use crate::id::{AuthorityId, EnvironmentId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
@@ -37,6 +38,8 @@ pub struct Snapshot {
     pub api_key_header: Arc<str>,
     /// What signatures must be like, and the nonces that were used.
     pub signatures: Arc<SignatureTerms>,
+    /// By whose word access tokens are believed.
+    pub tokens: Arc<TokenTrust>,
     /// Our issuing authorities that sign no more, by their distinguished names.
     pub retired: Arc<BTreeMap<String, AuthorityId>>,
     /// What every app has used of its limits; the same one in every snapshot.

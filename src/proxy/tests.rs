@@ -162,6 +162,7 @@ impl World {
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };
         let snapshot = Snapshot {
+            tokens: Arc::default(),
             registry: Arc::new(parse(&[source]).unwrap()),
             peppers: Arc::new(Peppers::default()),
             environment: None,

@@ -6,6 +6,7 @@ mod rule;
 mod signature_key;
 mod binding;
 mod condition;
+mod token_rule;
 mod model;
 mod snapshot;
 mod page;
@@ -16,7 +17,7 @@ mod library;
 
 pub use binding::{Bindings, Hours, InvalidHours, InvalidNetwork, Network, Origin, Unbound};
 pub use condition::{AttributeValue, Attributes, Condition, Facts, InvalidCondition};
-pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
+pub use kind::{Accepts, CredentialKind, InvalidAccepts, KindSet, UnknownKind};
 pub use library::{Change, Library};
 pub use model::{
     App, AppStatus, Approval, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,
@@ -29,6 +30,7 @@ pub use read::accepts;
 pub use rule::{InvalidPathRule, PathRule};
 pub use signature_key::{InvalidPublicKey, SignatureAlgorithm, SignatureKey};
 pub use snapshot::{Counts, NameNotAdmitted, Snapshot};
+pub use token_rule::{EmptyTokenRule, TokenRule};
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use crate::identity::{CertificateRule, Subject, TrustDomain};
 use crate::limit::{Limits, Priority};
 use crate::registry::{
     Accepts, Attributes, Bindings, Condition, CredentialKind, KindSet, PathRule, PolicyPath, SignatureKey,
+    TokenRule,
 };
 
 /// Whoever owns apps.
@@ -138,7 +139,10 @@ impl KeyAlone {
     pub fn admits(&self, kinds: KindSet) -> bool {
         match self {
             Self::Admit | Self::AdmitFor(_) => true,
-            Self::Refuse => !KindSet::from_iter([CredentialKind::ApiKey]).is_superset(kinds),
+            // A user's token says nothing of the app.
+            Self::Refuse => {
+                !KindSet::from_iter([CredentialKind::ApiKey, CredentialKind::UserToken]).is_superset(kinds)
+            }
         }
     }
 }
@@ -333,7 +337,9 @@ impl Credential {
     #[must_use]
     pub fn admits(&self, subject: &Subject) -> bool {
         match &self.secret {
-            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => false,
+            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) | CredentialSecret::Token(_) => {
+                false
+            }
             CredentialSecret::Certificate(on_file) => {
                 let well_named = match on_file.multi_valued {
                     MultiValued::Admit => true,
@@ -348,7 +354,9 @@ impl Credential {
     #[must_use]
     pub fn is_for_issuer_of(&self, subject: &Subject) -> bool {
         match &self.secret {
-            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => false,
+            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) | CredentialSecret::Token(_) => {
+                false
+            }
             CredentialSecret::Certificate(on_file) => {
                 on_file.issuer.as_ref().is_none_or(|domain| subject.spiffe_id.trust_domain() == *domain)
             }
@@ -362,6 +370,18 @@ impl Credential {
             CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey,
             CredentialSecret::Certificate(_) => CredentialKind::Mtls,
             CredentialSecret::Signature(_) => CredentialKind::Signature,
+            CredentialSecret::Token(_) => CredentialKind::Token,
+        }
+    }
+
+    /// Its rule, if it stands for tokens of an outside issuer.
+    #[must_use]
+    pub const fn token_rule(&self) -> Option<&TokenRule> {
+        match &self.secret {
+            CredentialSecret::Token(rule) => Some(rule),
+            CredentialSecret::ApiKey { .. }
+            | CredentialSecret::Certificate(_)
+            | CredentialSecret::Signature(_) => None,
         }
     }
 
@@ -371,9 +391,9 @@ impl Credential {
         match &self.secret {
             CredentialSecret::ApiKey { pepper, .. }
             | CredentialSecret::Signature(SignatureKey::Sealed { pepper, .. }) => Some(pepper),
-            CredentialSecret::Certificate(_) | CredentialSecret::Signature(SignatureKey::Public { .. }) => {
-                None
-            }
+            CredentialSecret::Certificate(_)
+            | CredentialSecret::Signature(SignatureKey::Public { .. })
+            | CredentialSecret::Token(_) => None,
         }
     }
 }
@@ -403,6 +423,8 @@ pub enum CredentialSecret {
     Certificate(CertificatesOnFile),
     /// A signature that this key made, or that its private half did.
     Signature(SignatureKey),
+    /// One of these tokens of an outside issuer.
+    Token(TokenRule),
 }
 
 /// The certificates that a credential stands for.
@@ -433,6 +455,7 @@ impl fmt::Debug for CredentialSecret {
                 write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?}, issuer: {issuer:?})")
             }
             Self::Signature(key) => write!(f, "Signature({key:?})"),
+            Self::Token(rule) => write!(f, "Token({rule})"),
         }
     }
 }

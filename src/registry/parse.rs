@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::id::{AppId, DeveloperId, ProductId};
+use crate::id::{AppId, CredentialId, DeveloperId, ProductId};
 use crate::limit::{Limits, Quota};
 use crate::registry::limits;
 use crate::registry::model::MOST_SCOPES;
@@ -218,6 +218,10 @@ impl<'b> Reader<'b> {
         }
         drafts.extend(table.tables("api_key").into_iter().filter_map(read::api_key));
         drafts.extend(table.tables("signature").into_iter().filter_map(read::signature));
+        for (number, token) in (1..).zip(table.tables("token")) {
+            let default_id = id.as_ref().map(|(_, id)| format!("{id}-token-{number}"));
+            drafts.extend(read::token(token, default_id.as_deref()));
+        }
         table.finish();
         let app = id.zip(developer).map(|((place, id), developer)| {
             let app = Arc::new(App { id, developer, status, accepts, limits, priority, attributes, grants });
@@ -310,11 +314,21 @@ impl<'b> Reader<'b> {
             Ok(()) => self.page.credentials.push(entry(id, &place)),
             Err(Conflict::Taken) => self.taken(&place, "a credential", &id, |page| &page.credentials),
             Err(Conflict::SameRule(other)) => {
-                let at = self.earlier(&other, |page| &page.credentials).map(|at| format!(" at {at}"));
-                let at = at.unwrap_or_default();
-                place.problem(format!("the credential `{other}`{at} stands for the same certificates"));
+                self.ambiguous(&place, &other, "stands for the same certificates");
             }
+            Err(Conflict::SameToken(other)) => self.ambiguous(
+                &place,
+                &other,
+                "could stand for the same token: all rules of an issuer name the same claim, and those with the same value \
+                 in it differ in another",
+            ),
         }
+    }
+
+    /// Reports that another credential stands for the same.
+    fn ambiguous(&self, place: &Place<'_>, other: &CredentialId, why: &str) {
+        let at = self.earlier(other, |page| &page.credentials).map(|at| format!(" at {at}"));
+        place.problem(format!("the credential `{other}`{} {why}", at.unwrap_or_default()));
     }
 
     /// Where developers and products are.

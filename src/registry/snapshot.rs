@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::id::{AppId, CredentialId, DeveloperId, ProductId};
 use crate::identity::{Mapping, Match, Subject};
 use crate::registry::page::Page;
+use crate::registry::token_rule::TokenRules;
 use crate::registry::{App, Credential, CredentialKind, CredentialSecret, Developer, Product};
 use crate::shard_map::ShardMap;
 
@@ -23,6 +24,7 @@ pub struct Snapshot {
     /// Every scope that some product conveys.
     scopes: ShardMap<String, ()>,
     certificates: Mapping<Arc<Credential>>,
+    tokens: TokenRules,
     version: Box<str>,
 }
 
@@ -48,6 +50,8 @@ pub(super) struct Taken;
 pub(super) enum Conflict {
     /// This one stands for the same certificates.
     SameRule(CredentialId),
+    /// One token could meet the rules of both this one and it.
+    SameToken(CredentialId),
     /// Its name is taken.
     Taken,
 }
@@ -87,12 +91,22 @@ impl Snapshot {
     pub(super) fn put_credential(&mut self, credential: Arc<Credential>) -> Result<(), Conflict> {
         let id = credential.id.clone();
         self.credentials.insert(id.clone(), Arc::clone(&credential)).map_err(|_| Conflict::Taken)?;
-        let CredentialSecret::Certificate(on_file) = &credential.secret else { return Ok(()) };
-        let rule = on_file.rule.clone();
-        self.certificates.insert(rule, credential).map_err(|other| {
-            self.credentials.remove(&id);
-            Conflict::SameRule(other.id.clone())
-        })
+        self.put_rule(credential).inspect_err(|_| drop(self.credentials.remove(&id)))
+    }
+
+    fn put_rule(&mut self, credential: Arc<Credential>) -> Result<(), Conflict> {
+        match &credential.secret {
+            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => Ok(()),
+            CredentialSecret::Certificate(on_file) => {
+                let rule = on_file.rule.clone();
+                let put = self.certificates.insert(rule, credential);
+                put.map_err(|other| Conflict::SameRule(other.id.clone()))
+            }
+            CredentialSecret::Token(rule) => {
+                let put = self.tokens.add(rule, &credential);
+                put.map_err(|other| Conflict::SameToken(other.id.clone()))
+            }
+        }
     }
 
     pub(super) fn take_app(&mut self, id: &AppId) {
@@ -100,9 +114,11 @@ impl Snapshot {
     }
 
     pub(super) fn take_credential(&mut self, id: &CredentialId) {
-        let taken = self.credentials.remove(id);
-        if let Some(CredentialSecret::Certificate(on_file)) = taken.as_ref().map(|taken| &taken.secret) {
-            self.certificates.remove(&on_file.rule);
+        let Some(taken) = self.credentials.remove(id) else { return };
+        match &taken.secret {
+            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => {}
+            CredentialSecret::Certificate(on_file) => self.certificates.remove(&on_file.rule),
+            CredentialSecret::Token(rule) => self.tokens.remove(rule, id),
         }
     }
 
@@ -149,6 +165,12 @@ impl Snapshot {
     #[must_use]
     pub fn signature_key(&self, id: &str) -> Option<&Arc<Credential>> {
         self.credential(id).filter(|credential| credential.kind() == CredentialKind::Signature)
+    }
+
+    /// The credential on file, good or not, for a token of `issuer` that has been believed and claims what `claim` says.
+    #[must_use]
+    pub fn token(&self, issuer: &str, claim: impl Fn(&str) -> Option<String>) -> Option<&Arc<Credential>> {
+        self.tokens.find(issuer, claim)
     }
 
     /// The credential on file for a verified certificate, good or not.
