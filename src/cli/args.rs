@@ -349,7 +349,7 @@ pub(super) struct IssueArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyVerb {
-    /// Make an API key for an app and print it, once; or one for signatures
+    /// Make an API key for an app and print it, once; or a client secret, or a key for signatures
     Create {
         /// Whose
         #[arg(long, value_name = "ID")]
@@ -362,6 +362,10 @@ pub(super) enum KeyVerb {
         /// Write it into this new file (0600) instead of printing it
         #[arg(long, value_name = "FILE", conflicts_with = "public_key")]
         out: Option<PathBuf>,
+
+        /// A client secret instead, which is good for getting tokens and nothing else
+        #[arg(long, conflicts_with_all = ["signature", "public_key"])]
+        client_secret: bool,
 
         /// A key for signatures by this algorithm: `hmac-sha256` makes a shared secret and prints it, the others take a public
         /// key

@@ -1,6 +1,7 @@
 //! What callers present, and the proof of who they are: evidence becomes a principal or a refusal.
 
 mod api_key;
+mod client_secret;
 mod signing_secret;
 mod structured;
 mod content_digest;
@@ -14,6 +15,7 @@ mod refusal;
 mod verify;
 
 pub use api_key::{API_KEY_MARK, ApiKey, InvalidApiKey, Peppers};
+pub use client_secret::ClientSecret;
 pub use content_digest::{ContentDigest, DigestCheck};
 pub use evidence::{Evidence, HeaderEvidence};
 pub use message::{Content, Message};

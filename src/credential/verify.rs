@@ -68,7 +68,10 @@ const UNKNOWN: [u8; 32] = [0; 32];
 fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
     match &credential.secret {
         CredentialSecret::ApiKey { hash, pepper } => Some((hash, pepper)),
-        CredentialSecret::Certificate(_) | CredentialSecret::Signature(_) => None,
+        CredentialSecret::Certificate(_)
+        | CredentialSecret::ClientKey(_)
+        | CredentialSecret::ClientSecret { .. }
+        | CredentialSecret::Signature(_) => None,
     }
 }
 

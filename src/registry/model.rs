@@ -225,7 +225,10 @@ impl Credential {
     #[must_use]
     pub fn admits(&self, subject: &Subject) -> bool {
         match &self.secret {
-            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => false,
+            CredentialSecret::ApiKey { .. }
+            | CredentialSecret::ClientKey(_)
+            | CredentialSecret::ClientSecret { .. }
+            | CredentialSecret::Signature(_) => false,
             CredentialSecret::Certificate(on_file) => match on_file.multi_valued {
                 MultiValued::Admit => true,
                 MultiValued::Refuse => !subject.is_multi_valued(),
@@ -239,6 +242,8 @@ impl Credential {
         match self.secret {
             CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey,
             CredentialSecret::Certificate(_) => CredentialKind::Mtls,
+            CredentialSecret::ClientKey(_) => CredentialKind::ClientKey,
+            CredentialSecret::ClientSecret { .. } => CredentialKind::ClientSecret,
             CredentialSecret::Signature(_) => CredentialKind::Signature,
         }
     }
@@ -248,10 +253,12 @@ impl Credential {
     pub fn pepper(&self) -> Option<&str> {
         match &self.secret {
             CredentialSecret::ApiKey { pepper, .. }
+            | CredentialSecret::ClientKey(SignatureKey::Sealed { pepper, .. })
+            | CredentialSecret::ClientSecret { pepper, .. }
             | CredentialSecret::Signature(SignatureKey::Sealed { pepper, .. }) => Some(pepper),
-            CredentialSecret::Certificate(_) | CredentialSecret::Signature(SignatureKey::Public { .. }) => {
-                None
-            }
+            CredentialSecret::Certificate(_)
+            | CredentialSecret::ClientKey(SignatureKey::Public { .. })
+            | CredentialSecret::Signature(SignatureKey::Public { .. }) => None,
         }
     }
 }
@@ -279,6 +286,15 @@ pub enum CredentialSecret {
     },
     /// One of these certificates.
     Certificate(CertificatesOnFile),
+    /// An assertion that the private half of this key has signed (RFC 7523), at the token endpoint only.
+    ClientKey(SignatureKey),
+    /// A secret whose HMAC-SHA-256 under a pepper is this, at the token endpoint only.
+    ClientSecret {
+        /// The HMAC of the secret.
+        hash: [u8; 32],
+        /// The name of the pepper.
+        pepper: Arc<str>,
+    },
     /// A signature that this key made, or that its private half did.
     Signature(SignatureKey),
 }
@@ -308,6 +324,8 @@ impl fmt::Debug for CredentialSecret {
             Self::Certificate(CertificatesOnFile { rule, multi_valued }) => {
                 write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?})")
             }
+            Self::ClientKey(key) => write!(f, "ClientKey({key:?})"),
+            Self::ClientSecret { pepper, .. } => write!(f, "ClientSecret {{ hash: …, pepper: {pepper:?} }}"),
             Self::Signature(key) => write!(f, "Signature({key:?})"),
         }
     }

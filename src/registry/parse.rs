@@ -145,6 +145,8 @@ impl<'d> Registry<'d> {
             drafts.extend(read::certificate(certificate, default_id.as_deref()));
         }
         drafts.extend(table.tables("api_key").into_iter().filter_map(read::api_key));
+        drafts.extend(table.tables("client_key").into_iter().filter_map(read::client_key));
+        drafts.extend(table.tables("client_secret").into_iter().filter_map(read::client_secret));
         drafts.extend(table.tables("signature").into_iter().filter_map(read::signature));
         table.finish();
         let app = id.zip(developer).map(|((place, id), developer)| {

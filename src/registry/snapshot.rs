@@ -18,6 +18,7 @@ pub struct Snapshot {
     products: BTreeMap<ProductId, Arc<Product>>,
     api_keys: HashMap<CredentialId, Arc<Credential>>,
     signature_keys: HashMap<CredentialId, Arc<Credential>>,
+    client_keys: HashMap<AppId, Vec<Arc<Credential>>>,
     certificates: Mapping<Arc<Credential>>,
     version: Box<str>,
 }
@@ -81,7 +82,10 @@ impl Snapshot {
         let rules: Vec<(&CertificateRule, &Arc<Credential>)> = credentials
             .iter()
             .filter_map(|credential| match &credential.secret {
-                CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => None,
+                CredentialSecret::ApiKey { .. }
+                | CredentialSecret::ClientKey(_)
+                | CredentialSecret::ClientSecret { .. }
+                | CredentialSecret::Signature(_) => None,
                 CredentialSecret::Certificate(on_file) => Some((&on_file.rule, credential)),
             })
             .collect();
@@ -98,7 +102,12 @@ impl Snapshot {
             let keys = credentials.iter().filter(|credential| credential.kind() == kind);
             keys.map(|key| (key.id.clone(), Arc::clone(key))).collect()
         };
+        let mut client_keys: HashMap<AppId, Vec<Arc<Credential>>> = HashMap::new();
+        for key in credentials.iter().filter(|credential| credential.kind() == CredentialKind::ClientKey) {
+            client_keys.entry(key.app.id.clone()).or_default().push(Arc::clone(key));
+        }
         let snapshot = Self {
+            client_keys,
             api_keys: by_id(CredentialKind::ApiKey),
             signature_keys: by_id(CredentialKind::Signature),
             apps: index(apps, |app| &app.id, &mut conflicts),
@@ -121,6 +130,18 @@ impl Snapshot {
     #[must_use]
     pub fn signature_key(&self, id: &str) -> Option<&Arc<Credential>> {
         self.signature_keys.get(id)
+    }
+
+    /// The keys on file with which this app signs for itself at the token endpoint, good or not.
+    #[must_use]
+    pub fn client_keys(&self, app: &str) -> &[Arc<Credential>] {
+        self.client_keys.get(app).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The client secret on file under this public id, good or not.
+    #[must_use]
+    pub fn client_secret(&self, id: &str) -> Option<&Arc<Credential>> {
+        self.credentials.get(id).filter(|credential| credential.kind() == CredentialKind::ClientSecret)
     }
 
     /// The credential on file for a verified certificate, good or not.
