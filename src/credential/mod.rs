@@ -9,6 +9,7 @@ mod message;
 mod nonces;
 mod signature;
 mod signer;
+pub mod token;
 mod evidence;
 mod principal;
 mod refusal;
