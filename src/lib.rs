@@ -40,6 +40,7 @@
 //! | [`pki`] | *pure*: keys, authorities and their slots, issuing, verifying, when to renew |
 //! | [`credential`] | *pure*: evidence becomes a principal, or a refusal |
 //! | [`authz`] | *pure*: the decision, and the permit without which nothing is forwarded |
+//! | [`oauth`] | *pure*: the authorization server: who gets a token, by which key it is signed, and what is taken back |
 //! | [`store`] | files that are written whole or not at all: the CA, peppers, registry edits; and keys on a token |
 //! | [`telemetry`] | operator log, access log, metrics |
 //! | [`issuance`] | owns the local CA, renews, and publishes everything as one value |
@@ -125,6 +126,7 @@ pub mod registry;
 pub mod pki;
 pub mod credential;
 pub mod authz;
+pub mod oauth;
 pub mod store;
 pub mod telemetry;
 pub mod issuance;

@@ -7,13 +7,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::token_keeper::TokenState;
 use super::trust::Crls;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::credential::token::{Denied, KeyStatus, OwnIssuer, TokenTrust};
 use crate::credential::{NonceMemory, Peppers, SignatureTerms};
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::Issued;
 use crate::limit::{Inflight, Ledger, Throttle};
+use crate::oauth::{KeySlot, Office, TokenKey, Withdrawals};
 use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Usage, Verifier, VerifyError};
 use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, Standing, TlsError,
@@ -51,6 +54,7 @@ pub(super) struct Materials {
     pub(super) crls: Arc<Crls>,
     pub(super) registry: Arc<registry::Snapshot>,
     pub(super) peppers: Arc<Peppers>,
+    pub(super) tokens: TokenState,
 }
 
 /// Assembles snapshots, one after the other.
@@ -64,6 +68,8 @@ pub(super) struct Assembly {
     throttle: Arc<Throttle>,
     inflight: BTreeMap<ServiceId, Arc<Inflight>>,
     nonces: Arc<NonceMemory>,
+    assertions: Arc<NonceMemory>,
+    denied: Option<Withdrawn>,
 }
 
 /// A listener's TLS, from which certificate it was made and when.
@@ -75,6 +81,17 @@ struct Made {
     listener: Arc<Listener>,
 }
 
+/// What was taken back, as requests are held against it, and from what it was made.
+#[derive(Debug)]
+struct Withdrawn {
+    withdrawals: Arc<Withdrawals>,
+    issuer: String,
+    denied: Arc<Denied>,
+}
+
+/// Assertions that are remembered for as long as they could be used again: some three hundred a second.
+const ASSERTIONS: usize = 100_000;
+
 /// TLS sessions can be resumed for as long as their configuration lives. It is made anew at this age, so that no session
 /// becomes older than an hour, however often it is resumed.
 const OLDEST_SESSIONS: Duration = Duration::from_secs(55 * 60);
@@ -84,6 +101,7 @@ impl Assembly {
     pub(super) fn new(clock: Arc<dyn Clock>, ledger: Arc<Ledger>) -> Self {
         // Its size is that of the rules, as soon as there are any.
         let nonces = Arc::new(NonceMemory::new(0, clock.now()));
+        let assertions = Arc::new(NonceMemory::new(ASSERTIONS, clock.now()));
         Self {
             clock,
             verifier: None,
@@ -93,6 +111,8 @@ impl Assembly {
             throttle: Arc::default(),
             inflight: BTreeMap::new(),
             nonces,
+            assertions,
+            denied: None,
         }
     }
 
@@ -107,7 +127,7 @@ impl Assembly {
     /// # Errors
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
-        let Materials { config, issued, bundles, revocations, crls, registry, peppers } = materials;
+        let Materials { config, issued, bundles, revocations, crls, registry, peppers, tokens } = materials;
         let now = self.clock.since_boot();
         let same = |verifier: &&Arc<Verifier>| {
             Arc::ptr_eq(verifier.bundles(), bundles)
@@ -197,6 +217,11 @@ impl Assembly {
         self.listeners.clone_from(&listeners);
         self.remotes.clone_from(&remotes);
         self.inflight = self.inflight(config);
+        let office = config.tokens.as_ref().map(|settings| Office {
+            settings: Arc::clone(settings),
+            ring: Arc::clone(&tokens.ring),
+            assertions: Arc::clone(&self.assertions),
+        });
         Ok(proxy::Snapshot {
             registry: Arc::clone(registry),
             peppers: Arc::clone(peppers),
@@ -211,7 +236,40 @@ impl Assembly {
             ledger: Arc::clone(&self.ledger),
             throttle: Arc::clone(&self.throttle),
             inflight: self.inflight.clone(),
+            tokens: self.token_trust(config, tokens),
+            office: office.map(Arc::new),
         })
+    }
+
+    /// By whose word tokens are believed.
+    fn token_trust(&mut self, config: &Config, tokens: &TokenState) -> TokenTrust {
+        let mut trust = TokenTrust::default();
+        let Some(settings) = &config.tokens else { return trust };
+        let mut own = OwnIssuer::new(settings.issuer.as_str(), settings.audiences.iter().cloned());
+        for TokenKey { key, slot, .. } in &tokens.ring.keys {
+            let status = match *slot {
+                KeySlot::Active { .. } | KeySlot::Prepared => KeyStatus::Current,
+                KeySlot::Retired { until } => KeyStatus::Retired { until },
+            };
+            own = own.with_key(key.public().clone(), status);
+        }
+        trust = trust.with_own(own);
+        let same = |known: &&Withdrawn| {
+            Arc::ptr_eq(&known.withdrawals, &tokens.withdrawals) && known.issuer == settings.issuer.as_str()
+        };
+        let denied = match self.denied.as_ref().filter(same) {
+            Some(known) => Arc::clone(&known.denied),
+            None => {
+                let denied = Arc::new(tokens.withdrawals.denied(settings.issuer.as_str()));
+                self.denied = Some(Withdrawn {
+                    withdrawals: Arc::clone(&tokens.withdrawals),
+                    issuer: settings.issuer.to_string(),
+                    denied: Arc::clone(&denied),
+                });
+                denied
+            }
+        };
+        trust.with_denied(denied)
     }
 
     /// The services whose requests are limited; what is known of one stays known while its bounds stay.

@@ -17,6 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::clock_watch::{self, Shift};
+use super::token_keeper::TokenUpdate;
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
 use crate::causes::Causes;
@@ -24,7 +25,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
 use crate::credential::Peppers;
 use crate::id::WorkloadId;
-use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
+use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError, TokenDesk};
 use crate::pki::{BundleSet, Revoked, Skews, Usage, VerifyError};
 use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
@@ -131,6 +132,8 @@ pub(super) struct Director {
     pub(super) deliveries: Deliveries,
     pub(super) troubles: Arc<Troubles>,
     pub(super) skews: Arc<Mutex<Skews>>,
+    pub(super) tokens: TokenDesk,
+    pub(super) token_updates: mpsc::Receiver<TokenUpdate>,
 }
 
 impl Director {
@@ -165,6 +168,7 @@ impl Director {
                     Ok(()) => self.follow_issued(),
                     Err(_) => return self.plane,
                 },
+                Some(update) = self.token_updates.recv() => self.follow_tokens(update),
                 _ = changes.recv() => {
                     self.follow_registry();
                     self.follow_trust().await;
@@ -229,6 +233,23 @@ impl Director {
             Err(error) => {
                 tracing::error!(error = %Causes(&error), "new certificates cannot be put into force")
             }
+        }
+    }
+
+    /// Puts other token keys and withdrawals into force, and tells whoever waits for it. Live connections need not be looked at:
+    /// every request is held against the snapshot that is in force when it comes.
+    fn follow_tokens(&mut self, update: TokenUpdate) {
+        let TokenUpdate { state, done } = update;
+        let next = Materials { tokens: state, ..self.materials.clone() };
+        match self.assembly.assemble(&next) {
+            Ok(snapshot) => {
+                self.current.store(Arc::new(snapshot));
+                self.materials = next;
+                // Whoever asked may have gone.
+                done.into_iter().for_each(|(reply, outcome)| drop(reply.send(outcome)));
+            }
+            // Whoever waits learns that nobody answers.
+            Err(error) => tracing::error!(error = %Causes(&error), "token keys cannot be put into force"),
         }
     }
 
@@ -513,6 +534,9 @@ impl Director {
             if let Change::Close(door) = change {
                 self.plane.close(door);
             }
+        }
+        if let Err(error) = self.tokens.configure(new.tokens.as_ref().map(|tokens| tokens.keys)) {
+            tracing::error!(%error, "the keeper of token keys goes by the former settings");
         }
         let rename = |change: &Change| match change {
             Change::Rename(from, to) => Some((from.clone(), to.clone())),

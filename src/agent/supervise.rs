@@ -20,6 +20,7 @@ use super::quickstart::{self, Quickstart, QuickstartError};
 use super::sightings::{self, Sightings};
 use super::steward::AgentSteward;
 use super::troubles::{Trouble, Troubles};
+use super::token_keeper::{self, TokenKeeperError, TokenState};
 use super::trust::{self, TrustError};
 use crate::admin;
 use crate::causes::Causes;
@@ -108,6 +109,9 @@ pub enum AgentError {
     /// The state directory cannot be used.
     #[error("the state directory cannot be used")]
     State(#[from] StoreError),
+    /// The keys that sign tokens, or what was taken back, cannot be used.
+    #[error("the keys of tokens cannot be used")]
+    Tokens(#[from] TokenKeeperError),
     /// A trust bundle cannot be believed.
     #[error("a trust bundle cannot be believed")]
     Trust(#[from] TrustError),
@@ -184,7 +188,12 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         crls,
         registry: Arc::clone(&registry),
         peppers,
+        tokens: TokenState::default(),
     };
+    let rules = config.tokens.as_ref().map(|tokens| tokens.keys);
+    let token_keeper =
+        token_keeper::start(&config.state_dir, rules, Arc::clone(&clock), Arc::clone(&troubles))?;
+    let materials = Materials { tokens: token_keeper.state, ..materials };
     let ledger = Arc::new(Ledger::default());
     let limit_keeper = LimitKeeper::start(&config.state_dir, Arc::clone(&ledger), Arc::clone(&clock))?;
     let mut assembly = Assembly::new(Arc::clone(&clock), Arc::clone(&ledger));
@@ -207,6 +216,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         skews: Arc::clone(&skews),
         access,
         lookout,
+        tokens: token_keeper.desk.clone(),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plane = Plane::start(config.threads.unwrap_or(cores), &context)?;
@@ -257,6 +267,8 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         deliveries,
         troubles: Arc::clone(&troubles),
         skews,
+        tokens: token_keeper.desk,
+        token_updates: token_keeper.updates,
     };
     director.open_doors()?;
 

@@ -75,7 +75,11 @@ fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
     }
 }
 
-fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {
+/// Whether a credential that was proven is good at `now`.
+///
+/// # Errors
+/// Why it is not.
+pub fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {
     if credential.not_before.is_some_and(|not_before| now < not_before) {
         return Err(Refusal::CredentialNotYetValid);
     }

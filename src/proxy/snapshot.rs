@@ -6,10 +6,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::authz::Till;
+use crate::credential::token::TokenTrust;
 use crate::credential::{Peppers, SignatureTerms};
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::limit::{Inflight, Ledger, Throttle};
+use crate::oauth::Office;
 use crate::pki::{Life, Verified, Verifier};
 use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
 use crate::registry::Snapshot as Registry;
@@ -43,6 +45,10 @@ pub struct Snapshot {
     pub throttle: Arc<Throttle>,
     /// How many requests services are given at a time, where that is limited.
     pub inflight: BTreeMap<ServiceId, Arc<Inflight>>,
+    /// By whose word tokens are believed.
+    pub tokens: TokenTrust,
+    /// Where tokens are to be had, if anywhere.
+    pub office: Option<Arc<Office>>,
 }
 
 impl Snapshot {
