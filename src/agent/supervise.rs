@@ -250,6 +250,8 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         troubles: Arc::clone(&troubles),
         skews: Arc::clone(&skews),
         limit_troubles: limit_keeper.troubles(),
+        token_desk: token_keeper.desk.clone(),
+        attestor: Arc::clone(&attestor),
     });
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
@@ -291,6 +293,13 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         troubles,
         stopped(),
     ));
+    if let Some(tokens) = &config.tokens
+        && let Some(path) = &tokens.socket
+    {
+        let listener = admin::bind_tokens(path)?;
+        let path = format!("{}/token", tokens.path);
+        tokio::spawn(admin::serve_tokens(listener, path, Arc::clone(&steward), stopped()));
+    }
     if let Some(address) = config.metrics {
         let listener = TcpListener::bind(address)
             .await

@@ -1,6 +1,7 @@
 //! The endpoints: token, introspection, revocation, keys and metadata, each from a request that was read whole to its answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::rand::SecureRandom;
 use serde_json::json;
@@ -13,6 +14,7 @@ use crate::identity::Subject;
 use crate::oauth::client::{Books, Client, Presented, authenticate, may_have_tokens};
 use crate::oauth::inspect;
 use crate::oauth::mint::mint;
+use crate::oauth::withdrawal::LONGEST_TTL;
 use crate::oauth::{Binding, Fault, Form, KeyRing, Minted, Settings, Wish, Withdrawal};
 use crate::registry::{Credential, Snapshot};
 use crate::secret::Secret;
@@ -190,6 +192,20 @@ impl Office {
         };
         let reply = answered.unwrap_or_else(refusal);
         Reply { client: Some(client.credential), ..reply }
+    }
+
+    /// How a token is taken back that is one of ours and has not ended; none if it is no such.
+    #[must_use]
+    pub fn withdrawal_of(&self, token: &str, trust: &TokenTrust, now: Timestamp) -> Option<Withdrawal> {
+        let claims = inspect::read(token, trust, now)?;
+        let app = claims.client_id.as_deref().and_then(|app| app.parse().ok());
+        Some(Withdrawal::Token { app, jti: claims.id?, expires: claims.expires.unix() })
+    }
+
+    /// The longest life that a token can have, whatever is configured now.
+    #[must_use]
+    pub const fn longest_ttl(&self) -> Duration {
+        LONGEST_TTL
     }
 
     /// A token for an app that has proven who it is otherwise: a local workload, by the kernel's word.
