@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex};
 use postern::admin::{
     AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Explanation, InstalledStatus,
     IssuedCertificate, Operation, Order, Question, Readiness, RegistryStatus, Reloaded, RenewalStatus,
-    SecretText, SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus, bind, serve,
-    serve_health, TokenKeyStatus, WithdrawOrder, Withdrawn,
+    SecretText, SignedAuthorityStatus, Status, Steward, StewardError, TokenKeyStatus, WithdrawOrder,
+    Withdrawn, WorkloadStatus, bind, serve, serve_health,
 };
 use postern::clock::Timestamp;
 use postern::id::{AuthorityId, WorkloadId};
-use postern::oauth::{Fault, Form, Minted};
 use postern::issuance::{
     AuthorityRevocation, Change, Changed, Insistence, InstallOrder, Reach, Run, SignOrder, Verb, Wanted,
 };
+use postern::oauth::{Fault, Form, Minted};
 use postern::pki::{Level, SignedChain};
 use postern::secret::Secret;
 use tempfile::TempDir;

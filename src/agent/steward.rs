@@ -69,7 +69,8 @@ impl AgentSteward {
         let (snapshot, now) = (self.current.load(), self.clock.now());
         let office = snapshot.office.as_ref().ok_or_else(no_tokens)?;
         let registry = &snapshot.registry;
-        let unknown = |kind: &str, name: &str| StewardError::Unknown(format!("there is no {kind} called `{name}`"));
+        let unknown =
+            |kind: &str, name: &str| StewardError::Unknown(format!("there is no {kind} called `{name}`"));
         let issued_until = now.unix();
         match order {
             WithdrawOrder::App(app) => {

@@ -144,7 +144,9 @@ impl Keeper {
             self.write_down(fresh, &mut done);
             let mut changed = self.take_steps();
             changed |= self.withdrawals.forget(self.clock.now());
-            if (changed || is_order) && updates.blocking_send(TokenUpdate { state: self.state(), done }).is_err() {
+            if (changed || is_order)
+                && updates.blocking_send(TokenUpdate { state: self.state(), done }).is_err()
+            {
                 return;
             }
             if is_batch {
@@ -210,7 +212,8 @@ impl Keeper {
         }
         let mut changed = false;
         if self.unsaved {
-            let saved = token_keys::save(&self.state_dir, &self.ring).map_err(|error| Causes(&error).to_string());
+            let saved =
+                token_keys::save(&self.state_dir, &self.ring).map_err(|error| Causes(&error).to_string());
             self.unsaved = self.note(saved).is_err();
         }
         let Some(rules) = self.rules else { return changed };

@@ -94,7 +94,8 @@ fn create_client_secret(
     let hash = peppers.hash(pepper, secret.text().expose_secret()).context("there is no pepper")?;
     let hash = format!("hmac-sha256:{pepper}:{}", HEXLOWER.encode(&hash));
     let id: CredentialId = secret.id().parse()?;
-    let edit = Edit::AddClientSecret { app: app.clone(), key: StoredApiKey { id: id.clone(), hash, expires } };
+    let edit =
+        Edit::AddClientSecret { app: app.clone(), key: StoredApiKey { id: id.clone(), hash, expires } };
     let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
     let told = format!("Client secret {id} for {app}{end}; its hash is in");
     hand_out(config, &edit, secret.text(), out, &told, &id)

@@ -21,7 +21,9 @@ pub(super) async fn run(config: &Path, verb: TokenVerb) -> anyhow::Result<Verdic
         TokenVerb::Keys(format) => keys(config, format).await?,
         TokenVerb::KillKey { key } => {
             locate::client(config)?.kill_token_key(&key).await?;
-            output::print(&format!("{key} is killed: no token by it is taken any more, and another key signs.\n"))?;
+            output::print(&format!(
+                "{key} is killed: no token by it is taken any more, and another key signs.\n"
+            ))?;
         }
         TokenVerb::Revoke(args) => {
             let withdrawn = locate::client(config)?.withdraw_tokens(&order(args)?).await?;

@@ -708,8 +708,7 @@ const TOKEN_TTL: (Duration, Duration) = (Duration::from_secs(60), Duration::from
 const USUAL_TOKEN_TTL: Duration = Duration::from_secs(600);
 
 /// The next key is made known for a quarter of this, so a shorter one is for trials only.
-const TOKEN_KEY_LIFETIME: (Duration, Duration) =
-    (Duration::from_secs(4), Duration::from_secs(365 * 86_400));
+const TOKEN_KEY_LIFETIME: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(365 * 86_400));
 const USUAL_TOKEN_KEY_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 
 fn token_path(text: &str) -> Result<String, String> {
@@ -727,8 +726,13 @@ fn audience(text: &str) -> Result<String, &'static str> {
             && scheme.bytes().all(plain)
             && !rest.is_empty()
     });
-    let fits = scheme && text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    if fits { Ok(text.to_owned()) } else { Err("expected an absolute URI without a fragment, such as https://api.example") }
+    let fits =
+        scheme && text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("expected an absolute URI without a fragment, such as https://api.example")
+    }
 }
 
 /// The `[limits]` section.

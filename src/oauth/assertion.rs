@@ -35,7 +35,8 @@ pub(super) fn prove<'s>(
 ) -> Result<Assertion<'s>, Fault> {
     let jws = Jws::parse(text.as_bytes()).map_err(|_| Fault::INVALID_CLIENT)?;
     // An access token is signed, too, and says of whom; it is no assertion.
-    let kind_fits = jws.kind.is_none() || jws.is_of_kind("jwt") || jws.is_of_kind("client-authentication+jwt");
+    let kind_fits =
+        jws.kind.is_none() || jws.is_of_kind("jwt") || jws.is_of_kind("client-authentication+jwt");
     let claims = Claims::parse(&jws.payload).map_err(|_| Fault::INVALID_CLIENT)?;
     let credential = signed_by(&jws, &claims, registry).filter(|_| kind_fits).ok_or(Fault::INVALID_CLIENT)?;
     // From here on the client is proven, and can be told.
@@ -123,7 +124,10 @@ fn verify(key: &SignatureKey, jws: &Jws<'_>) -> bool {
 /// Keys that are tried for clients that have none, for the time that it takes. Nothing that they have signed is believed.
 static DECOYS: LazyLock<Vec<SignatureKey>> = LazyLock::new(|| {
     let keys = [
-        (SignatureAlgorithm::Ed25519, r#"{"kty":"OKP","crv":"Ed25519","x":"JrQLj5P_89iXES9-vFgrIy29clF9CC_oPPsw3c5D0bs"}"#),
+        (
+            SignatureAlgorithm::Ed25519,
+            r#"{"kty":"OKP","crv":"Ed25519","x":"JrQLj5P_89iXES9-vFgrIy29clF9CC_oPPsw3c5D0bs"}"#,
+        ),
         (
             SignatureAlgorithm::EcdsaP256Sha256,
             r#"{"kty":"EC","crv":"P-256","x":"qIVYZVLCrPZHGHjP17CTW0_-D9Lfw0EkjqF7xB4FivA","y":"Mc4nN9LTDOBhfoUeg8Ye9WedFRhnZXZJA12Qp0zZ6F0"}"#,

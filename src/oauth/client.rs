@@ -50,8 +50,10 @@ pub(super) fn authenticate<'s>(
     let secret = form.value("client_secret");
     let signed = form.value("client_assertion");
     let claimed = form.value("client_id");
-    let certificate = presented.certificate.map(|subject| by_certificate(subject, books.registry)).transpose();
-    let methods = presented.authorization.len() + usize::from(secret.is_some()) + usize::from(signed.is_some());
+    let certificate =
+        presented.certificate.map(|subject| by_certificate(subject, books.registry)).transpose();
+    let methods =
+        presented.authorization.len() + usize::from(secret.is_some()) + usize::from(signed.is_some());
     if methods > 1 {
         return Err(Fault::request("More than one method of client authentication was used."));
     }
@@ -99,7 +101,8 @@ pub(super) fn may_have_tokens(app: &App) -> Result<(), Fault> {
     if app.developer.status == DeveloperStatus::Inactive {
         return Err(Fault::unauthorized("The developer of the app is inactive."));
     }
-    let takes = |accepts: &Accepts| accepts.iter().flat_map(KindSet::iter).any(|kind| kind.as_str() == "token");
+    let takes =
+        |accepts: &Accepts| accepts.iter().flat_map(KindSet::iter).any(|kind| kind.as_str() == "token");
     if app.accepts.as_ref().is_none_or(takes) {
         Ok(())
     } else {
@@ -156,7 +159,9 @@ fn by_assertion<'s>(
     now: Timestamp,
 ) -> Result<Assertion<'s>, Fault> {
     if form.value("client_assertion_type") != Some(ASSERTION_TYPE) {
-        return Err(Fault::request("The client_assertion_type is not urn:ietf:params:oauth:client-assertion-type:jwt-bearer."));
+        return Err(Fault::request(
+            "The client_assertion_type is not urn:ietf:params:oauth:client-assertion-type:jwt-bearer.",
+        ));
     }
     let assertion = assertion::prove(signed, books.audiences, books.registry, now)?;
     if claimed.is_some_and(|claimed| claimed != assertion.credential.app.id.as_str()) {

@@ -157,12 +157,8 @@ impl KeyRing {
         now: Timestamp,
     ) -> Result<Self, E> {
         let mut next = self.clone();
-        let made = |key: SigningKey, slot| TokenKey {
-            key: Arc::new(key),
-            slot,
-            created: now,
-            longest: rules.ttl,
-        };
+        let made =
+            |key: SigningKey, slot| TokenKey { key: Arc::new(key), slot, created: now, longest: rules.ttl };
         match step {
             KeyStep::Activate => next.activate(now),
             KeyStep::Forget => {
@@ -269,7 +265,11 @@ mod tests {
         let mut killed = ring.without(&ids[0], now).unwrap();
 
         assert_eq!(killed.active(), None);
-        assert_eq!(settle(&mut killed, &RULES, now), [KeyStep::Activate], "the prepared one is known already");
+        assert_eq!(
+            settle(&mut killed, &RULES, now),
+            [KeyStep::Activate],
+            "the prepared one is known already"
+        );
         assert_eq!(killed.active().unwrap().key.id(), ids[1]);
         assert_eq!(killed.killed.len(), 1);
         let mut bare = killed.without(&ids[1], now).unwrap();

@@ -68,7 +68,9 @@ pub(super) fn mint(
     }
     let expires_in = expires.since(now.to_whole_second());
     if expires_in < SHORTEST {
-        return Err(Fault::client("The credential or the client certificate is about to end; come back with the next one."));
+        return Err(Fault::client(
+            "The credential or the client certificate is about to end; come back with the next one.",
+        ));
     }
     let products: Vec<String> = grants(app, now).map(|grant| grant.product.id.to_string()).collect();
     let claims = Claims {

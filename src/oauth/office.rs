@@ -252,7 +252,8 @@ impl Office {
             let lives = inspect::lives(claims, records.trust, records.registry, now);
             lives.is_some_and(|owner| owner.app.id == *app || self.settings.introspectors.contains(app))
         });
-        let body = found.map_or_else(|| "{\"active\":false}".to_owned(), |claims| inspect::description(&claims));
+        let body =
+            found.map_or_else(|| "{\"active\":false}".to_owned(), |claims| inspect::description(&claims));
         Ok(reply(200, body, "token-inspected"))
     }
 
@@ -384,7 +385,8 @@ fn public<'s>(body: String, code: &'static str, age: u64) -> Reply<'s> {
 /// Whether a body is a form, in the only character encoding that there is for it.
 fn is_form(content_type: &[u8]) -> bool {
     let mut parts = content_type.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
-    let kind = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/x-www-form-urlencoded"));
+    let kind =
+        parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/x-www-form-urlencoded"));
     let utf8 = |part: &[u8]| {
         part.eq_ignore_ascii_case(b"charset=utf-8") || part.eq_ignore_ascii_case(b"charset=\"utf-8\"")
     };

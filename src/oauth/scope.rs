@@ -52,7 +52,10 @@ pub(super) fn grants(app: &App, now: Timestamp) -> impl Iterator<Item = &Grant> 
 fn fitting(granted: Granted) -> Result<Granted, Fault> {
     let length: usize = granted.scopes.iter().map(|scope| scope.len() + 1).sum();
     if length > LONGEST_SCOPE {
-        return Err(Fault { description: "These are too many scopes for one token; ask for fewer.", ..Fault::INVALID_SCOPE });
+        return Err(Fault {
+            description: "These are too many scopes for one token; ask for fewer.",
+            ..Fault::INVALID_SCOPE
+        });
     }
     Ok(granted)
 }

@@ -59,7 +59,9 @@ pub struct Issuer {
 
 /// The text is no issuer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected an https URL without query, fragment and a slash at its end, such as https://tokens.example")]
+#[error(
+    "expected an https URL without query, fragment and a slash at its end, such as https://tokens.example"
+)]
 pub struct InvalidIssuer;
 
 impl Issuer {
@@ -93,9 +95,13 @@ impl FromStr for Issuer {
     fn from_str(text: &str) -> Result<Self, InvalidIssuer> {
         let rest = text.strip_prefix(SCHEME).ok_or(InvalidIssuer)?;
         let authority = rest.find('/').unwrap_or(rest.len());
-        let in_authority =
-            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']');
-        let in_path = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~' | b'/');
+        let in_authority = |byte: u8| {
+            byte.is_ascii_lowercase()
+                || byte.is_ascii_digit()
+                || matches!(byte, b'.' | b'-' | b':' | b'[' | b']')
+        };
+        let in_path =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~' | b'/');
         let (host, path) = rest.split_at(authority);
         let fits = !host.is_empty()
             && host.bytes().all(in_authority)
@@ -103,7 +109,11 @@ impl FromStr for Issuer {
             && !path.ends_with('/')
             && !path.split('/').any(|segment| matches!(segment, "." | ".."))
             && !path.contains("//");
-        if fits { Ok(Self { url: text.to_owned(), origin: SCHEME.len() + authority }) } else { Err(InvalidIssuer) }
+        if fits {
+            Ok(Self { url: text.to_owned(), origin: SCHEME.len() + authority })
+        } else {
+            Err(InvalidIssuer)
+        }
     }
 }
 

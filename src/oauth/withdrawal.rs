@@ -50,7 +50,9 @@ pub enum Withdrawal {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum WithdrawalError {
     /// There is no room, in all or for this app.
-    #[error("no more tokens can be taken back one by one; take back all of the app or of the credential instead")]
+    #[error(
+        "no more tokens can be taken back one by one; take back all of the app or of the credential instead"
+    )]
     Full,
 }
 
@@ -62,7 +64,9 @@ impl Withdrawal {
     #[must_use]
     pub fn until(&self) -> Timestamp {
         match self {
-            Self::All { issued_until } | Self::App { issued_until, .. } | Self::Credential { issued_until, .. } => {
+            Self::All { issued_until }
+            | Self::App { issued_until, .. }
+            | Self::Credential { issued_until, .. } => {
                 // A token may say that it was issued a second later than it was.
                 Timestamp::from_unix(*issued_until) + LONGEST_TTL + LEEWAY + Duration::from_secs(1)
             }
@@ -152,8 +156,9 @@ impl Withdrawals {
         let all = self.all.map(|issued_until| Withdrawal::All { issued_until });
         let apps = self.apps.iter();
         let apps = apps.map(|(app, &issued_until)| Withdrawal::App { app: app.clone(), issued_until });
-        let credentials = self.credentials.iter().map(|(credential, &issued_until)| {
-            Withdrawal::Credential { credential: credential.clone(), issued_until }
+        let credentials = self.credentials.iter().map(|(credential, &issued_until)| Withdrawal::Credential {
+            credential: credential.clone(),
+            issued_until,
         });
         let tokens = self.tokens.iter().map(|(jti, (app, expires))| Withdrawal::Token {
             app: app.clone(),
@@ -169,7 +174,9 @@ impl Withdrawals {
         self.iter().fold(Denied::default(), |denied, withdrawal| {
             let until = withdrawal.until();
             match withdrawal {
-                Withdrawal::All { issued_until } => denied.with_all_issued(Timestamp::from_unix(issued_until)),
+                Withdrawal::All { issued_until } => {
+                    denied.with_all_issued(Timestamp::from_unix(issued_until))
+                }
                 Withdrawal::App { app, issued_until } => {
                     denied.with_issued_to_app(app, Timestamp::from_unix(issued_until))
                 }

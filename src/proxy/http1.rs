@@ -430,7 +430,16 @@ fn judge<'a>(
     };
     let expects = head.version == Version::Http11
         && head.values("expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"));
-    Ok(Request { id, method: head.method, path: head.path, body: head.body, expects, caller, verdict, outcome })
+    Ok(Request {
+        id,
+        method: head.method,
+        path: head.path,
+        body: head.body,
+        expects,
+        caller,
+        verdict,
+        outcome,
+    })
 }
 
 /// Answers without a service; a body that has not arrived whole ends the connection.
@@ -492,7 +501,8 @@ async fn read_form<S: AsyncRead + AsyncWrite + Unpin>(
     request: &Request<'_>,
 ) -> Result<Vec<u8>, FormFailure> {
     let (mut decoder, mut body) = (Decoder::new(request.body), Vec::new());
-    if matches!(request.body, Framing::Length(length) if length > LONGEST_FORM.try_into().unwrap_or(u64::MAX)) {
+    if matches!(request.body, Framing::Length(length) if length > LONGEST_FORM.try_into().unwrap_or(u64::MAX))
+    {
         return Err(FormFailure::Long);
     }
     if request.expects && connection.unread.is_empty() && !decoder.is_done() {

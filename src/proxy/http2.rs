@@ -204,7 +204,8 @@ impl Stream {
         let mut upstream_head = Vec::with_capacity(512);
         let (verdict, done) = if let Some(errand) = errand {
             let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
-            let running = run_errand(&errand, &self, body, respond, &id, (to_head_request, snapshot.limits.stall));
+            let running =
+                run_errand(&errand, &self, body, respond, &id, (to_head_request, snapshot.limits.stall));
             (verdict, running.await)
         } else {
             match admit(&head, &self.visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head) {
@@ -424,7 +425,9 @@ impl Exchange {
             }
         });
         match exchanged.await {
-            Ok(Relayed { status, received, sent, .. }) => Done { status, received, sent, code: None, client: None },
+            Ok(Relayed { status, received, sent, .. }) => {
+                Done { status, received, sent, code: None, client: None }
+            }
             Err(Failure::Answer(answer)) => {
                 let sent = reply(&mut respond, &answer, &id, to_head_request);
                 Done { status: answer.status, received: 0, sent, code: Some(answer.code), client: None }

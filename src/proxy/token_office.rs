@@ -83,7 +83,9 @@ pub(super) async fn answer(
         let snapshot = worker.snapshot();
         let reply = snapshot.office.as_ref().map(|office| office.begin(errand));
         let reply = reply.unwrap_or(None).map(|reply| Answered::of(reply, false));
-        reply.or_else(|| if errand.counter.takes_form() { throttled(visitor, &snapshot, worker) } else { None })
+        reply.or_else(
+            || if errand.counter.takes_form() { throttled(visitor, &snapshot, worker) } else { None },
+        )
     };
     if early.is_some() {
         return early;
@@ -94,7 +96,9 @@ pub(super) async fn answer(
         Err(FormFailure::Long) => {
             return Some(Answered::fault(Fault { status: 413, ..Fault::request("The form is too long.") }));
         }
-        Err(FormFailure::Malformed) => return Some(Answered::fault(Fault::request("The body is malformed."))),
+        Err(FormFailure::Malformed) => {
+            return Some(Answered::fault(Fault::request("The body is malformed.")));
+        }
     };
     // The form may have taken its time, so it is held against what is in force now.
     let (snapshot, now) = (worker.snapshot(), worker.now());
@@ -114,7 +118,11 @@ pub(super) async fn answer(
         && let Err(error) = worker.tokens.withdraw(withdrawal).await
     {
         tracing::warn!(target: "postern::proxy", %error, "a token could not be taken back");
-        return Some(Answered { client: answered.client, is_read: true, ..Answered::fault(Fault::UNAVAILABLE) });
+        return Some(Answered {
+            client: answered.client,
+            is_read: true,
+            ..Answered::fault(Fault::UNAVAILABLE)
+        });
     }
     Some(answered)
 }
@@ -140,7 +148,14 @@ impl Answered {
             app: credential.app.id.to_string(),
             credential: (credential.kind().as_str(), credential.id.to_string()),
         });
-        Self { status: reply.status, fields: reply.fields, body: reply.body, code: reply.code, client, is_read }
+        Self {
+            status: reply.status,
+            fields: reply.fields,
+            body: reply.body,
+            code: reply.code,
+            client,
+            is_read,
+        }
     }
 
     fn fault(fault: Fault) -> Self {
@@ -153,7 +168,8 @@ impl Answered {
         out.extend_from_slice(b"HTTP/1.1 ");
         number_into(out, u64::from(self.status));
         out.push(b' ');
-        let reason = http::StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
+        let reason =
+            http::StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
         out.extend_from_slice(reason.unwrap_or_default().as_bytes());
         out.extend_from_slice(b"\r\n");
         for (name, value) in &self.fields {

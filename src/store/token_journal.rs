@@ -76,7 +76,9 @@ impl TokenJournal {
                 let journal = Self { path, lines: 0, anew: true };
                 return Ok((journal, FoundWithdrawals { withdrawals: Vec::new(), damaged: None }));
             }
-            bytes => bytes.map_err(|source| TokenJournalError::Io { step: "read", path: path.clone(), source })?,
+            bytes => {
+                bytes.map_err(|source| TokenJournalError::Io { step: "read", path: path.clone(), source })?
+            }
         };
         let (mut withdrawals, is_whole) = read(&bytes);
         let mut damaged = None;
@@ -104,8 +106,10 @@ impl TokenJournal {
             return self.replace(matter);
         }
         self.anew = true;
-        self.append(fresh).map_err(|source| {
-            TokenJournalError::Io { step: "write to", path: self.path.clone(), source }
+        self.append(fresh).map_err(|source| TokenJournalError::Io {
+            step: "write to",
+            path: self.path.clone(),
+            source,
         })?;
         self.anew = false;
         self.lines += fresh.len();

@@ -110,8 +110,7 @@ pub fn path(state: &Path) -> PathBuf {
     state.join("token-keys.toml")
 }
 
-const HEADER: &str =
-    "# Written by postern: the keys that sign tokens. Whoever holds one can make tokens, so never show it to anyone.\n";
+const HEADER: &str = "# Written by postern: the keys that sign tokens. Whoever holds one can make tokens, so never show it to anyone.\n";
 
 fn text(ring: &KeyRing) -> String {
     let mut text = HEADER.to_owned();
@@ -170,7 +169,9 @@ fn key(mut table: TableReader<'_>) -> Option<TokenKey> {
     let key = table.required("private_key", |value| {
         value.convert(|digits| {
             let pkcs8 = BASE64.decode(digits.as_bytes()).map(Secret::new).ok();
-            let key = pkcs8.zip(algorithm).and_then(|(pkcs8, algorithm)| SigningKey::from_pkcs8(algorithm, pkcs8).ok());
+            let key = pkcs8
+                .zip(algorithm)
+                .and_then(|(pkcs8, algorithm)| SigningKey::from_pkcs8(algorithm, pkcs8).ok());
             key.ok_or("expected a private key for the algorithm, PKCS#8 in base64")
         })
     });
@@ -234,7 +235,8 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         save(state.path(), &ring()).unwrap();
         let text = std::fs::read_to_string(path(state.path())).unwrap();
-        let put = |text: &str, mode| atomic_file::replace(&path(state.path()), text.as_bytes(), mode).unwrap();
+        let put =
+            |text: &str, mode| atomic_file::replace(&path(state.path()), text.as_bytes(), mode).unwrap();
 
         put(&text, 0o640);
         assert!(matches!(load(state.path()), Err(TokenKeysError::Permissive { .. })));
