@@ -7,16 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::token_keeper::TokenState;
 use super::trust::Crls;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::credential::token::{Denied, KeyStatus, OwnIssuer, TokenTrust};
+use crate::credential::token::TokenTrust;
 use crate::credential::{NonceMemory, Peppers, SignatureTerms};
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::Issued;
 use crate::limit::{Inflight, Ledger, Throttle};
-use crate::oauth::{KeySlot, Office, TokenKey, Withdrawals};
+use crate::oauth::{KeyRing, Office};
 use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Usage, Verifier, VerifyError};
 use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, Standing, TlsError,
@@ -54,7 +53,8 @@ pub(super) struct Materials {
     pub(super) crls: Arc<Crls>,
     pub(super) registry: Arc<registry::Snapshot>,
     pub(super) peppers: Arc<Peppers>,
-    pub(super) tokens: TokenState,
+    pub(super) tokens: Arc<TokenTrust>,
+    pub(super) ring: Arc<KeyRing>,
 }
 
 /// Assembles snapshots, one after the other.
@@ -69,7 +69,6 @@ pub(super) struct Assembly {
     inflight: BTreeMap<ServiceId, Arc<Inflight>>,
     nonces: Arc<NonceMemory>,
     assertions: Arc<NonceMemory>,
-    denied: Option<Withdrawn>,
 }
 
 /// A listener's TLS, from which certificate it was made and when.
@@ -79,14 +78,6 @@ struct Made {
     /// By the time since boot, for a session grows old also while the clock is set back.
     at: Duration,
     listener: Arc<Listener>,
-}
-
-/// What was taken back, as requests are held against it, and from what it was made.
-#[derive(Debug)]
-struct Withdrawn {
-    withdrawals: Arc<Withdrawals>,
-    issuer: String,
-    denied: Arc<Denied>,
 }
 
 /// Assertions that are remembered for as long as they could be used again: some three hundred a second.
@@ -112,7 +103,6 @@ impl Assembly {
             inflight: BTreeMap::new(),
             nonces,
             assertions,
-            denied: None,
         }
     }
 
@@ -127,7 +117,8 @@ impl Assembly {
     /// # Errors
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
-        let Materials { config, issued, bundles, revocations, crls, registry, peppers, tokens } = materials;
+        let Materials { config, issued, bundles, revocations, crls, registry, peppers, tokens, ring } =
+            materials;
         let now = self.clock.since_boot();
         let same = |verifier: &&Arc<Verifier>| {
             Arc::ptr_eq(verifier.bundles(), bundles)
@@ -219,7 +210,7 @@ impl Assembly {
         self.inflight = self.inflight(config);
         let office = config.tokens.as_ref().map(|settings| Office {
             settings: Arc::clone(settings),
-            ring: Arc::clone(&tokens.ring),
+            ring: Arc::clone(ring),
             assertions: Arc::clone(&self.assertions),
         });
         Ok(proxy::Snapshot {
@@ -232,44 +223,13 @@ impl Assembly {
             limits: Arc::new(config.limits.clone()),
             api_key_header: Arc::clone(&config.api_key_header),
             signatures: Arc::new(SignatureTerms::new(config.signatures.clone(), Arc::clone(&self.nonces))),
+            tokens: Arc::clone(tokens),
             retired: Arc::new(retired(issued)),
             ledger: Arc::clone(&self.ledger),
             throttle: Arc::clone(&self.throttle),
             inflight: self.inflight.clone(),
-            tokens: self.token_trust(config, tokens),
             office: office.map(Arc::new),
         })
-    }
-
-    /// By whose word tokens are believed.
-    fn token_trust(&mut self, config: &Config, tokens: &TokenState) -> TokenTrust {
-        let mut trust = TokenTrust::default();
-        let Some(settings) = &config.tokens else { return trust };
-        let mut own = OwnIssuer::new(settings.issuer.as_str(), settings.audiences.iter().cloned());
-        for TokenKey { key, slot, .. } in &tokens.ring.keys {
-            let status = match *slot {
-                KeySlot::Active { .. } | KeySlot::Prepared => KeyStatus::Current,
-                KeySlot::Retired { until } => KeyStatus::Retired { until },
-            };
-            own = own.with_key(key.public().clone(), status);
-        }
-        trust = trust.with_own(own);
-        let same = |known: &&Withdrawn| {
-            Arc::ptr_eq(&known.withdrawals, &tokens.withdrawals) && known.issuer == settings.issuer.as_str()
-        };
-        let denied = match self.denied.as_ref().filter(same) {
-            Some(known) => Arc::clone(&known.denied),
-            None => {
-                let denied = Arc::new(tokens.withdrawals.denied(settings.issuer.as_str()));
-                self.denied = Some(Withdrawn {
-                    withdrawals: Arc::clone(&tokens.withdrawals),
-                    issuer: settings.issuer.to_string(),
-                    denied: Arc::clone(&denied),
-                });
-                denied
-            }
-        };
-        trust.with_denied(denied)
     }
 
     /// The services whose requests are limited; what is known of one stays known while its bounds stay.

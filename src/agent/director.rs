@@ -17,13 +17,15 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::clock_watch::{self, Shift};
-use super::token_keeper::TokenUpdate;
+use super::issuers::{Found, Issuers};
+use super::token_keeper::{TokenState, TokenUpdate};
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
 use crate::credential::Peppers;
+use crate::credential::token::TokenTrust;
 use crate::id::WorkloadId;
 use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError, TokenDesk};
 use crate::pki::{BundleSet, Revoked, Skews, Usage, VerifyError};
@@ -132,8 +134,15 @@ pub(super) struct Director {
     pub(super) deliveries: Deliveries,
     pub(super) troubles: Arc<Troubles>,
     pub(super) skews: Arc<Mutex<Skews>>,
-    pub(super) tokens: TokenDesk,
+    pub(super) token_desk: TokenDesk,
     pub(super) token_updates: mpsc::Receiver<TokenUpdate>,
+    /// Who fetches the keys of outside issuers, and what was found.
+    pub(super) issuers: Issuers,
+    pub(super) found: watch::Receiver<Found>,
+    /// Keys of tokens of our own, and what was taken back.
+    pub(super) token_state: TokenState,
+    /// By whose word tokens of our own are believed.
+    pub(super) own_tokens: TokenTrust,
 }
 
 impl Director {
@@ -173,6 +182,7 @@ impl Director {
                     self.follow_registry();
                     self.follow_trust().await;
                 }
+                Ok(()) = self.found.changed() => self.follow_issuers(),
                 _ = looking.tick() => self.end_old_sessions(),
                 _ = ageing.tick() => self.follow_crls(),
                 _ = watching_disk.tick() => self.look_at_disk(),
@@ -240,7 +250,10 @@ impl Director {
     /// every request is held against the snapshot that is in force when it comes.
     fn follow_tokens(&mut self, update: TokenUpdate) {
         let TokenUpdate { state, done } = update;
-        let next = Materials { tokens: state, ..self.materials.clone() };
+        self.own_tokens = state.trust(&self.materials.config);
+        let (ring, tokens) = (Arc::clone(&state.ring), Arc::new(self.tokens(&self.materials.config)));
+        let next = Materials { ring, tokens, ..self.materials.clone() };
+        self.token_state = state;
         match self.assembly.assemble(&next) {
             Ok(snapshot) => {
                 self.current.store(Arc::new(snapshot));
@@ -312,6 +325,26 @@ impl Director {
             }
             Err(error) => tracing::warn!(error, "peppers not made"),
         }
+    }
+
+    /// Puts the keys of outside issuers into force as they were found last.
+    fn follow_issuers(&mut self) {
+        let troubles = self.found.borrow_and_update().troubles();
+        if troubles.is_empty() {
+            self.troubles.clear(Trouble::Issuers);
+        } else {
+            self.troubles.note(Trouble::Issuers, troubles.join("; "));
+        }
+        let tokens = self.tokens(&self.materials.config);
+        let next = Materials { tokens: Arc::new(tokens), ..self.materials.clone() };
+        if let Err(error) = self.publish(next) {
+            tracing::error!(error = %Causes(&error), "the keys of issuers cannot be put into force");
+        }
+    }
+
+    /// By whose word tokens are believed under `config`.
+    fn tokens(&self, config: &Config) -> TokenTrust {
+        self.found.borrow().believe(config, self.own_tokens.clone())
     }
 
     fn follow_registry(&mut self) {
@@ -521,10 +554,17 @@ impl Director {
             }
         };
         let config = Arc::clone(&new);
-        let materials = Materials { config, issued, bundles, crls, registry, ..self.materials.clone() };
+        let before = std::mem::replace(&mut self.own_tokens, self.token_state.trust(&config));
+        let tokens = Arc::new(self.tokens(&config));
+        let materials =
+            Materials { config, issued, bundles, crls, registry, tokens, ..self.materials.clone() };
         if let Err(error) = self.publish(materials) {
+            self.own_tokens = before;
             self.configure_issuance(&old).await?;
             return Err(error);
+        }
+        if old.issuers != new.issuers {
+            self.issuers.follow(&new);
         }
         if changes.contains(&Change::Workloads) || changes.contains(&Change::Issuance) {
             self.attestor.follow(&new.workloads).map_err(|_| ReloadError::Selectors)?;
@@ -535,7 +575,7 @@ impl Director {
                 self.plane.close(door);
             }
         }
-        if let Err(error) = self.tokens.configure(new.tokens.as_ref().map(|tokens| tokens.keys)) {
+        if let Err(error) = self.token_desk.configure(new.tokens.as_ref().map(|tokens| tokens.keys)) {
             tracing::error!(%error, "the keeper of token keys goes by the former settings");
         }
         let rename = |change: &Change| match change {

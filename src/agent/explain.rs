@@ -6,6 +6,7 @@ use crate::admin::{Explanation, Operation, Presented, Question, StepOutcome, Ste
 use crate::authz::Denial;
 use crate::clock::Timestamp;
 use crate::credential::Refusal;
+use crate::credential::token::{Bearer, Objection};
 use crate::id::ServiceId;
 use crate::identity::{SpiffeId, Subject};
 use crate::pki::{Usage, Verified};
@@ -54,12 +55,36 @@ pub(super) fn explain(
         (None, None) => return Err(StewardError::Invalid("nothing is asked for".into())),
     };
     let objection = verified.as_ref().and_then(|one| snapshot.registry.objection_to_name(&one.subject));
+    let token = token_objection(&question, verified.as_ref(), snapshot, now);
     let outcome = rehearse(listener, verified, &part, snapshot, now);
     let mut explanation = explanation(&outcome, snapshot, now);
     if let Some(objection) = objection.filter(|_| outcome.code == Refusal::UnmappedCertificate.code()) {
         explanation.sentence = format!("{} That is because {objection}.", explanation.sentence);
     }
+    if let Some(objection) = token.filter(|objection| outcome.code == objection.refusal().code()) {
+        tell_of_token(&mut explanation, objection);
+    }
     Ok(explanation)
+}
+
+/// What is wrong with the token in `question`, in more words than its sender is told.
+fn token_objection(
+    question: &Question,
+    verified: Option<&Verified>,
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Option<Objection> {
+    let fields = question.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let bearer = Bearer::from_fields(fields, &snapshot.tokens).ok()??;
+    bearer.prove(verified.map(|verified| &verified.subject.sha256), now).err()
+}
+
+fn tell_of_token(explanation: &mut Explanation, objection: Objection) {
+    let told = format!("The token proves nothing: {objection}.");
+    explanation.sentence = format!("{} {told}", explanation.sentence);
+    if let Some(step) = explanation.steps.iter_mut().find(|step| step.outcome == StepOutcome::Failed) {
+        step.detail = told;
+    }
 }
 
 fn listener<'a>(question: &Question, snapshot: &'a Snapshot) -> Result<&'a Arc<Listener>, StewardError> {
@@ -156,13 +181,16 @@ fn decided_by(code: &str) -> (usize, &'static str) {
             Refusal::BadContentDigest
             | Refusal::ContentDigestMismatch
             | Refusal::DuplicateCredential
-            | Refusal::KeyInUrl => 1,
+            | Refusal::KeyInUrl
+            | Refusal::TokenInUrl => 1,
             Refusal::AmbiguousCertificate
             | Refusal::InsufficientCoverage
             | Refusal::InvalidCredential
             | Refusal::MissingCredential
             | Refusal::PrincipalMismatch
-            | Refusal::UnmappedCertificate => 2,
+            | Refusal::TokenBindingFailed
+            | Refusal::UnmappedCertificate
+            | Refusal::UnmappedToken => 2,
             Refusal::ClockSkew
             | Refusal::CredentialExpired
             | Refusal::CredentialNotYetValid
@@ -170,7 +198,8 @@ fn decided_by(code: &str) -> (usize, &'static str) {
             | Refusal::CredentialRevoked
             | Refusal::ReplayMemoryFull
             | Refusal::Replayed
-            | Refusal::SignatureExpired => 3,
+            | Refusal::SignatureExpired
+            | Refusal::TokenRevoked => 3,
         };
         return (step, refusal.sentence());
     }
@@ -178,7 +207,7 @@ fn decided_by(code: &str) -> (usize, &'static str) {
         let step = match denial {
             Denial::AppRevoked => 4,
             Denial::DeveloperInactive => 5,
-            Denial::AuthMethodNotAllowed => 6,
+            Denial::AuthMethodNotAllowed | Denial::StepUpRequired => 6,
             Denial::GrantExpired | Denial::GrantPending | Denial::GrantRevoked | Denial::NotEntitled => 8,
             Denial::QuotaExceeded | Denial::QuotaUnavailable | Denial::SpikeArrested => 9,
             Denial::Overloaded => 10,

@@ -4,6 +4,8 @@ mod attestor;
 mod trust;
 mod assembly;
 mod troubles;
+mod fetch;
+mod issuers;
 mod director;
 mod clock_watch;
 mod quickstart;

@@ -32,7 +32,7 @@ use crate::issuance::{
     TokenDesk, TokenOrderError, Wanted,
 };
 use crate::limit::{Inflight, Scope, Use};
-use crate::oauth::{Fault, Form, KeySlot, Minted, TokenKey, Wish, Withdrawal};
+use crate::oauth::{Fault, Form, KeySlot, KilledKey, Minted, TokenKey, Wish, Withdrawal};
 use crate::pki::{Skews, Suspicion, Usage};
 use crate::proxy::{Attestor as _, Current, Endpoint, ListenerProtocol, RemoteProtocol};
 use crate::registry;
@@ -345,9 +345,9 @@ impl Steward for AgentSteward {
                 KeySlot::Retired { until } => Some(*until),
             },
         });
-        let killed = ring.killed.iter().map(|(id, until)| TokenKeyStatus {
-            id: id.clone(),
-            algorithm: "-".to_owned(),
+        let killed = ring.killed.iter().map(|KilledKey { public, until }| TokenKeyStatus {
+            id: public.thumbprint(),
+            algorithm: public.algorithm().to_string(),
             slot: "killed".to_owned(),
             created: None,
             until: Some(*until),

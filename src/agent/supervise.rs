@@ -15,11 +15,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::director::{Deliveries, Director, InForce, Order, ReloadError, read_registry};
+use super::issuers::Issuers;
 use super::limit_keeper::{KeeperError, LimitKeeper};
 use super::quickstart::{self, Quickstart, QuickstartError};
 use super::sightings::{self, Sightings};
 use super::steward::AgentSteward;
-use super::token_keeper::{self, TokenKeeperError, TokenState};
+use super::token_keeper::{self, TokenKeeperError};
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
 use crate::admin;
@@ -180,6 +181,16 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
     let revocations = Arc::new(revocation_file::load(&config.state_dir)?);
     let crls = trust::all_crls(&config.trust, &bundles, &Arc::default(), started_at)?;
+    let mut issuers = Issuers::new(Arc::clone(&clock));
+    issuers.follow(&config);
+    issuers.first(FIRST_KEYS).await;
+    let mut found = issuers.found();
+    let rules = config.tokens.as_ref().map(|tokens| tokens.keys);
+    let token_keeper =
+        token_keeper::start(&config.state_dir, rules, Arc::clone(&clock), Arc::clone(&troubles))?;
+    let own_tokens = token_keeper.state.trust(&config);
+    let tokens = Arc::new(found.borrow_and_update().believe(&config, own_tokens.clone()));
+    found.mark_changed();
     let materials = Materials {
         config: Arc::clone(&config),
         issued,
@@ -188,12 +199,9 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         crls,
         registry: Arc::clone(&registry),
         peppers,
-        tokens: TokenState::default(),
+        tokens,
+        ring: Arc::clone(&token_keeper.state.ring),
     };
-    let rules = config.tokens.as_ref().map(|tokens| tokens.keys);
-    let token_keeper =
-        token_keeper::start(&config.state_dir, rules, Arc::clone(&clock), Arc::clone(&troubles))?;
-    let materials = Materials { tokens: token_keeper.state, ..materials };
     let ledger = Arc::new(Ledger::default());
     let limit_keeper = LimitKeeper::start(&config.state_dir, Arc::clone(&ledger), Arc::clone(&clock))?;
     let mut assembly = Assembly::new(Arc::clone(&clock), Arc::clone(&ledger));
@@ -269,8 +277,12 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         deliveries,
         troubles: Arc::clone(&troubles),
         skews,
-        tokens: token_keeper.desk,
+        token_desk: token_keeper.desk,
         token_updates: token_keeper.updates,
+        token_state: token_keeper.state,
+        issuers,
+        found,
+        own_tokens,
     };
     director.open_doors()?;
 
@@ -356,6 +368,9 @@ async fn answer_operators(
     troubles.clear(Trouble::Admin);
     admin::serve(listener, steward, shutdown).await;
 }
+
+/// The start waits no longer than this for the keys of outside issuers; what comes later is taken then.
+const FIRST_KEYS: Duration = Duration::from_secs(2);
 
 /// What could not be done at the start for want of a disk is tried again this often.
 const TRY_AGAIN: Duration = Duration::from_secs(5);

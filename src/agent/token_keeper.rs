@@ -12,8 +12,13 @@ use tokio::sync::mpsc;
 use super::troubles::{Trouble, Troubles};
 use crate::causes::Causes;
 use crate::clock::Clock;
+use crate::config::Config;
+use crate::credential::token::{KeyStatus, OwnIssuer, TokenTrust};
 use crate::issuance::{TOKEN_ORDERS, TokenDesk, TokenOrder, TokenOrderError, TokenReply};
-use crate::oauth::{KeyRing, KeyRules, KeyStep, SigningKey, SigningKeyError, Withdrawal, Withdrawals};
+use crate::oauth::{
+    KeyRing, KeyRules, KeySlot, KeyStep, KilledKey, SigningKey, SigningKeyError, TokenKey, Withdrawal,
+    Withdrawals,
+};
 use crate::store::token_journal::{TokenJournal, TokenJournalError};
 use crate::store::token_keys::{self, TokenKeysError};
 
@@ -31,6 +36,28 @@ const LOOKS_TO_REST: u32 = 10;
 pub(super) struct TokenState {
     pub(super) ring: Arc<KeyRing>,
     pub(super) withdrawals: Arc<Withdrawals>,
+}
+
+impl TokenState {
+    /// By whose word tokens of our own are believed under `config`.
+    pub(super) fn trust(&self, config: &Config) -> TokenTrust {
+        let Some(settings) = &config.tokens else { return TokenTrust::default() };
+        let issuer = settings.issuer.as_str();
+        let own = OwnIssuer::new(issuer, settings.audiences.iter().cloned());
+        let own = self.ring.keys.iter().fold(own, |own, TokenKey { key, slot, .. }| {
+            let status = match *slot {
+                KeySlot::Active { .. } | KeySlot::Prepared => KeyStatus::Current,
+                KeySlot::Retired { until } => KeyStatus::Retired { until },
+            };
+            own.with_key(key.public().clone(), status)
+        });
+        let own = self
+            .ring
+            .killed
+            .iter()
+            .fold(own, |own, KilledKey { public, .. }| own.with_key(public.clone(), KeyStatus::Killed));
+        TokenTrust::default().with_own(own).with_denied(self.withdrawals.denied(issuer))
+    }
 }
 
 /// A state that is to be in force, and who waits for it.

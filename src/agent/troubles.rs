@@ -8,6 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(super) enum Trouble {
     /// The operators' socket.
     Admin,
+    /// The keys of outside issuers.
+    Issuers,
     /// What API keys are hashed under.
     Peppers,
     /// The samples of a first look.

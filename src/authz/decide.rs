@@ -7,8 +7,8 @@ use crate::authz::{Ask, Denial, Door};
 use crate::clock::Timestamp;
 use crate::credential::Principal;
 use crate::registry::{
-    Accepts, App, AppStatus, Credential, Developer, DeveloperStatus, Grant, GrantStatus, KindSet, Operation,
-    Product, Target,
+    Accepts, App, AppStatus, Credential, CredentialKind, Developer, DeveloperStatus, Grant, GrantStatus,
+    KindSet, Operation, Product, Target,
 };
 
 /// The answer.
@@ -27,6 +27,8 @@ pub struct Terms<'s> {
     pub app: &'s Arc<App>,
     /// The strongest credential that it used.
     pub credential: &'s Credential,
+    /// How it used that.
+    pub kind: CredentialKind,
     /// The product that contains the operation.
     pub product: &'s Arc<Product>,
     /// The operation.
@@ -78,8 +80,9 @@ pub(super) fn consider<'s, P, E>(
         return Err(Hindrance::Denial(Denial::DeveloperInactive));
     }
     let kinds = principal.kinds();
-    if ![door.listener, door.service, app.accepts.as_ref()].into_iter().all(|level| satisfied(level, kinds)) {
-        return Err(Hindrance::Denial(Denial::AuthMethodNotAllowed));
+    let levels = [door.listener, door.service, app.accepts.as_ref()];
+    if let Some(denial) = objection(kinds, |kinds| levels.into_iter().all(|level| satisfied(level, kinds))) {
+        return Err(Hindrance::Denial(denial));
     }
     let mut closest = Denial::NotEntitled;
     let mut unpaid = None;
@@ -87,7 +90,8 @@ pub(super) fn consider<'s, P, E>(
         match by_grant(grant, ask, kinds, now) {
             Ok(operation) => {
                 let credential = principal.credential();
-                let terms = Terms { app, credential, product: &grant.product, operation };
+                let kind = principal.kind();
+                let terms = Terms { app, credential, kind, product: &grant.product, operation };
                 match pay(&terms) {
                     Ok(paid) => return Ok((terms, paid)),
                     Err(error) => unpaid = unpaid.or(Some(error)),
@@ -107,9 +111,8 @@ fn by_grant<'s>(
     kinds: KindSet,
     now: Timestamp,
 ) -> Result<&'s Operation, Denial> {
-    let mut matching =
-        grant.product.operations.iter().filter(|operation| contains(operation, ask)).peekable();
-    if matching.peek().is_none() {
+    let mut matching = grant.product.operations.iter().filter(|operation| contains(operation, ask));
+    if matching.clone().next().is_none() {
         return Err(Denial::NotEntitled);
     }
     match grant.status {
@@ -120,8 +123,21 @@ fn by_grant<'s>(
     if grant.expires.is_some_and(|expires| now >= expires) {
         return Err(Denial::GrantExpired);
     }
-    let accepted = matching.find(|operation| satisfied(operation.accepts.as_ref(), kinds));
-    accepted.ok_or(Denial::AuthMethodNotAllowed)
+    let accepts = |operation: &Operation, kinds| satisfied(operation.accepts.as_ref(), kinds);
+    let refused = |kinds| matching.clone().any(|operation| accepts(operation, kinds));
+    let denial = objection(kinds, refused).unwrap_or(Denial::AuthMethodNotAllowed);
+    matching.find(|operation| accepts(operation, kinds)).ok_or(denial)
+}
+
+/// What stands in the way of these kinds of credential where `enough` decides; a user's token may be all that is missing.
+fn objection(kinds: KindSet, enough: impl Fn(KindSet) -> bool) -> Option<Denial> {
+    if enough(kinds) {
+        None
+    } else if enough(kinds.with(CredentialKind::UserToken)) {
+        Some(Denial::StepUpRequired)
+    } else {
+        Some(Denial::AuthMethodNotAllowed)
+    }
 }
 
 fn contains(operation: &Operation, ask: &Ask<'_>) -> bool {

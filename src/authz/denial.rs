@@ -25,11 +25,13 @@ pub enum Denial {
     QuotaUnavailable,
     /// It comes too fast.
     SpikeArrested,
+    /// A user's token is missing, and nothing else.
+    StepUpRequired,
 }
 
 impl Denial {
     /// All reasons, for metrics and documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AppRevoked,
         Self::AuthMethodNotAllowed,
         Self::DeveloperInactive,
@@ -41,6 +43,7 @@ impl Denial {
         Self::QuotaExceeded,
         Self::QuotaUnavailable,
         Self::SpikeArrested,
+        Self::StepUpRequired,
     ];
 
     /// The stable code that callers, logs and metrics see.
@@ -58,6 +61,7 @@ impl Denial {
             Self::QuotaExceeded => "quota-exceeded",
             Self::QuotaUnavailable => "quota-unavailable",
             Self::SpikeArrested => "spike-arrested",
+            Self::StepUpRequired => "step-up-required",
         }
     }
 
@@ -71,7 +75,8 @@ impl Denial {
             | Self::GrantExpired
             | Self::GrantPending
             | Self::GrantRevoked
-            | Self::NotEntitled => 403,
+            | Self::NotEntitled
+            | Self::StepUpRequired => 403,
             Self::Overloaded | Self::QuotaUnavailable => 503,
             Self::QuotaExceeded | Self::SpikeArrested => 429,
         }
@@ -92,6 +97,9 @@ impl Denial {
             Self::QuotaExceeded => "The app has used up its quota for this window of time.",
             Self::QuotaUnavailable => "The app's quota cannot be counted at the moment.",
             Self::SpikeArrested => "The app's requests come faster than it may send them.",
+            Self::StepUpRequired => {
+                "This operation also needs an access token of the user for whom the app calls."
+            }
         }
     }
 }

@@ -83,7 +83,9 @@ pub fn check<'s>(
         })
     };
     match (consider(&principal, ask, door, now, pay), nearest) {
-        (Ok((terms, (statement, seat))), _) => Ok(Permit::issue(terms, statement, seat)),
+        (Ok((terms, (statement, seat))), _) => {
+            Ok(Permit::issue(terms, statement, seat, principal.token().cloned()))
+        }
         (Err(Hindrance::Unpaid(())), Some((shortage, terms))) => Err(No::Limited { shortage, terms }),
         (Err(Hindrance::Denial(denial)), _) => Err(No::Denied { denial, principal }),
         (Err(Hindrance::Unpaid(())), None) => Err(No::Denied { denial: Denial::QuotaUnavailable, principal }),

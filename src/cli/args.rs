@@ -93,7 +93,7 @@ pub(super) struct ExplainArgs {
     pub(super) path: String,
 
     /// Ask about a raw connection to this service instead of a request
-    #[arg(long, value_name = "ID", conflicts_with_all = ["method", "host", "path", "api_key_file", "header"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["method", "host", "path", "api_key_file", "token_file", "header"])]
     pub(super) tcp_service: Option<ServiceId>,
 
     /// The caller shows this certificate chain (PEM, leaf first), which is verified
@@ -107,6 +107,10 @@ pub(super) struct ExplainArgs {
     /// The caller sends the API key in this file; `-` for standard input
     #[arg(long, value_name = "FILE")]
     pub(super) api_key_file: Option<PathBuf>,
+
+    /// The caller sends the access token in this file as `Authorization: Bearer`; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
 
     /// A field that the caller sends, as `postern sign` prints them; can be given several times
     #[arg(long, value_name = "NAME: VALUE")]

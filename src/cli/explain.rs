@@ -36,8 +36,13 @@ fn question(args: ExplainArgs) -> anyhow::Result<Question> {
         (None, Some(id)) => Some(Presented::SpiffeId(id.to_string())),
         (None, None) => None,
     };
-    let api_key = args.api_key_file.map(|file| api_key(&file)).transpose()?;
-    let fields = args.header.into_iter().map(|FieldLine { name, value }| (name, value)).collect();
+    let api_key = args.api_key_file.map(|file| secret_text(&file, LONGEST_KEY)).transpose()?;
+    let mut fields: Vec<_> = args.header.into_iter().map(|FieldLine { name, value }| (name, value)).collect();
+    if let Some(file) = args.token_file {
+        let token = secret_text(&file, LONGEST_TOKEN)?;
+        let text = std::str::from_utf8(token.secret().expose_secret()).unwrap_or_default();
+        fields.push(("authorization".to_owned(), format!("Bearer {text}")));
+    }
     Ok(Question { listener: args.listener, operation, certificate, api_key, fields })
 }
 
@@ -61,20 +66,23 @@ fn chain(file: &Path) -> anyhow::Result<String> {
     Ok(chain)
 }
 
-fn api_key(file: &Path) -> anyhow::Result<SecretText> {
+fn secret_text(file: &Path, longest: u64) -> anyhow::Result<SecretText> {
     let mut bytes = Zeroizing::new(Vec::new());
     let read = if file == Path::new("-") {
-        io::stdin().lock().take(LONGEST_KEY).read_to_end(&mut bytes)
+        io::stdin().lock().take(longest).read_to_end(&mut bytes)
     } else {
-        File::open(file).and_then(|file| file.take(LONGEST_KEY).read_to_end(&mut bytes))
+        File::open(file).and_then(|file| file.take(longest).read_to_end(&mut bytes))
     };
     read.with_context(|| format!("cannot read {}", file.display()))?;
-    let text = std::str::from_utf8(&bytes).with_context(|| format!("{} holds no key", file.display()))?;
+    let text = std::str::from_utf8(&bytes).with_context(|| format!("{} holds no text", file.display()))?;
     Ok(SecretText::new(Secret::new(text.trim().as_bytes().to_vec())))
 }
 
 /// More than any key, and not so much that a wrong file hurts.
 const LONGEST_KEY: u64 = 4096;
+
+/// More than any token that is read.
+const LONGEST_TOKEN: u64 = 16 * 1024;
 
 fn page(explanation: &Explanation) -> Result<String, std::fmt::Error> {
     let mut page = String::new();

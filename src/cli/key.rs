@@ -238,7 +238,7 @@ impl<'a> KeyView<'a> {
     fn of(credential: &'a Credential) -> Option<Self> {
         let kind = match &credential.secret {
             CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey.as_str(),
-            CredentialSecret::Certificate(_) => return None,
+            CredentialSecret::Certificate(_) | CredentialSecret::Token(_) => return None,
             CredentialSecret::ClientKey(_) | CredentialSecret::ClientSecret { .. } => {
                 credential.kind().as_str()
             }

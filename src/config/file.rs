@@ -14,6 +14,7 @@ use crate::suggest;
 use crate::toml_text::{Document, Place, Problem, TableReader, Value};
 use crate::workload::Directory;
 
+use super::issuer;
 use super::section::{self, Placed};
 use super::settings::Config;
 
@@ -97,6 +98,8 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     let limits = section::limits(root.table("limits"));
     let has_tokens = root.has("token");
     let tokens = root.table("token").and_then(|table| section::tokens(table, sockets));
+    let issuers: Vec<_> =
+        root.tables("issuer").into_iter().filter_map(|table| issuer::issuer(table, base)).collect();
     let trust: Vec<_> =
         root.tables("trust").into_iter().filter_map(|table| section::trust(table, base)).collect();
     let workloads: Vec<_> = root.tables("workload");
@@ -118,6 +121,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     unique(&listeners, |listener| listener.id.as_str());
     unique(&services, |service| service.id.as_str());
     unique(&remotes, |remote| remote.id.as_str());
+    unique(&issuers, |issuer| issuer.issuer.as_str());
     distinct(&listeners, &remotes);
     for reserved in workloads.iter().filter(|workload| workload.item.0 == own_workload) {
         reserved.place.problem("the name `agent` is the agent's own; its identity is set in [agent]");
@@ -189,6 +193,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         api_key_header: api_key_header.into(),
         signatures,
         tokens: tokens.map(|tokens| tokens.item.into()),
+        issuers: items(issuers),
         listeners: items(listeners),
         services: items(services),
         remotes: items(remotes),

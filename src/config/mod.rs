@@ -2,11 +2,13 @@
 
 mod settings;
 mod section;
+mod issuer;
 mod file;
 mod plan;
 mod watch;
 
 pub use file::{ConfigError, load, parse};
+pub use issuer::{IssuerConfig, KeySource};
 pub use plan::{Change, NeedsRestart, all_doors, plan};
 pub use settings::{Config, CrlFile, ForeignBundle, WorkloadConfig};
 pub use watch::{Watched, watch};

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::issuer::IssuerConfig;
 use crate::credential::SignatureRules;
 use crate::id::WorkloadId;
 use crate::identity::TrustDomain;
@@ -50,6 +51,8 @@ pub struct Config {
     pub signatures: SignatureRules,
     /// Tokens of our own, if there are to be any.
     pub tokens: Option<Arc<oauth::Settings>>,
+    /// Others whose access tokens are believed.
+    pub issuers: Vec<IssuerConfig>,
     /// Doors from outside.
     pub listeners: Vec<ListenerSettings>,
     /// What is guarded.

@@ -75,7 +75,8 @@ fn stored(credential: &Credential) -> Option<(&[u8; 32], &str)> {
         CredentialSecret::ApiKey { .. }
         | CredentialSecret::Certificate(_)
         | CredentialSecret::ClientKey(_)
-        | CredentialSecret::Signature(_) => None,
+        | CredentialSecret::Signature(_)
+        | CredentialSecret::Token(_) => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a caller presented, unproven.
 
+use crate::credential::token::Bearer;
 use crate::credential::{Refusal, Signed};
 use crate::identity::Subject;
 use crate::registry::{CredentialKind, KindSet};
@@ -20,6 +21,8 @@ pub struct HeaderEvidence<'a> {
     pub api_key: Option<&'a [u8]>,
     /// The signature over the request.
     pub signature: Option<&'a Signed<'a>>,
+    /// The access token, of an app or of a user.
+    pub token: Option<Bearer<'a>>,
 }
 
 impl<'a> HeaderEvidence<'a> {
@@ -47,7 +50,8 @@ impl Evidence<'_> {
     pub fn kinds(&self) -> KindSet {
         let certificate = self.certificate.map(|_| CredentialKind::Mtls);
         let signature = self.headers.signature.map(|_| CredentialKind::Signature);
+        let token = self.headers.token.map(|token| token.kind());
         let api_key = self.headers.api_key.map(|_| CredentialKind::ApiKey);
-        [certificate, signature, api_key].into_iter().flatten().collect()
+        [certificate, signature, token, api_key].into_iter().flatten().collect()
     }
 }

@@ -2,28 +2,43 @@
 
 use std::sync::Arc;
 
+use crate::credential::token::Token;
 use crate::registry::{App, Credential, CredentialKind, KindSet};
 
 /// A proven caller: the app, and the credentials that proved it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Principal<'s> {
     pub(super) certificate: Option<&'s Credential>,
     pub(super) signature: Option<&'s Credential>,
     pub(super) api_key: Option<&'s Credential>,
-    pub(super) strongest: &'s Credential,
+    pub(super) token: Option<Arc<Token>>,
+    pub(super) strongest: (CredentialKind, &'s Credential),
 }
 
 impl<'s> Principal<'s> {
     /// The app that calls.
     #[must_use]
     pub fn app(&self) -> &'s Arc<App> {
-        &self.strongest.app
+        &self.strongest.1.app
     }
 
-    /// The strongest credential that was used: a certificate before a signature before a key.
+    /// The strongest credential that was used: a certificate before a signature before a token before a key. For a token of
+    /// our own it is the credential by which the token was asked for.
     #[must_use]
     pub const fn credential(&self) -> &'s Credential {
-        self.strongest
+        self.strongest.1
+    }
+
+    /// How the strongest credential was used, which for a token of our own is not its kind.
+    #[must_use]
+    pub const fn kind(&self) -> CredentialKind {
+        self.strongest.0
+    }
+
+    /// The access token that was proven, of an app or of a user.
+    #[must_use]
+    pub const fn token(&self) -> Option<&Arc<Token>> {
+        self.token.as_ref()
     }
 
     /// All kinds of credential that were proven.
@@ -32,6 +47,7 @@ impl<'s> Principal<'s> {
         let certificate = self.certificate.map(|_| CredentialKind::Mtls);
         let signature = self.signature.map(|_| CredentialKind::Signature);
         let api_key = self.api_key.map(|_| CredentialKind::ApiKey);
-        [certificate, signature, api_key].into_iter().flatten().collect()
+        let token = self.token.as_ref().map(|token| token.kind());
+        [certificate, signature, token, api_key].into_iter().flatten().collect()
     }
 }

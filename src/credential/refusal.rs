@@ -39,13 +39,21 @@ pub enum Refusal {
     Replayed,
     /// The signature's own end has passed.
     SignatureExpired,
+    /// The token is bound to a certificate that the caller has not shown.
+    TokenBindingFailed,
+    /// An access token stood in the URL.
+    TokenInUrl,
+    /// The token was taken back before its end.
+    TokenRevoked,
     /// The certificate is valid and belongs to no app.
     UnmappedCertificate,
+    /// The token is valid and belongs to no app.
+    UnmappedToken,
 }
 
 impl Refusal {
     /// All reasons, for metrics and documentation.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::AmbiguousCertificate,
         Self::BadContentDigest,
         Self::ClockSkew,
@@ -63,7 +71,11 @@ impl Refusal {
         Self::ReplayMemoryFull,
         Self::Replayed,
         Self::SignatureExpired,
+        Self::TokenBindingFailed,
+        Self::TokenInUrl,
+        Self::TokenRevoked,
         Self::UnmappedCertificate,
+        Self::UnmappedToken,
     ];
 
     /// The stable code that callers, logs and metrics see.
@@ -87,7 +99,11 @@ impl Refusal {
             Self::ReplayMemoryFull => "replay-memory-full",
             Self::Replayed => "replayed",
             Self::SignatureExpired => "signature-expired",
+            Self::TokenBindingFailed => "token-binding-failed",
+            Self::TokenInUrl => "token-in-url",
+            Self::TokenRevoked => "token-revoked",
             Self::UnmappedCertificate => "unmapped-certificate",
+            Self::UnmappedToken => "unmapped-token",
         }
     }
 
@@ -98,7 +114,8 @@ impl Refusal {
             Self::BadContentDigest
             | Self::ContentDigestMismatch
             | Self::DuplicateCredential
-            | Self::KeyInUrl => 400,
+            | Self::KeyInUrl
+            | Self::TokenInUrl => 400,
             Self::ClockSkew
             | Self::CredentialExpired
             | Self::CredentialNotYetValid
@@ -108,8 +125,13 @@ impl Refusal {
             | Self::InvalidCredential
             | Self::MissingCredential
             | Self::Replayed
-            | Self::SignatureExpired => 401,
-            Self::AmbiguousCertificate | Self::PrincipalMismatch | Self::UnmappedCertificate => 403,
+            | Self::SignatureExpired
+            | Self::TokenBindingFailed
+            | Self::TokenRevoked => 401,
+            Self::AmbiguousCertificate
+            | Self::PrincipalMismatch
+            | Self::UnmappedCertificate
+            | Self::UnmappedToken => 403,
             Self::ReplayMemoryFull => 503,
         }
     }
@@ -145,7 +167,15 @@ impl Refusal {
             }
             Self::Replayed => "The signature's nonce was used before; sign every request anew.",
             Self::SignatureExpired => "The signature has expired; sign the request anew.",
+            Self::TokenBindingFailed => {
+                "The token is bound to a certificate other than that of this connection."
+            }
+            Self::TokenInUrl => {
+                "An access token was sent in the URL; send it in the Authorization header and replace it, for it has leaked."
+            }
+            Self::TokenRevoked => "The token has been revoked.",
             Self::UnmappedCertificate => "The client certificate is valid but belongs to no registered app.",
+            Self::UnmappedToken => "The token is valid but belongs to no registered app.",
         }
     }
 
@@ -156,6 +186,7 @@ impl Refusal {
             CredentialKind::ApiKey => Some("ApiKey realm=\"postern\""),
             CredentialKind::ClientKey | CredentialKind::ClientSecret | CredentialKind::Mtls => None,
             CredentialKind::Signature => Some("Signature realm=\"postern\""),
+            CredentialKind::Token | CredentialKind::UserToken => Some("Bearer realm=\"postern\""),
         }
     }
 }

@@ -221,7 +221,8 @@ impl<'a> Signed<'a> {
             CredentialSecret::ApiKey { .. }
             | CredentialSecret::Certificate(_)
             | CredentialSecret::ClientKey(_)
-            | CredentialSecret::ClientSecret { .. } => None,
+            | CredentialSecret::ClientSecret { .. }
+            | CredentialSecret::Token(_) => None,
         });
         // > If the algorithm […] is not appropriate for the key material, the verification fails. — RFC 9421 §3.2
         let fits = |key: &SignatureKey| {

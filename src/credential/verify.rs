@@ -3,10 +3,13 @@
 //! The order is fixed: form, lookup, secret, time, status, and the nonce last. Whatever fails before the secret is proven gets
 //! the same answer, after the same work.
 
+use std::sync::Arc;
+
 use crate::clock::Timestamp;
+use crate::credential::token::{Bearer, Token};
 use crate::credential::{ApiKey, Evidence, Peppers, Principal, Refusal, Signed};
 use crate::identity::{Match, Subject};
-use crate::registry::{Credential, CredentialSecret, CredentialStatus, Snapshot};
+use crate::registry::{Credential, CredentialKind, CredentialSecret, CredentialStatus, Snapshot};
 
 /// Proves who presented `evidence`.
 ///
@@ -22,17 +25,30 @@ pub fn authenticate<'s>(
     let api_key = evidence.headers.api_key.map(|text| by_api_key(text, registry, peppers)).transpose()?;
     let signature =
         evidence.headers.signature.map(|signed| by_signature(signed, registry, peppers, now)).transpose()?;
-    let strongest = certificate.or(signature).or(api_key).ok_or(Refusal::MissingCredential)?;
-    for credential in [certificate, signature, api_key].into_iter().flatten() {
+    let token =
+        evidence.headers.token.map(|bearer| by_token(bearer, evidence.certificate, now)).transpose()?;
+    // A user's token stands for nothing on file.
+    let of_app = token.as_deref().filter(|token| token.kind() == CredentialKind::Token);
+    let by_token = of_app.map(|token| token.credential(registry)).transpose()?;
+    let proven = [
+        (CredentialKind::Mtls, certificate),
+        (CredentialKind::Signature, signature),
+        (CredentialKind::Token, by_token),
+        (CredentialKind::ApiKey, api_key),
+    ];
+    let mut proven = proven.into_iter().filter_map(|(kind, credential)| Some((kind, credential?)));
+    let all = proven.clone();
+    let strongest = proven.next().ok_or(Refusal::MissingCredential)?;
+    for (_, credential) in all {
         usable(credential, now)?;
-        if credential.app.id != strongest.app.id {
+        if credential.app.id != strongest.1.app.id {
             return Err(Refusal::PrincipalMismatch);
         }
     }
     if let (Some(signed), Some(credential)) = (evidence.headers.signature, signature) {
         signed.spend_nonce(credential, now)?;
     }
-    Ok(Principal { certificate, signature, api_key, strongest })
+    Ok(Principal { certificate, signature, api_key, token, strongest })
 }
 
 fn by_certificate<'s>(subject: &Subject, registry: &'s Snapshot) -> Result<&'s Credential, Refusal> {
@@ -62,6 +78,15 @@ fn by_signature<'s>(
     Ok(credential)
 }
 
+fn by_token(
+    bearer: Bearer<'_>,
+    certificate: Option<&Subject>,
+    now: Timestamp,
+) -> Result<Arc<Token>, Refusal> {
+    let proven = bearer.prove(certificate.map(|subject| &subject.sha256), now);
+    proven.map(Arc::new).map_err(|objection| objection.refusal())
+}
+
 /// What an unknown id is compared with, so that it costs what a known one costs.
 const UNKNOWN: [u8; 32] = [0; 32];
 
@@ -71,7 +96,8 @@ fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
         CredentialSecret::Certificate(_)
         | CredentialSecret::ClientKey(_)
         | CredentialSecret::ClientSecret { .. }
-        | CredentialSecret::Signature(_) => None,
+        | CredentialSecret::Signature(_)
+        | CredentialSecret::Token(_) => None,
     }
 }
 

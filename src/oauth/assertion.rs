@@ -91,7 +91,8 @@ fn signed_by<'s>(jws: &Jws<'_>, claims: &Claims, registry: &'s Snapshot) -> Opti
         CredentialSecret::ApiKey { .. }
         | CredentialSecret::Certificate(_)
         | CredentialSecret::ClientSecret { .. }
-        | CredentialSecret::Signature(_) => None,
+        | CredentialSecret::Signature(_)
+        | CredentialSecret::Token(_) => None,
     });
     let tried = found.map(|(_, key)| key.algorithm());
     let holds = found.is_some_and(|(_, key)| has_signed(key, jws));

@@ -10,7 +10,7 @@ use crate::identity::{Match, Subject};
 use crate::oauth::assertion::{self, Assertion};
 use crate::oauth::form::decoded;
 use crate::oauth::{Fault, Form};
-use crate::registry::{Accepts, App, AppStatus, Credential, DeveloperStatus, KindSet, Snapshot};
+use crate::registry::{Accepts, App, AppStatus, Credential, CredentialKind, DeveloperStatus, Snapshot};
 use crate::secret::Secret;
 
 /// What a client presents.
@@ -101,8 +101,7 @@ pub(super) fn may_have_tokens(app: &App) -> Result<(), Fault> {
     if app.developer.status == DeveloperStatus::Inactive {
         return Err(Fault::unauthorized("The developer of the app is inactive."));
     }
-    let takes =
-        |accepts: &Accepts| accepts.iter().flat_map(KindSet::iter).any(|kind| kind.as_str() == "token");
+    let takes = |accepts: &Accepts| accepts.iter().any(|kinds| kinds.contains(CredentialKind::Token));
     if app.accepts.as_ref().is_none_or(takes) {
         Ok(())
     } else {

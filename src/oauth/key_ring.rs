@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::credential::token::{Algorithm, LEEWAY};
+use crate::credential::token::{Algorithm, LEEWAY, VerificationKey};
 use crate::oauth::SigningKey;
 
 /// All keys of one issuer.
@@ -18,7 +18,7 @@ pub struct KeyRing {
     /// In the order in which they were made.
     pub keys: Vec<TokenKey>,
     /// The keys that were killed, each with the end of the last token that it may have signed.
-    pub killed: Vec<(String, Timestamp)>,
+    pub killed: Vec<KilledKey>,
 }
 
 /// A key and how far it has come.
@@ -32,6 +32,15 @@ pub struct TokenKey {
     pub created: Timestamp,
     /// The longest life of a token that it may have signed.
     pub longest: Duration,
+}
+
+/// What is left of a key that was killed, so that its tokens can be told from forged ones.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KilledKey {
+    /// Its public half.
+    pub public: VerificationKey,
+    /// The end of the last token that it may have signed.
+    pub until: Timestamp,
 }
 
 /// How far a key has come.
@@ -127,7 +136,7 @@ impl KeyRing {
             return Some(KeyStep::Stretch);
         }
         let is_over = |key: &TokenKey| matches!(key.slot, KeySlot::Retired { until } if until <= now);
-        if self.keys.iter().any(is_over) || self.killed.iter().any(|(_, until)| *until <= now) {
+        if self.keys.iter().any(is_over) || self.killed.iter().any(|killed| killed.until <= now) {
             return Some(KeyStep::Forget);
         }
         let KeySlot::Active { since } = active.slot else { return None };
@@ -163,7 +172,7 @@ impl KeyRing {
             KeyStep::Activate => next.activate(now),
             KeyStep::Forget => {
                 next.keys.retain(|key| !matches!(key.slot, KeySlot::Retired { until } if until <= now));
-                next.killed.retain(|(_, until)| now < *until);
+                next.killed.retain(|killed| now < killed.until);
             }
             KeyStep::Make => {
                 next.keys.retain(|key| key.slot != KeySlot::Prepared);
@@ -205,8 +214,8 @@ impl KeyRing {
             KeySlot::Retired { until } => until,
         };
         let mut next = self.clone();
+        next.killed.push(KilledKey { public: killed.key.public().clone(), until });
         next.keys.retain(|key| key.key.id() != id);
-        next.killed.push((id.to_owned(), until));
         Ok(next)
     }
 }

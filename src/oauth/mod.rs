@@ -15,7 +15,7 @@ mod office;
 
 pub use fault::Fault;
 pub use form::{Form, InvalidForm};
-pub use key_ring::{KeyRing, KeyRules, KeySlot, KeyStep, LONGEST_LEAD, TokenKey, UnknownKey};
+pub use key_ring::{KeyRing, KeyRules, KeySlot, KeyStep, KilledKey, LONGEST_LEAD, TokenKey, UnknownKey};
 pub use mint::{Minted, Wish};
 pub use office::{Counter, Errand, Office, Records, Reply};
 pub use settings::{Binding, InvalidIssuer, Issuer, Settings};

@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::framing::Framing;
-use super::headers::{Fate, fate_of_request_field, forwarded_client_cert, names_api_key};
+use super::headers::{
+    Fate, fate_of_request_field, forwarded_client_cert, names_access_token, names_api_key, visible,
+};
 use super::http_gate::Head;
 use super::limit_fields::Notice;
 use super::refuse::Answer;
@@ -15,6 +17,7 @@ use super::snapshot::{Listener, Snapshot};
 use super::worker::Worker;
 use crate::authz::{Ask, Door, No, Permit, Terms, Till, Toll, check};
 use crate::clock::Timestamp;
+use crate::credential::token::{Bearer, Token};
 use crate::credential::{
     Content, ContentDigest, DigestCheck, Evidence, HeaderEvidence, Message, NonceUse, Refusal, Signed,
     authenticate,
@@ -85,16 +88,23 @@ pub(super) struct Admission<'s> {
 }
 
 /// What the access log says of the decision.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Verdict<'s> {
     pub(super) code: &'static str,
     pub(super) service: &'s str,
     pub(super) app: &'s str,
     pub(super) product: &'s str,
     pub(super) credential: (&'static str, &'s str),
+    /// The access token that was proven.
+    pub(super) token: Option<Arc<Token>>,
 }
 
 impl<'s> Verdict<'s> {
+    /// The user for whom the app calls, if that was proven.
+    pub(super) fn user(&self) -> &str {
+        self.token.as_ref().and_then(|token| token.user()).unwrap_or_default()
+    }
+
     /// A verdict that names nobody.
     pub(super) fn of_nobody(code: &'static str) -> Self {
         Self { code, ..Self::default() }
@@ -102,7 +112,7 @@ impl<'s> Verdict<'s> {
 
     /// The verdict behind a yes.
     pub(super) fn of_permit(permit: &Permit<'s>, service: &'s str) -> Self {
-        Self::of_terms(permit.terms(), "allowed", service)
+        Self { token: permit.token().cloned(), ..Self::of_terms(permit.terms(), "allowed", service) }
     }
 
     fn of_terms(terms: &Terms<'s>, code: &'static str, service: &'s str) -> Self {
@@ -111,7 +121,8 @@ impl<'s> Verdict<'s> {
             service,
             app: terms.app.id.as_str(),
             product: terms.product.id.as_str(),
-            credential: (terms.credential.kind().as_str(), terms.credential.id.as_str()),
+            credential: (terms.kind.as_str(), terms.credential.id.as_str()),
+            token: None,
         }
     }
 
@@ -125,7 +136,8 @@ impl<'s> Verdict<'s> {
                 service,
                 app: principal.app().id.as_str(),
                 product: "",
-                credential: (principal.credential().kind().as_str(), principal.credential().id.as_str()),
+                credential: (principal.kind().as_str(), principal.credential().id.as_str()),
+                token: principal.token().cloned(),
             },
         }
     }
@@ -190,11 +202,15 @@ pub(super) fn admit<'s>(
     let listener = visitor.listener.settings.accepts.as_ref();
     let signatures = &snapshot.signatures;
     let refuse = |refusal: Refusal| {
-        let answer = Answer::from_refusal(refusal, [listener]).with_terms(signatures, now);
+        let answer =
+            Answer::from_refusal(refusal, [listener]).by(&snapshot.tokens).with_terms(signatures, now);
         (answer, Verdict::of_nobody(refusal.code()))
     };
     if names_api_key(head.path) || head.query.is_some_and(names_api_key) {
         return Err(refuse(Refusal::KeyInUrl));
+    }
+    if !snapshot.tokens.is_empty() && head.query.is_some_and(names_access_token) {
+        return Err(refuse(Refusal::TokenInUrl));
     }
     let Ok(path) = PolicyPath::parse(head.path) else {
         return Err((BAD_PATH, Verdict::of_nobody(BAD_PATH.code)));
@@ -202,7 +218,9 @@ pub(super) fn admit<'s>(
     let fields = head.fields.iter().map(|field| (field.name, field.value));
     let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header).map_err(refuse)?;
     let signed = Signed::read(message(head), signatures, purpose.nonce_use()).map_err(refuse)?;
-    let headers = HeaderEvidence { signature: signed.as_ref(), ..headers };
+    let fields = head.fields.iter().map(|field| (field.name, field.value));
+    let token = Bearer::from_fields(fields, &snapshot.tokens).map_err(refuse)?;
+    let headers = HeaderEvidence { signature: signed.as_ref(), token, ..headers };
     let evidence = Evidence { certificate: visitor.subject(), headers };
     let throttle = Throttled::of(&evidence, visitor, snapshot, purpose);
     throttle.admit(now).map_err(|answer| {
@@ -225,14 +243,15 @@ pub(super) fn admit<'s>(
         if let No::Refused(refusal) = no {
             throttle.note(refusal, now);
         }
-        let answer = Answer::from_no(&no, [door.listener, door.service]).with_terms(signatures, now);
+        let answer = Answer::from_no(&no, [door.listener, door.service]);
+        let answer = answer.by(&snapshot.tokens).with_terms(signatures, now);
         (answer, Verdict::of_no(&no, service.id.as_str()))
     })?;
     let digest = signed.as_ref().and_then(Signed::content_digest).map(ContentDigest::begin);
 
     start(out, head, path.as_str());
-    let signature = if signed.is_some() { SignatureFields::End } else { SignatureFields::Pass };
-    pass_fields(out, head, &snapshot.api_key_header, signature, trace);
+    let consumed = Consumed { signature: signed.is_some(), token: token.is_some() };
+    pass_fields(out, head, &snapshot.api_key_header, consumed, trace);
     out.extend_from_slice(&visitor.fields);
     vouch(out, &permit);
     finish(out, head, trace);
@@ -252,13 +271,14 @@ pub(super) const DIGEST_MISMATCH: Answer = Answer::new(
     Refusal::ContentDigestMismatch.code(),
     Refusal::ContentDigestMismatch.sentence(),
 );
-/// The throttle on keys and signatures that prove nothing, where it concerns a request.
+/// The throttle on keys, signatures and tokens that prove nothing, where it concerns a request.
 struct Throttled<'s>(Option<(&'s Throttle, &'s Spike, u128)>);
 
 impl<'s> Throttled<'s> {
-    /// Only who presents a key or a signature costs a hash, and only who calls can be made to wait.
+    /// Only who presents one of them costs a computation, and only who calls can be made to wait.
     fn of(evidence: &Evidence<'_>, visitor: &Visitor, snapshot: &'s Snapshot, purpose: Purpose) -> Self {
-        let presents = evidence.headers.api_key.is_some() || evidence.headers.signature.is_some();
+        let HeaderEvidence { api_key, signature, token } = &evidence.headers;
+        let presents = api_key.is_some() || signature.is_some() || token.is_some();
         let concerns = purpose == Purpose::Admit && presents;
         let pace = snapshot.limits.failed_keys.as_ref().filter(|_| concerns);
         Self(pace.map(|pace| (&*snapshot.throttle, pace, source(visitor.peer.ip()))))
@@ -373,13 +393,13 @@ fn pass_fields(
     out: &mut Vec<u8>,
     head: &Head<'_, '_>,
     api_key_header: &str,
-    signature: SignatureFields,
+    consumed: Consumed,
     trace: &Trace<'_>,
 ) {
     for line in head.fields {
         let passes = fate_of_request_field(line.name, line.value) == Fate::Pass
             && !line.name.eq_ignore_ascii_case(api_key_header)
-            && !signature.ends_with_us(line.name)
+            && !consumed.holds(line.name)
             && !trace.replaces(line.name)
             && !is_nominated(head, line.name);
         if passes {
@@ -388,20 +408,18 @@ fn pass_fields(
     }
 }
 
-/// What becomes of the fields that carry a signature.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum SignatureFields {
-    /// They end here: with them, the service could ask us for something in the caller's name.
-    End,
-    /// They are not for us.
-    Pass,
+/// Which fields have carried evidence and end here: with them, the service could ask us for something in the caller's name.
+/// What is not for us passes.
+#[derive(Clone, Copy, Debug)]
+struct Consumed {
+    signature: bool,
+    token: bool,
 }
 
-impl SignatureFields {
-    fn ends_with_us(self, name: &str) -> bool {
-        let carries_one =
-            name.eq_ignore_ascii_case("signature") || name.eq_ignore_ascii_case("signature-input");
-        self == Self::End && carries_one
+impl Consumed {
+    fn holds(self, name: &str) -> bool {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        self.signature && (is("signature") || is("signature-input")) || self.token && is("authorization")
     }
 }
 
@@ -421,10 +439,14 @@ fn vouch(out: &mut Vec<u8>, permit: &Permit<'_>) {
     field(out, "x-postern-developer", terms.developer().id.as_str().as_bytes());
     field(out, "x-postern-product", terms.product.id.as_str().as_bytes());
     out.extend_from_slice(b"x-postern-credential: ");
-    out.extend_from_slice(terms.credential.kind().as_str().as_bytes());
+    out.extend_from_slice(terms.kind.as_str().as_bytes());
     out.push(b':');
     out.extend_from_slice(terms.credential.id.as_str().as_bytes());
     out.extend_from_slice(b"\r\n");
+    if let Some((token, user)) = permit.token().and_then(|token| Some((token, token.user()?))) {
+        field(out, "x-postern-user", visible(user).as_bytes());
+        field(out, "x-postern-user-issuer", visible(&token.claims().issuer).as_bytes());
+    }
     if !terms.product.scopes.is_empty() {
         out.extend_from_slice(b"x-postern-scopes:");
         for scope in &terms.product.scopes {

@@ -22,6 +22,8 @@ const PROTECTED: &[&str] = &[
     "x-postern-product",
     "x-postern-scopes",
     "x-postern-spiffe-id",
+    "x-postern-user",
+    "x-postern-user-issuer",
     "x-real-ip",
     "x-request-id",
 ];
@@ -100,6 +102,26 @@ pub(super) fn carries_api_key(text: &[u8]) -> bool {
 /// Whether part of a request target holds something that looks like one of our keys, in whatever spelling.
 pub(super) fn names_api_key(text: &str) -> bool {
     carries_api_key(text.as_bytes()) || text.contains('%') && carries_api_key(&unescaped(text))
+}
+
+/// Whether a query has a parameter by which access tokens are sent in URLs (RFC 6750 §2.3), in whatever spelling.
+pub(super) fn names_access_token(query: &str) -> bool {
+    let name = |pair: &str| pair.split_once('=').map_or(pair, |(name, _)| name).to_owned();
+    query.split(['&', ';']).any(|pair| unescaped(&name(pair)).eq_ignore_ascii_case(b"access_token"))
+}
+
+/// `text` as a field's value: visible ASCII as it is, and everything else, the percent sign too, as percent escapes.
+pub(super) fn visible(text: &str) -> String {
+    let mut written = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_graphic() && byte != b'%' {
+            written.push(char::from(byte));
+        } else {
+            written.push('%');
+            written.push_str(&data_encoding::HEXUPPER.encode(&[byte]));
+        }
+    }
+    written
 }
 
 /// `path` as it may stand in a log.
@@ -232,6 +254,24 @@ mod tests {
         for text in ["/a", "k=%70stn", "%", "%5", "p%00stn_"] {
             assert!(!names_api_key(text), "{text}");
         }
+    }
+
+    #[test]
+    fn a_token_in_a_query_is_found_in_every_spelling() {
+        for query in
+            ["access_token=x", "a=b&access_token=x", "ACCESS_TOKEN=x", "access%5Ftoken", "a;%61ccess_token=1"]
+        {
+            assert!(names_access_token(query), "{query}");
+        }
+        for query in ["", "token=x", "my_access_token=x", "a=access_token", "access_token_hint=x"] {
+            assert!(!names_access_token(query), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_users_name_is_one_visible_word() {
+        assert_eq!(visible("alice@example.test"), "alice@example.test");
+        assert_eq!(visible("a b\r\nx: y%é"), "a%20b%0D%0Ax:%20y%25%C3%A9");
     }
 
     #[test]

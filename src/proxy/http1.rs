@@ -608,6 +608,7 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         app,
         product: request.verdict.product,
         credential,
+        user: request.verdict.user(),
         spiffe_id,
         received: done.received,
         sent: done.sent,

@@ -248,6 +248,7 @@ impl Stream {
             app,
             product: verdict.product,
             credential,
+            user: verdict.user(),
             spiffe_id: self.visitor.spiffe_id(),
             received: done.received,
             sent: done.sent,

@@ -41,7 +41,7 @@ pub use settings::{
 };
 pub use sightings::{Lookout, Sighting};
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing};
-pub use tls::{TlsError, client_config, server_config};
+pub use tls::{TlsError, client_config, server_config, web_client_config};
 
 #[cfg(test)]
 mod tests;

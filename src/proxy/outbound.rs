@@ -169,6 +169,7 @@ where
         app: "",
         product: "",
         credential: ("", ""),
+        user: "",
         spiffe_id: resident.own_id.as_str(),
         received: moved.up,
         sent: moved.down,

@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::limit_fields::Notice;
 use super::request_id::RequestId;
 use super::response::{field, number_into};
-use crate::authz::No;
+use crate::authz::{Denial, No};
 use crate::clock::Timestamp;
+use crate::credential::token::TokenTrust;
 use crate::credential::{Refusal, SignatureTerms};
 use crate::registry::{Accepts, CredentialKind, KindSet};
 
@@ -59,6 +60,10 @@ impl Answer {
         let answer = Self::new(no.status(), no.code(), no.sentence());
         match no {
             No::Limited { shortage, .. } => answer.with_notice(Notice::of(shortage)),
+            No::Denied { denial: Denial::StepUpRequired, .. } => Self {
+                challenge: Challenge::Headers(KindSet::EMPTY.with(CredentialKind::UserToken)),
+                ..answer
+            },
             No::Denied { .. } | No::Refused(_) => answer.with_challenge(levels),
         }
     }
@@ -88,6 +93,20 @@ impl Answer {
             let kinds: KindSet = of_headers.filter(|&kind| everywhere(kind)).collect();
             self.challenge =
                 if kinds.is_empty() { Challenge::Certificate } else { Challenge::Headers(kinds) };
+        }
+        self
+    }
+
+    /// The same, without an invitation to send a token where nobody's tokens are believed.
+    pub(super) fn by(mut self, tokens: &TokenTrust) -> Self {
+        if let Challenge::Headers(kinds) = self.challenge
+            && tokens.is_empty()
+        {
+            let is_token =
+                |kind: CredentialKind| matches!(kind, CredentialKind::Token | CredentialKind::UserToken);
+            let others: KindSet = kinds.iter().filter(|&kind| !is_token(kind)).collect();
+            self.challenge =
+                if others.is_empty() { Challenge::Certificate } else { Challenge::Headers(others) };
         }
         self
     }
@@ -142,12 +161,22 @@ impl Answer {
     /// The fields that say what would have been accepted, in lower case (RFC 9110 §11.6.1: a 401 carries at least one
     /// challenge). An API key's stands first: it is the one that callers know longest.
     pub(super) fn challenge(&self) -> Vec<(&'static str, Cow<'_, str>)> {
-        let failed = self.code != Refusal::MissingCredential.code();
+        let missing = [Refusal::MissingCredential.code(), Denial::StepUpRequired.code()];
+        let failed = !missing.contains(&self.code);
         let mut fields = Vec::new();
         match self.challenge {
             Challenge::Headers(kinds) => {
-                for kind in [CredentialKind::ApiKey, CredentialKind::Signature] {
-                    let scheme = Refusal::challenge(kind).filter(|_| kinds.contains(kind));
+                let schemes = [
+                    (CredentialKind::ApiKey, kinds.contains(CredentialKind::ApiKey)),
+                    (CredentialKind::Signature, kinds.contains(CredentialKind::Signature)),
+                    // One scheme for both: who owns the token is not the caller's to say.
+                    (
+                        CredentialKind::Token,
+                        kinds.contains(CredentialKind::Token) || kinds.contains(CredentialKind::UserToken),
+                    ),
+                ];
+                for (kind, is_asked_for) in schemes {
+                    let scheme = Refusal::challenge(kind).filter(|_| is_asked_for);
                     fields.extend(scheme.map(|scheme| match failed {
                         true => (CHALLENGE, Cow::Owned(format!("{scheme}, error=\"invalid_token\""))),
                         false => (CHALLENGE, Cow::Borrowed(scheme)),

@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub api_key_header: Arc<str>,
     /// What signatures must be like, and the nonces that were used.
     pub signatures: Arc<SignatureTerms>,
+    /// By whose word access tokens are believed.
+    pub tokens: Arc<TokenTrust>,
     /// Our issuing authorities that sign no more, by their distinguished names.
     pub retired: Arc<BTreeMap<String, AuthorityId>>,
     /// What every app has used of its limits; the same one in every snapshot.
@@ -45,8 +47,6 @@ pub struct Snapshot {
     pub throttle: Arc<Throttle>,
     /// How many requests services are given at a time, where that is limited.
     pub inflight: BTreeMap<ServiceId, Arc<Inflight>>,
-    /// By whose word tokens are believed.
-    pub tokens: TokenTrust,
     /// Where tokens are to be had, if anywhere.
     pub office: Option<Arc<Office>>,
 }

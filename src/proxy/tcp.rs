@@ -66,6 +66,7 @@ pub(super) async fn serve<S>(
         app: verdict.app,
         product: verdict.product,
         credential: verdict.credential,
+        user: verdict.user(),
         spiffe_id: visitor.spiffe_id(),
         received: moved.up,
         sent: moved.down,

@@ -163,6 +163,7 @@ impl World {
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };
         let snapshot = Snapshot {
+            tokens: Arc::default(),
             registry: Arc::new(parse(&[source]).unwrap()),
             peppers: Arc::new(Peppers::default()),
             verifier,
@@ -179,7 +180,6 @@ impl World {
             ledger: Default::default(),
             throttle: Default::default(),
             inflight: Default::default(),
-            tokens: Default::default(),
             office: None,
         };
         let log = Shared::default();

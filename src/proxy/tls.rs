@@ -127,6 +127,22 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
+/// TLS for the agent's own questions to web servers, which are believed by `roots` and their host names.
+///
+/// # Errors
+/// The provider lacks the versions.
+pub fn web_client_config(
+    roots: rustls::RootCertStore,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let config = ClientConfig::builder_with_details(provider(), Arc::new(TlsClock(clock)))
+        .with_protocol_versions(&[&rustls::version::TLS12, &rustls::version::TLS13])
+        .map_err(TlsError::Versions)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
 fn certified_key(svid: &X509Svid, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.key.expose_secret().to_vec()));
     CertifiedKey::from_der(svid.chain.clone(), key, provider).map_err(TlsError::Identity)

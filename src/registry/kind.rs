@@ -16,11 +16,15 @@ pub enum CredentialKind {
     Mtls,
     /// A signature over the request (RFC 9421).
     Signature,
+    /// An access token that stands for an app.
+    Token,
+    /// An access token that stands for a user, next to what proves the app.
+    UserToken,
 }
 
 impl CredentialKind {
     /// Every kind that a request can come with, the strongest first.
-    pub const ALL: [Self; 3] = [Self::Mtls, Self::Signature, Self::ApiKey];
+    pub const ALL: [Self; 5] = [Self::Mtls, Self::Signature, Self::Token, Self::ApiKey, Self::UserToken];
 
     /// The word for it in config, logs and headers.
     #[must_use]
@@ -31,6 +35,8 @@ impl CredentialKind {
             Self::ClientSecret => "client_secret",
             Self::Mtls => "mtls",
             Self::Signature => "signature",
+            Self::Token => "token",
+            Self::UserToken => "user_token",
         }
     }
 
@@ -41,13 +47,15 @@ impl CredentialKind {
             Self::ClientSecret => 128,
             Self::Mtls => 2,
             Self::Signature => 4,
+            Self::Token => 8,
+            Self::UserToken => 16,
         }
     }
 }
 
 /// The text is no kind of credential.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected 'mtls', 'signature' or 'api_key'")]
+#[error("expected 'mtls', 'signature', 'token', 'api_key' or 'user_token'")]
 pub struct UnknownKind;
 
 impl FromStr for CredentialKind {
@@ -87,6 +95,13 @@ impl KindSet {
     #[must_use]
     pub const fn is_superset(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// The same, with `kind`.
+    #[must_use]
+    pub const fn with(mut self, kind: CredentialKind) -> Self {
+        self.insert(kind);
+        self
     }
 
     /// Whether there is no kind in the set.
@@ -134,24 +149,45 @@ impl fmt::Debug for KindSet {
 
 /// Which credentials are enough: one of several alternatives, each of which asks for all of its kinds.
 ///
-/// **Invariant:** there is at least one alternative and none of them is empty, so nothing is ever enough by itself.
+/// **Invariant:** there is at least one alternative and none of them is empty, so nothing is ever enough by itself. Each has a
+/// kind that names an app, which a user's token does not; and none asks for two tokens, for there is one field for them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Accepts(Box<[KindSet]>);
 
-/// There is no alternative, or one that asks for nothing.
+/// Why alternatives can never be met, or could be met by nobody in particular.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected at least one alternative, each with at least one kind of credential")]
-pub struct EmptyAccepts;
+pub enum InvalidAccepts {
+    /// There is no alternative, or one that asks for nothing.
+    #[error("expected at least one alternative, each with at least one kind of credential")]
+    Empty,
+    /// One asks for an app's token and a user's.
+    #[error(
+        "'token' and 'user_token' exclude each other: both come in `Authorization`, of which there is one"
+    )]
+    TwoTokens,
+    /// One asks for a user's token and nothing else.
+    #[error(
+        "'user_token' proves a user and no app; add the kind that proves the app, as in [\"api_key\", \"user_token\"]"
+    )]
+    UserAlone,
+}
 
 impl Accepts {
     /// One of `alternatives` is enough.
     ///
     /// # Errors
-    /// There is no alternative, or one of them is empty.
-    pub fn new(alternatives: impl IntoIterator<Item = KindSet>) -> Result<Self, EmptyAccepts> {
+    /// There is no alternative, or one of them makes no sense.
+    pub fn new(alternatives: impl IntoIterator<Item = KindSet>) -> Result<Self, InvalidAccepts> {
         let alternatives: Box<[KindSet]> = alternatives.into_iter().collect();
         if alternatives.is_empty() || alternatives.iter().any(|set| set.is_empty()) {
-            return Err(EmptyAccepts);
+            return Err(InvalidAccepts::Empty);
+        }
+        let user = KindSet::EMPTY.with(CredentialKind::UserToken);
+        if alternatives.contains(&user) {
+            return Err(InvalidAccepts::UserAlone);
+        }
+        if alternatives.iter().any(|set| set.is_superset(user.with(CredentialKind::Token))) {
+            return Err(InvalidAccepts::TwoTokens);
         }
         Ok(Self(alternatives))
     }
@@ -183,7 +219,7 @@ impl fmt::Display for Accepts {
 
 #[cfg(test)]
 mod tests {
-    use CredentialKind::{ApiKey, Mtls};
+    use CredentialKind::{ApiKey, Mtls, Token, UserToken};
 
     use super::*;
 
@@ -223,8 +259,17 @@ mod tests {
 
     #[test]
     fn nothing_is_never_enough() {
-        assert_eq!(Accepts::new([]), Err(EmptyAccepts));
-        assert_eq!(Accepts::new([set(&[Mtls]), KindSet::EMPTY]), Err(EmptyAccepts));
+        assert_eq!(Accepts::new([]), Err(InvalidAccepts::Empty));
+        assert_eq!(Accepts::new([set(&[Mtls]), KindSet::EMPTY]), Err(InvalidAccepts::Empty));
         assert!(!Accepts::new([set(&[Mtls])]).unwrap().satisfied_by(KindSet::EMPTY));
+    }
+
+    #[test]
+    fn a_user_is_a_second_factor_and_never_the_only_one() {
+        let users = |kinds: &[CredentialKind]| Accepts::new([set(&[Mtls]), set(kinds)]);
+
+        assert!(users(&[ApiKey, UserToken]).is_ok_and(|both| !both.satisfied_by(set(&[ApiKey]))));
+        assert_eq!(users(&[UserToken]), Err(InvalidAccepts::UserAlone));
+        assert_eq!(users(&[Token, UserToken]), Err(InvalidAccepts::TwoTokens));
     }
 }

@@ -4,6 +4,7 @@ mod kind;
 mod path;
 mod rule;
 mod signature_key;
+mod token_rule;
 mod model;
 mod snapshot;
 mod shelf;
@@ -11,7 +12,7 @@ mod limits;
 mod read;
 mod parse;
 
-pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
+pub use kind::{Accepts, CredentialKind, InvalidAccepts, KindSet, UnknownKind};
 pub use model::{
     App, AppStatus, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,
     DeveloperStatus, Grant, GrantStatus, InvalidMethod, Method, Methods, MultiValued, Operation, Product,
@@ -23,6 +24,7 @@ pub use read::accepts;
 pub use rule::{InvalidPathRule, PathRule};
 pub use signature_key::{InvalidPublicKey, SignatureAlgorithm, SignatureKey};
 pub use snapshot::{Conflict, Definitions, NameNotAdmitted, Snapshot};
+pub use token_rule::{EmptyTokenRule, TokenRule};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::id::{AppId, CredentialId, DeveloperId, OperationId, ProductId, ServiceId};
 use crate::identity::{CertificateRule, Subject};
 use crate::limit::{Limits, Priority};
-use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath, SignatureKey};
+use crate::registry::{Accepts, CredentialKind, PathRule, PolicyPath, SignatureKey, TokenRule};
 
 /// Whoever owns apps.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -228,7 +228,8 @@ impl Credential {
             CredentialSecret::ApiKey { .. }
             | CredentialSecret::ClientKey(_)
             | CredentialSecret::ClientSecret { .. }
-            | CredentialSecret::Signature(_) => false,
+            | CredentialSecret::Signature(_)
+            | CredentialSecret::Token(_) => false,
             CredentialSecret::Certificate(on_file) => match on_file.multi_valued {
                 MultiValued::Admit => true,
                 MultiValued::Refuse => !subject.is_multi_valued(),
@@ -245,6 +246,20 @@ impl Credential {
             CredentialSecret::ClientKey(_) => CredentialKind::ClientKey,
             CredentialSecret::ClientSecret { .. } => CredentialKind::ClientSecret,
             CredentialSecret::Signature(_) => CredentialKind::Signature,
+            CredentialSecret::Token(_) => CredentialKind::Token,
+        }
+    }
+
+    /// Its rule, if it stands for tokens of an outside issuer.
+    #[must_use]
+    pub const fn token_rule(&self) -> Option<&TokenRule> {
+        match &self.secret {
+            CredentialSecret::Token(rule) => Some(rule),
+            CredentialSecret::ApiKey { .. }
+            | CredentialSecret::Certificate(_)
+            | CredentialSecret::ClientKey(_)
+            | CredentialSecret::ClientSecret { .. }
+            | CredentialSecret::Signature(_) => None,
         }
     }
 
@@ -258,7 +273,8 @@ impl Credential {
             | CredentialSecret::Signature(SignatureKey::Sealed { pepper, .. }) => Some(pepper),
             CredentialSecret::Certificate(_)
             | CredentialSecret::ClientKey(SignatureKey::Public { .. })
-            | CredentialSecret::Signature(SignatureKey::Public { .. }) => None,
+            | CredentialSecret::Signature(SignatureKey::Public { .. })
+            | CredentialSecret::Token(_) => None,
         }
     }
 }
@@ -297,6 +313,8 @@ pub enum CredentialSecret {
     },
     /// A signature that this key made, or that its private half did.
     Signature(SignatureKey),
+    /// One of these tokens of an outside issuer.
+    Token(TokenRule),
 }
 
 /// The certificates that a credential stands for.
@@ -327,6 +345,7 @@ impl fmt::Debug for CredentialSecret {
             Self::ClientKey(key) => write!(f, "ClientKey({key:?})"),
             Self::ClientSecret { pepper, .. } => write!(f, "ClientSecret {{ hash: …, pepper: {pepper:?} }}"),
             Self::Signature(key) => write!(f, "Signature({key:?})"),
+            Self::Token(rule) => write!(f, "Token({rule})"),
         }
     }
 }

@@ -148,6 +148,10 @@ impl<'d> Registry<'d> {
         drafts.extend(table.tables("client_key").into_iter().filter_map(read::client_key));
         drafts.extend(table.tables("client_secret").into_iter().filter_map(read::client_secret));
         drafts.extend(table.tables("signature").into_iter().filter_map(read::signature));
+        for (number, token) in (1..).zip(table.tables("token")) {
+            let default_id = id.as_ref().map(|(_, id)| format!("{id}-token-{number}"));
+            drafts.extend(read::token(token, default_id.as_deref()));
+        }
         table.finish();
         let app = id.zip(developer).map(|((place, id), developer)| {
             let app = Arc::new(App { id, developer, status, accepts, limits, priority, grants });
@@ -219,10 +223,19 @@ fn satisfiable(table: &TableReader<'_>, product: Option<&Limits>, operations: &[
 
 fn report(conflicts: &[Conflict], places: &HashMap<CredentialId, Place<'_>>) {
     for conflict in conflicts {
-        if let Conflict::AmbiguousRule { first, second, .. } = conflict
-            && let (Some(earlier), Some(later)) = (places.get(first), places.get(second))
-        {
-            later.problem(format!("the credential `{first}` at {earlier} stands for the same certificates"));
+        let (first, second, why) = match conflict {
+            Conflict::AmbiguousRule { first, second, .. } => {
+                (first, second, "stands for the same certificates")
+            }
+            Conflict::AmbiguousTokens { first, second } => (
+                first,
+                second,
+                "could stand for the same token: all rules of an issuer name the same claim, and those with the same value in it differ in another",
+            ),
+            Conflict::DuplicateId(_) => continue,
+        };
+        if let (Some(earlier), Some(later)) = (places.get(first), places.get(second)) {
+            later.problem(format!("the credential `{first}` at {earlier} {why}"));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Reading the parts of the registry's tables, each on its own.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -9,10 +10,11 @@ use crate::clock::Timestamp;
 use crate::id::CredentialId;
 use crate::identity::{Attribute, CertificateRule, RelativeName};
 use crate::registry::limits;
+use crate::registry::token_rule::USUAL_KEYS;
 use crate::registry::{
     Accepts, AppStatus, CertificatesOnFile, CredentialKind, CredentialSecret, CredentialStatus,
     DeveloperStatus, GrantStatus, KindSet, Methods, MultiValued, Operation, ServiceSelector,
-    SignatureAlgorithm, SignatureKey, Target,
+    SignatureAlgorithm, SignatureKey, Target, TokenRule,
 };
 use crate::suggest;
 use crate::toml_text::{Place, TableReader, Value};
@@ -134,15 +136,7 @@ pub(super) fn certificate<'d>(
     mut table: TableReader<'d>,
     default_id: Option<&str>,
 ) -> Option<CredentialDraft<'d>> {
-    let id = match table.value("id") {
-        Some(value) => placed(&value),
-        None => default_id.and_then(|id| {
-            let id = id
-                .parse()
-                .map_err(|_| table.problem("it needs an `id` of its own: the app's name is too long"));
-            Some((table.place(), id.ok()?))
-        }),
-    };
+    let id = named(&mut table, default_id);
     let given: Vec<&str> = RULES.into_iter().filter(|key| table.has(key)).collect();
     let rules = [
         table.optional("uri", |value| value.convert(CertificateRule::uri)),
@@ -174,6 +168,43 @@ pub(super) fn certificate<'d>(
         }
     };
     draft(table, id, secret)
+}
+
+/// The name that a credential has, or else `default_id`.
+fn named<'d>(table: &mut TableReader<'d>, default_id: Option<&str>) -> Option<(Place<'d>, CredentialId)> {
+    match table.value("id") {
+        Some(value) => placed(&value),
+        None => default_id.and_then(|id| {
+            let id = id
+                .parse()
+                .map_err(|_| table.problem("it needs an `id` of its own: the app's name is too long"));
+            Some((table.place(), id.ok()?))
+        }),
+    }
+}
+
+/// Tokens of an outside issuer, called `default_id` unless it says otherwise.
+pub(super) fn token<'d>(mut table: TableReader<'d>, default_id: Option<&str>) -> Option<CredentialDraft<'d>> {
+    let id = named(&mut table, default_id);
+    let issuer = table.required("issuer", |value| value.convert(not_empty));
+    let mut claims = BTreeMap::new();
+    for name in USUAL_KEYS {
+        claims.extend(table.optional(name, |value| Some((name.to_owned(), value.convert(not_empty)?))));
+    }
+    for (name, value) in table.table("claims").map(TableReader::entries).unwrap_or_default() {
+        if let Some(wanted) = value.convert(not_empty)
+            && claims.insert(name.to_owned(), wanted).is_some()
+        {
+            value.problem("the claim is asked for twice");
+        }
+    }
+    let rule = issuer.map(|issuer| TokenRule::new(&issuer, claims));
+    let rule = rule.and_then(|rule| rule.map_err(|error| table.problem(error.to_string())).ok());
+    draft(table, id, rule.map(CredentialSecret::Token))
+}
+
+fn not_empty(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("expected a text, found nothing") } else { Ok(text.to_owned()) }
 }
 
 /// The rule with what it says of multi-valued names; none if it could never be met.

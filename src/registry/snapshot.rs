@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::id::{AppId, CredentialId, DeveloperId, ProductId};
 use crate::identity::{CertificateRule, Mapping, Match, Subject};
+use crate::registry::token_rule::{Tie, TokenRules};
 use crate::registry::{App, Credential, CredentialKind, CredentialSecret, Developer, Product};
 
 /// All that is on file at one moment. The default is empty, so nobody is known and nothing is allowed.
@@ -20,6 +21,7 @@ pub struct Snapshot {
     signature_keys: HashMap<CredentialId, Arc<Credential>>,
     client_keys: HashMap<AppId, Vec<Arc<Credential>>>,
     certificates: Mapping<Arc<Credential>>,
+    tokens: TokenRules,
     version: Box<str>,
 }
 
@@ -50,6 +52,14 @@ pub enum Conflict {
         second: CredentialId,
         /// The rule of both.
         rule: Box<CertificateRule>,
+    },
+    /// Two credentials stand for tokens that may be the same.
+    #[error("one token could meet the rules of `{first}` and `{second}`")]
+    AmbiguousTokens {
+        /// The earlier credential.
+        first: CredentialId,
+        /// The later one.
+        second: CredentialId,
     },
     /// One name stands for two things of one sort.
     #[error("two things are called `{0}`")]
@@ -85,7 +95,8 @@ impl Snapshot {
                 CredentialSecret::ApiKey { .. }
                 | CredentialSecret::ClientKey(_)
                 | CredentialSecret::ClientSecret { .. }
-                | CredentialSecret::Signature(_) => None,
+                | CredentialSecret::Signature(_)
+                | CredentialSecret::Token(_) => None,
                 CredentialSecret::Certificate(on_file) => Some((&on_file.rule, credential)),
             })
             .collect();
@@ -98,6 +109,14 @@ impl Snapshot {
             }));
             Mapping::default()
         });
+        let mut tokens = TokenRules::default();
+        for credential in &credentials {
+            let added = credential.token_rule().map_or(Ok(()), |rule| tokens.add(rule, credential));
+            conflicts.extend(added.err().map(|Tie { first, second }| Conflict::AmbiguousTokens {
+                first: first.id.clone(),
+                second: second.id.clone(),
+            }));
+        }
         let by_id = |kind: CredentialKind| {
             let keys = credentials.iter().filter(|credential| credential.kind() == kind);
             keys.map(|key| (key.id.clone(), Arc::clone(key))).collect()
@@ -115,6 +134,7 @@ impl Snapshot {
             developers: index(developers, |developer| &developer.id, &mut conflicts),
             products: index(products, |product| &product.id, &mut conflicts),
             certificates,
+            tokens,
             version: version.into(),
         };
         if conflicts.is_empty() { Ok(snapshot) } else { Err(conflicts) }
@@ -142,6 +162,12 @@ impl Snapshot {
     #[must_use]
     pub fn client_secret(&self, id: &str) -> Option<&Arc<Credential>> {
         self.credentials.get(id).filter(|credential| credential.kind() == CredentialKind::ClientSecret)
+    }
+
+    /// The credential on file, good or not, for a token of `issuer` that has been believed and claims what `claim` says.
+    #[must_use]
+    pub fn token(&self, issuer: &str, claim: impl Fn(&str) -> Option<String>) -> Option<&Arc<Credential>> {
+        self.tokens.find(issuer, claim)
     }
 
     /// The credential on file for a verified certificate, good or not.

@@ -459,7 +459,7 @@ fn words_times_and_kinds_are_checked() {
         app_problems("accepts = ['mtls', ['apikey']]"),
         [
             "6:12: app.ledger.accepts[1]: expected an array, found a string",
-            "6:21: app.ledger.accepts[2][1]: expected `mtls` or `signature` or `api_key`, did you mean `api_key`?",
+            "6:21: app.ledger.accepts[2][1]: expected `mtls` or `signature` or `token` or `api_key` or `user_token`, did you mean `api_key`?",
         ]
     );
     let times = "[[app.certificate]]\ndns = 'a'\nnot_before = 2026-02-01T00:00:00Z\nexpires = ";

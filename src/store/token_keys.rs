@@ -22,9 +22,8 @@ use std::time::Duration;
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
-use crate::clock::Timestamp;
-use crate::credential::token::Algorithm;
-use crate::oauth::{KeyRing, KeySlot, SigningKey, TokenKey};
+use crate::credential::token::{Algorithm, VerificationKey, members};
+use crate::oauth::{KeyRing, KeySlot, KilledKey, SigningKey, TokenKey};
 use crate::secret::Secret;
 use crate::store::atomic_file::{self, AtomicError};
 use crate::store::seal::{self, BrokenSeal};
@@ -130,8 +129,10 @@ fn text(ring: &KeyRing) -> String {
         let digits = Zeroizing::new(BASE64.encode(key.pkcs8().expose_secret()));
         line(format!("private_key = \"{}\"", *digits));
     }
-    for (id, until) in &ring.killed {
-        line(format!("\n[[killed]]\nkid = \"{id}\"\nuntil = {until}"));
+    for KilledKey { public, until } in &ring.killed {
+        let id = public.thumbprint();
+        let jwk = serde_json::Value::Object(public.to_jwk(&id));
+        line(format!("\n[[killed]]\nuntil = {until}\npublic_key = '{jwk}'"));
     }
     text
 }
@@ -187,16 +188,22 @@ fn key(mut table: TableReader<'_>) -> Option<TokenKey> {
     })
 }
 
-fn killed(mut table: TableReader<'_>) -> Option<(String, Timestamp)> {
-    let id = table.required("kid", Value::text).map(str::to_owned);
+fn killed(mut table: TableReader<'_>) -> Option<KilledKey> {
     let until = table.required("until", Value::timestamp);
+    let public = table.required("public_key", |value| {
+        value.convert(|jwk| {
+            let key = members(jwk.as_bytes()).ok().and_then(|jwk| VerificationKey::from_jwk(&jwk).ok());
+            key.ok_or("expected a JWK")
+        })
+    });
     table.finish();
-    id.zip(until)
+    Some(KilledKey { public: public?, until: until? })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
     use crate::oauth::{KeyRules, SigningKeyError};
 
     fn ring() -> KeyRing {

@@ -52,6 +52,8 @@ pub struct AccessEvent<'a> {
     pub product: &'a str,
     /// Kind and id of the credential.
     pub credential: (&'static str, &'a str),
+    /// The user for whom the app calls, where a token has proven that.
+    pub user: &'a str,
     /// The SPIFFE ID of the caller's certificate, or of the local workload on the way out.
     pub spiffe_id: &'a str,
     /// Bytes of body from the caller.
@@ -242,6 +244,7 @@ impl Line<'_> {
             self.text("credential.kind", event.credential.0);
             self.text("credential.id", event.credential.1);
         }
+        self.text("user.id", event.user);
         self.number("received", event.received);
         self.number("sent", event.sent);
         self.number("duration_us", u64::try_from(event.duration.as_micros()).unwrap_or(u64::MAX));
@@ -316,6 +319,7 @@ mod tests {
         app: "sample",
         product: "",
         credential: ("mtls", "c1"),
+        user: "",
         spiffe_id: "spiffe://a/b",
         received: 0,
         sent: 12,

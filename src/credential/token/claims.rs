@@ -154,6 +154,12 @@ impl Claims {
         if begins.into_iter().any(|at| now + leeway < at) { Standing::NotYet } else { Standing::Good }
     }
 
+    /// The claim of this name, if it is a text.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.all.get(name).and_then(Value::as_str).map(str::to_owned)
+    }
+
     /// Whether a claim of this name is a text, and this one.
     #[must_use]
     pub fn says(&self, name: &str, value: &str) -> bool {

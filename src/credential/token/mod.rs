@@ -10,7 +10,9 @@ mod jws;
 mod jwk;
 mod claims;
 mod trust;
+mod bearer;
 
+pub use bearer::{Bearer, Objection, Token};
 pub use claims::{Claims, InvalidClaims, LEEWAY, Standing};
 pub use json::{InvalidJson, Members, members};
 pub use jwk::{Algorithm, InvalidJwk, JwkSet, VerificationKey};
