@@ -1,9 +1,9 @@
-"""Gets tokens with the PyPI package Authlib, for tests/oauth.rs.
+"""Gets a token with the PyPI package Authlib and does with it what can be done, for tests/oauth.rs.
 
-    get METHOD METADATA-URL API-URL BUNDLE CLIENT SECRET [CERTIFICATE KEY]
+    METHOD ISSUER BUNDLE CLIENT SECRET [CERTIFICATE KEY]
 
 METHOD is client_secret_basic, client_secret_post, private_key_jwt (SECRET is then the file of a private key) or
-tls_client_auth. The token is got from where the metadata says, used for one GET of API-URL, asked about, revoked and used
+tls_client_auth. The token is got from where the issuer's metadata say, used for a GET of /a, asked about, revoked, and used
 again. Prints one JSON object that says what came of it.
 """
 
@@ -14,9 +14,10 @@ import sys
 import requests
 from authlib.integrations.requests_client import OAuth2Session
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
+from joserfc.jwk import ECKey
 
-method, metadata_url, api_url, bundle, client, secret = sys.argv[1:7]
-certificate = tuple(sys.argv[7:9]) or None
+method, issuer, bundle, client, secret = sys.argv[1:6]
+certificate = tuple(sys.argv[6:8]) or None
 
 
 def prepared(session):
@@ -27,33 +28,29 @@ def prepared(session):
     return session
 
 
-metadata = prepared(requests.Session()).get(metadata_url, timeout=10).json()
-# The issuer's name is that of any listener; here it is the one that was asked.
-origin = metadata_url.split("/.well-known")[0]
-endpoint = {
-    name: origin + metadata[name].removeprefix(metadata["issuer"])
-    for name in ("token_endpoint", "introspection_endpoint", "revocation_endpoint", "jwks_uri")
-}
+def by(name):
+    return {"token_endpoint_auth_method": name, "revocation_endpoint_auth_method": name}
+
+
+metadata = prepared(requests.Session()).get(f"{issuer}/.well-known/oauth-authorization-server", timeout=10).json()
+assert metadata["issuer"] == issuer
+assert method in metadata["token_endpoint_auth_methods_supported"]
 
 if method == "private_key_jwt":
-    session = OAuth2Session(
-        client,
-        pathlib.Path(secret).read_text(),
-        token_endpoint_auth_method="private_key_jwt",
-    )
+    private = ECKey.import_key(pathlib.Path(secret).read_text())
+    session = OAuth2Session(client, private, **by(method))
     session.register_client_auth_method(PrivateKeyJWT(metadata["token_endpoint"], alg="ES256"))
 elif method == "tls_client_auth":
-    # Authlib calls a client that only names itself in the body "none".
-    session = OAuth2Session(client, token_endpoint_auth_method="none")
+    # Authlib's word for a client that only names itself in the body.
+    session = OAuth2Session(client, **by("none"))
 else:
-    session = OAuth2Session(client, secret, token_endpoint_auth_method=method)
-prepared(session)
+    session = OAuth2Session(client, secret, **by(method))
+session = prepared(session)
 
-token = session.fetch_token(endpoint["token_endpoint"], grant_type="client_credentials", timeout=10)
-first = session.get(api_url, timeout=10).status_code
-told = session.introspect_token(
-    endpoint["introspection_endpoint"], token=token["access_token"], token_type_hint="access_token"
-).json()
-revoked = session.revoke_token(endpoint["revocation_endpoint"], token=token["access_token"]).status_code
-second = session.get(api_url, timeout=10).status_code
-print(json.dumps({"token": token, "first": first, "told": told, "revoked": revoked, "second": second}))
+token = session.fetch_token(metadata["token_endpoint"], grant_type="client_credentials", timeout=10)
+first = session.get(f"{issuer}/a", timeout=10).status_code
+told = session.introspect_token(metadata["introspection_endpoint"], token=token["access_token"]).json()
+answer = session.revoke_token(metadata["revocation_endpoint"], token=token["access_token"])
+revoked = answer.status_code if answer.ok else answer.text
+second = session.get(f"{issuer}/a", timeout=10).status_code
+print(json.dumps({"first": first, "told": told, "revoked": revoked, "second": second}))

@@ -80,7 +80,7 @@ struct Made {
     listener: Arc<Listener>,
 }
 
-/// Assertions that are remembered for as long as they could be used again: some three hundred a second.
+/// Assertions that are remembered for as long as they could be used again: some thirty a second where they last for an hour.
 const ASSERTIONS: usize = 100_000;
 
 /// TLS sessions can be resumed for as long as their configuration lives. It is made anew at this age, so that no session

@@ -17,8 +17,8 @@ pub(super) struct Assertion<'s> {
     until: Timestamp,
 }
 
-/// How far ahead an assertion may end: for so long each is remembered.
-pub(super) const LONGEST_ASSERTION: Duration = Duration::from_secs(5 * 60);
+/// How far ahead an assertion may end: for so long each is remembered. An hour is what Authlib makes unless it is told otherwise.
+const LONGEST_ASSERTION: Duration = Duration::from_secs(3600);
 
 /// Characters of the longest `jti` that is remembered.
 const LONGEST_ID: usize = 256;
@@ -52,7 +52,7 @@ pub(super) fn prove<'s>(
         Standing::NotYet => return Err(Fault::client("The assertion begins in the future; compare clocks.")),
     }
     if claims.expires > now + LONGEST_ASSERTION + LEEWAY {
-        return Err(Fault::client("The assertion must end within five minutes."));
+        return Err(Fault::client("The assertion must end within an hour."));
     }
     let id = claims.id.filter(|id| id.len() <= LONGEST_ID);
     let id = id.ok_or(Fault::client("The assertion must have a jti of at most 256 characters."))?;

@@ -153,11 +153,8 @@ impl Office {
         random: &dyn SecureRandom,
         now: Timestamp,
     ) -> Reply<'s> {
-        let form = match Form::parse(body) {
-            Ok(form) => form,
-            Err(_) => {
-                return refusal(Fault::request("The body is no form in which each parameter stands once."));
-            }
+        let Ok(form) = Form::parse(body) else {
+            return refusal(Fault::request("The body is no form in which each parameter stands once."));
         };
         let audiences = [self.settings.issuer.to_string(), self.settings.url("token")];
         let books = Books {
