@@ -59,7 +59,7 @@
 //! 2. The head is read strictly on its bytes, before any library could forgive something: one length, one host, one way to
 //!    read the path ([`registry::PolicyPath`]).
 //! 3. [`credential::Evidence`] is what was presented: the certificate's [`identity::Subject`], a signature over the request
-//!    ([`credential::Signed`]), or an API key.
+//!    ([`credential::Signed`]), an access token ([`credential::token::Bearer`]), or an API key.
 //!    [`credential::authenticate`] turns it into a [`credential::Principal`] or a [`credential::Refusal`] (mostly 401).
 //!    All that is presented must hold, and belong to one app.
 //! 4. [`authz::decide`] answers from the principal, the [`authz::Ask`] and `now`: allow with terms, or a

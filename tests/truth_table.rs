@@ -13,10 +13,16 @@ mod support;
 use std::time::Duration;
 
 use postern::admin::{Explanation, Operation, Presented, Question, SecretText};
+use postern::authz::{Ask, Door, Toll, check};
+use postern::clock::{Clock as _, SystemClock};
+use postern::credential::token::{Bearer, KeyStatus, OwnIssuer, TokenTrust};
+use postern::credential::{Evidence, HeaderEvidence, Peppers};
+use postern::registry;
 use postern::secret::Secret;
 use support::sign::{Fields, lines};
+use support::token::{AUDIENCE, TokenKey, bearer, claims, jwks};
 use support::world::Key;
-use support::{Identity, Scene, Service, SigningKey, World};
+use support::{Identity, Scene, Service, SigningKey, World, write};
 
 /// One combination.
 #[derive(Clone, Copy, Debug)]
@@ -108,8 +114,15 @@ impl Row {
 fn scene(service: &Service) -> Scene {
     let mut scene = Scene::new();
     scene.listener("inbound", "").service("orders", &service.address.to_string(), "");
+    scene.registry(&catalogue());
+    scene
+}
+
+/// The developers and products of all rows.
+fn catalogue() -> String {
+    let mut text = String::new();
     for status in ["active", "inactive"] {
-        scene.registry(&format!("[[developer]]\nid = \"{status}\"\nstatus = \"{status}\"\n"));
+        text.push_str(&format!("[[developer]]\nid = \"{status}\"\nstatus = \"{status}\"\n"));
     }
     let products = [
         ("both", "orders", "/allowed"),
@@ -118,11 +131,11 @@ fn scene(service: &Service) -> Scene {
         ("neither", "other", "/elsewhere"),
     ];
     for (id, service, path) in products {
-        scene.registry(&format!(
+        text.push_str(&format!(
             "[[product]]\nid = \"{id}\"\n[[product.operation]]\nservice = \"{service}\"\nmethods = [\"GET\"]\npath = \"{path}\"\n"
         ));
     }
-    scene
+    text
 }
 
 async fn explain(world: &World, certificate: Option<Presented>, key: Option<&str>) -> Explanation {
@@ -235,6 +248,69 @@ async fn the_table_holds_for_signatures_by_shared_secret() {
         hold_against_the_book(&world, row, signed).await;
     }
     assert_eq!(service.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn the_table_holds_for_tokens_of_an_outside_issuer() {
+    const ISSUER: &str = "https://id.test";
+    let service = Service::start().await;
+    let mut scene = scene(&service);
+    let (key, thief) = (TokenKey::ed25519(), TokenKey::ed25519());
+    write(&scene.path().join("jwks.json"), &jwks(&[&key]));
+    scene.config(&format!(
+        "[[issuer]]\nissuer = \"{ISSUER}\"\njwks_file = \"jwks.json\"\naudience = [\"{AUDIENCE}\"]\nalgorithms = [\"EdDSA\"]\n"
+    ));
+    for row in Row::all() {
+        let client = row.app("token");
+        let table = format!("[[app.token]]\nissuer = \"{ISSUER}\"\nclient_id = \"{client}\"\n");
+        scene.registry(&row.registered("token", &table));
+    }
+    let world = scene.start().await;
+    let mut talk = world.talk(None).await;
+
+    for row in Row::all() {
+        let signer = if row.valid() { &key } else { &thief };
+        let token = signer.sign_as(&key.id, &claims(ISSUER, &row.app("token")));
+        let fields = vec![("authorization".to_owned(), format!("Bearer {token}"))];
+        let explanation = explain_with(&world, None, None, fields).await;
+        assert_eq!(explained(&explanation), row.by_the_book(), "{row:?} explained");
+        let answer = talk.get("/allowed", &bearer(&token)).await;
+        let code = if answer.status == 200 { "allowed".to_owned() } else { answer.code() };
+        assert_eq!((answer.status, code.as_str()), row.by_the_book(), "{row:?} live");
+    }
+    assert_eq!(service.seen().len(), 1);
+}
+
+/// Our own tokens, by the very gate of the live agent: they carry the name of the credential by which they were asked for, and
+/// all seven conditions are about that.
+#[test]
+fn the_table_holds_for_tokens_of_our_own() {
+    const ISSUER: &str = "https://postern.test";
+    let (key, thief) = (TokenKey::ed25519(), TokenKey::ed25519());
+    let mut text = catalogue();
+    for row in Row::all() {
+        text.push_str(&row.registered("own", &SigningKey::ed25519(&row.app("own")).table()));
+    }
+    let registry = registry::parse(&[registry::Source { path: "apps.toml".into(), text }]).unwrap();
+    let own = OwnIssuer::new(ISSUER, [AUDIENCE.to_owned()]).with_key(key.public.clone(), KeyStatus::Current);
+    let trust = TokenTrust::default().with_own(own);
+    let (path, service) = (registry::PolicyPath::parse("/allowed").unwrap(), "orders".parse().unwrap());
+    let ask = Ask::Http { service: &service, method: "GET", path: &path };
+
+    for row in Row::all() {
+        let mut claims = claims(ISSUER, &row.app("own"));
+        claims["cred"] = row.app("own").into();
+        let signer = if row.valid() { &key } else { &thief };
+        let field = format!("Bearer {}", signer.sign_as(&key.id, &claims));
+        let token = Bearer::from_fields([("authorization", field.as_bytes())], &trust).unwrap();
+        let headers = HeaderEvidence { token, ..HeaderEvidence::default() };
+        let evidence = Evidence { certificate: None, headers };
+        let now = SystemClock.now();
+        let checked =
+            check(&evidence, &ask, Door::default(), &registry, &Peppers::default(), &Toll::Paid, now);
+        let found = checked.as_ref().map_or_else(|no| (no.status(), no.code()), |_| (200, "allowed"));
+        assert_eq!(found, row.by_the_book(), "{row:?}");
+    }
 }
 
 #[tokio::test]

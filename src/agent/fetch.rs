@@ -121,7 +121,7 @@ impl Fetcher {
         let openid = of(format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/')))?;
         let text = match self.get(&openid).await {
             // > […] by inserting a well-known URI string into the authorization server's issuer identifier between the host
-            // > component and the path component — RFC 8414 §3
+            // > component and the path component, if any — RFC 8414 §3
             Err(FetchError::Status(StatusCode::NOT_FOUND)) => {
                 let uri = of(issuer.to_owned())?;
                 let (scheme, authority) = (uri.scheme_str().unwrap_or_default(), uri.authority());

@@ -716,3 +716,55 @@ fn everything_wrong_with_signature_keys_is_said_and_no_secret_repeated() {
     }
     assert!(!problems.contains("c2VjcmV0"), "{problems}");
 }
+
+const TOKENS: &str = "[[developer]]\nid = 'd'\n[[app]]\nid = 'a'\ndeveloper = 'd'\n";
+
+#[test]
+fn tokens_of_an_issuer_are_a_credential_like_any_other() {
+    let rule = "[[app.token]]\nissuer = 'https://id.test'\nazp = 'c'\nclaims = { tenant = 't' }\nstatus = 'revoked'\n";
+    let registry = read(&format!("{TOKENS}{rule}"));
+
+    let claim = |name: &str| match name {
+        "azp" => Some("c".to_owned()),
+        "tenant" => Some("t".to_owned()),
+        _ => None,
+    };
+    let found = registry.token("https://id.test", claim).unwrap();
+    assert_eq!(
+        (found.id.as_str(), found.kind(), found.status),
+        ("a-token-1", CredentialKind::Token, CredentialStatus::Revoked)
+    );
+    assert!(registry.token("https://id.test/", claim).is_none());
+    assert!(registry.token("https://id.test", |name| claim(name).filter(|_| name == "azp")).is_none());
+}
+
+#[test]
+fn rules_that_one_token_could_meet_are_refused() {
+    let two = |first: &str, second: &str| {
+        let rule = |text: &str| format!("[[app.token]]\nissuer = 'i'\n{text}\n");
+        let other = "[[app]]\nid = 'b'\ndeveloper = 'd'\n";
+        let text = format!("{TOKENS}{}{other}{}", rule(first), rule(second));
+        let sources = [Source { path: "a.toml".into(), text }];
+        parse(&sources)
+            .map(|_| ())
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+
+    assert_eq!(two("azp = 'x'", "azp = 'y'"), Ok(()));
+    assert_eq!(two("azp = 'x'\nclaims = { t = '1' }", "azp = 'x'\nclaims = { t = '2' }"), Ok(()));
+    for (first, second) in [
+        ("azp = 'x'", "azp = 'x'"),
+        ("azp = 'x'", "azp = 'x'\nclaims = { t = '1' }"),
+        ("azp = 'x'\nclaims = { t = '1' }", "azp = 'x'\nclaims = { u = '2' }"),
+        ("azp = 'x'", "client_id = 'y'"),
+        ("sub = 'x'", "claims = { cid = 'x' }"),
+    ] {
+        let problems = two(first, second).unwrap_err();
+        assert_eq!(problems.len(), 1, "{first} {second}");
+        assert!(problems[0].contains("could stand for the same token"), "{problems:?}");
+    }
+    assert!(two("claims = {}", "azp = 'x'").unwrap_err()[0].contains("it must say which tokens"));
+    assert!(
+        two("azp = 'x'\nclaims = { azp = 'y' }", "azp = 'z'").unwrap_err()[0].contains("asked for twice")
+    );
+}

@@ -15,6 +15,7 @@ pub(crate) mod identity;
 pub(crate) mod resumer;
 pub(crate) mod service;
 pub(crate) mod sign;
+pub(crate) mod token;
 pub(crate) mod world;
 
 use std::fs::File;

@@ -223,7 +223,7 @@ fn confirmation(all: &Members) -> Result<Option<[u8; 32]>, InvalidClaims> {
     digest.map(Some).ok_or(InvalidClaims::Confirmation)
 }
 
-/// > the base64url-encoded SHA-256 hash of the DER encoding of the X.509 certificate — RFC 8705 §3.1
+/// The member of `cnf` that holds the SHA-256 digest of the certificate's DER (RFC 8705 §3.1).
 const THUMBPRINT: &str = "x5t#S256";
 
 /// The last second of the year 9999.

@@ -102,15 +102,14 @@ impl<'a> Jws<'a> {
         &self.signature
     }
 
-    /// Whether it says that it is an access token.
-    ///
-    /// > The value of this parameter […] is "at+jwt" […] the "application/" prefix MAY be omitted. — RFC 9068 §2.1, RFC 7515 §4.1.9
+    /// Whether it says that it is an access token (RFC 9068 §2.1).
     #[must_use]
     pub fn is_access_token(&self) -> bool {
         self.is_of_kind("at+jwt")
     }
 
-    /// Whether its `typ` is the media type `application/<kind>`, with or without the prefix, in whatever letter case.
+    /// Whether its `typ` is the media type `application/<kind>`, with or without the prefix (RFC 7515 §4.1.9), in whatever
+    /// letter case.
     #[must_use]
     pub fn is_of_kind(&self, kind: &str) -> bool {
         self.kind.as_deref().is_some_and(|written| {

@@ -18,3 +18,6 @@ pub use json::{InvalidJson, Members, members};
 pub use jwk::{Algorithm, InvalidJwk, JwkSet, VerificationKey};
 pub use jws::{InvalidJws, Jws, LONGEST, is_key_id, signing_input};
 pub use trust::{Denied, KeyStatus, OutsideIssuer, OwnIssuer, Proves, TokenTrust};
+
+#[cfg(test)]
+mod tests;
