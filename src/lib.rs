@@ -71,6 +71,13 @@
 //!
 //! `postern explain` asks the same code through [`proxy::rehearse`], so it cannot disagree with the live agent.
 //!
+//! # A token of our own
+//!
+//! At the listeners that `[token]` names, [`oauth::Office`] answers before the gate does: a client proves itself to it, and no
+//! product grants it. [`oauth::KeyRing`] says which key signs; [`oauth::Withdrawals`] holds what was taken back. Both are
+//! kept by one thread of the agent, which writes every step down before it is in force; [`issuance::TokenDesk`] is the way there.
+//! What comes of it is published like everything else, as [`credential::token::TokenTrust`] in the one snapshot.
+//!
 //! # A connection out
 //!
 //! A local process connects in plaintext to a remote's loopback port or Unix socket. The kernel says whose socket that is

@@ -20,7 +20,7 @@ pub enum InvalidForm {
     /// A percent sign without two hexadecimal digits, or a byte that has to be encoded.
     #[error("a parameter is not encoded as application/x-www-form-urlencoded")]
     Encoding,
-    /// There are more than [`MOST_PARAMETERS`].
+    /// There are more than anybody has a use for.
     #[error("there are too many parameters")]
     Many,
     /// A parameter stands twice.
