@@ -41,6 +41,7 @@
 //! | [`pki`] | *pure*: keys, authorities and their slots, issuing, verifying, when to renew |
 //! | [`credential`] | *pure*: evidence becomes a principal, or a refusal |
 //! | [`authz`] | *pure*: the decision, and the permit without which nothing is forwarded |
+//! | [`oauth`] | *pure*: the authorization server: who gets a token, by which key it is signed, and what is taken back |
 //! | [`store`] | files that are written whole or not at all: the CA, peppers, registry edits; and keys on a token |
 //! | [`telemetry`] | operator log, access log, metrics |
 //! | [`issuance`] | owns the local CA, renews, and publishes everything as one value |
@@ -70,6 +71,13 @@
 //! 6. The exchange runs over a kept connection of that thread, and one line goes to the access log.
 //!
 //! `postern explain` asks the same code through [`proxy::rehearse`], so it cannot disagree with the live agent.
+//!
+//! # A token of our own
+//!
+//! At the listeners that `[token]` names, [`oauth::Office`] answers before the gate does: a client proves itself to it, and no
+//! product grants it. [`oauth::KeyRing`] says which key signs; [`oauth::Withdrawals`] holds what was taken back. Both are
+//! kept by one thread of the agent, which writes every step down before it is in force; [`issuance::TokenDesk`] is the way there.
+//! What comes of it is published like everything else, as [`credential::token::TokenTrust`] in the one snapshot.
 //!
 //! # A connection out
 //!
@@ -129,6 +137,7 @@ pub mod registry;
 pub mod pki;
 pub mod credential;
 pub mod authz;
+pub mod oauth;
 pub mod store;
 pub mod telemetry;
 pub mod issuance;

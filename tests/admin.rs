@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex};
 use postern::admin::{
     AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Explanation, InstalledStatus,
     IssuedCertificate, Operation, Order, Origin, Question, Readiness, RegistryStatus, Reloaded,
-    RenewalStatus, SecretText, SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus, bind,
-    serve, serve_health,
+    RenewalStatus, SecretText, SignedAuthorityStatus, Status, Steward, StewardError, TokenKeyStatus,
+    WithdrawOrder, Withdrawn, WorkloadStatus, bind, serve, serve_health,
 };
 use postern::clock::Timestamp;
 use postern::id::{AuthorityId, WorkloadId};
 use postern::issuance::{
     AuthorityRevocation, Change, Changed, Insistence, InstallOrder, Reach, Run, SignOrder, Verb, Wanted,
 };
+use postern::oauth::{Fault, Form, Minted};
 use postern::pki::{Level, SignedChain};
 use postern::secret::Secret;
 use tempfile::TempDir;
@@ -166,6 +167,31 @@ impl Steward for Scribe {
             slot: "prepared".into(),
             waits_for: vec!["web".into()],
         })
+    }
+
+    fn token_keys(&self) -> Result<Vec<TokenKeyStatus>, StewardError> {
+        Ok(vec![TokenKeyStatus {
+            id: "kid".into(),
+            algorithm: "ES256".into(),
+            slot: "active".into(),
+            created: Some(Timestamp::FLOOR),
+            until: None,
+        }])
+    }
+
+    async fn kill_token_key(&self, key: String) -> Result<(), StewardError> {
+        self.note(format!("kill {key}"));
+        Ok(())
+    }
+
+    async fn withdraw_tokens(&self, order: WithdrawOrder) -> Result<Withdrawn, StewardError> {
+        self.note(format!("{order:?}"));
+        Ok(Withdrawn { what: "It is taken back.".into() })
+    }
+
+    fn mint(&self, _: &std::os::unix::net::UnixStream, form: &Form) -> Result<Minted, Fault> {
+        self.note(format!("mint {form:?}"));
+        Err(Fault::UNAVAILABLE)
     }
 
     async fn issue(&self, order: Order) -> Result<IssuedCertificate, StewardError> {

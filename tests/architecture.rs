@@ -4,7 +4,7 @@ use std::path::Path;
 use std::{fs, io};
 
 /// The rooms that take values and return values.
-const PURE: [&str; 6] = ["identity", "registry", "limit", "pki", "credential", "authz"];
+const PURE: [&str; 7] = ["identity", "registry", "limit", "pki", "credential", "authz", "oauth"];
 /// The rooms that face the outside; what they share lies below them.
 const FRONT_DOORS: [&str; 3] = ["proxy", "workload", "admin"];
 

@@ -18,6 +18,7 @@ use super::question::{Explanation, Question};
 use super::signing::{
     AuthorityRequest, InstallationOrder, InstalledStatus, RequestOrder, SignatureOrder, SignedAuthorityStatus,
 };
+use super::tokens::{TokenKeyOrder, TokenKeyStatus, WithdrawOrder, Withdrawn};
 use super::view::{
     IssuedCertificate, MoveOrder, Moved, Order, Reloaded, RevokeOrder, Status, WorkloadStatus,
 };
@@ -167,6 +168,30 @@ impl Client {
     /// As for [`Client::status`].
     pub async fn renew(&self, workload: &WorkloadId) -> Result<WorkloadStatus, ClientError> {
         self.post(&format!("/v1/workloads/{workload}/renew"), None::<&()>).await
+    }
+
+    /// The keys that sign tokens.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn token_keys(&self) -> Result<Vec<TokenKeyStatus>, ClientError> {
+        self.get("/v1/tokens/keys").await
+    }
+
+    /// Has a key killed that signs tokens; what keys there are then.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn kill_token_key(&self, key: &str) -> Result<Vec<TokenKeyStatus>, ClientError> {
+        self.post("/v1/tokens/keys/kill", Some(&TokenKeyOrder { key: key.to_owned() })).await
+    }
+
+    /// Has tokens taken back.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn withdraw_tokens(&self, order: &WithdrawOrder) -> Result<Withdrawn, ClientError> {
+        self.post("/v1/tokens/withdraw", Some(order)).await
     }
 
     /// Has a certificate handed out.

@@ -5,11 +5,13 @@ mod steward;
 mod view;
 mod signing;
 mod question;
+mod tokens;
 mod desk;
 mod answer;
 mod connections;
 mod server;
 mod health;
+mod token_socket;
 mod client;
 
 pub use client::{Client, ClientError};
@@ -20,6 +22,8 @@ pub use secret_text::SecretText;
 pub use server::{bind, serve};
 pub use signing::{AuthorityRequest, InstalledStatus, SignedAuthorityStatus};
 pub use steward::{Steward, StewardError};
+pub use token_socket::{bind_tokens, serve_tokens};
+pub use tokens::{TokenKeyOrder, TokenKeyStatus, WithdrawOrder, Withdrawn};
 pub use view::{
     AuthorityStatus, AwaitingStatus, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Failure,
     IssuedCertificate, LaggardStatus, LimitsStatus, ListenerStatus, Moved, Order, PresentedStatus,

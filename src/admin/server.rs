@@ -17,6 +17,7 @@ use super::answer::{self, Answer};
 use super::connections::{self, Bounds};
 use super::signing::{InstallationOrder, RequestOrder, SignatureOrder};
 use super::steward::{Steward, StewardError};
+use super::tokens::TokenKeyOrder;
 use super::view::{MoveOrder, Moved, Order, RevokeOrder};
 use crate::id::WorkloadId;
 use crate::pki::Level;
@@ -118,12 +119,15 @@ enum Call {
     Explain,
     Install,
     Issue,
+    KillTokenKey,
     Reload,
     Renew(WorkloadId),
     Request,
     Revoke(Level),
     Sign,
     Status,
+    TokenKeys,
+    WithdrawTokens,
 }
 
 impl Call {
@@ -138,6 +142,9 @@ impl Call {
             "explain" => Self::Explain,
             "reload" => Self::Reload,
             "status" => return Some((Self::Status, Method::GET)),
+            "tokens/keys" => return Some((Self::TokenKeys, Method::GET)),
+            "tokens/keys/kill" => Self::KillTokenKey,
+            "tokens/withdraw" => Self::WithdrawTokens,
             other => match other.split('/').collect::<Vec<_>>().as_slice() {
                 ["workloads", workload, "renew"] => Self::Renew(workload.parse().ok()?),
                 ["authorities", level, verb] => {
@@ -156,7 +163,7 @@ impl Call {
     }
 
     const fn changes_something(&self) -> bool {
-        !matches!(self, Self::Bundle | Self::Crl | Self::Explain | Self::Status)
+        !matches!(self, Self::Bundle | Self::Crl | Self::Explain | Self::Status | Self::TokenKeys)
     }
 
     async fn carry_out(self, body: &[u8], steward: &impl Steward) -> Result<Answer, StewardError> {
@@ -170,6 +177,10 @@ impl Call {
             Self::Explain => ok(&steward.explain(read(body)?)?),
             Self::Install => ok(&steward.install(read::<InstallationOrder>(body)?.order()?).await?),
             Self::Issue => ok(&steward.issue(read::<Order>(body)?).await?),
+            Self::KillTokenKey => {
+                steward.kill_token_key(read::<TokenKeyOrder>(body)?.key).await?;
+                ok(&steward.token_keys()?)
+            }
             Self::Reload => ok(&steward.reload().await?),
             Self::Renew(workload) => {
                 steward.renew(workload.clone()).await?;
@@ -189,6 +200,8 @@ impl Call {
             }
             Self::Sign => ok(&steward.sign(read::<SignatureOrder>(body)?.order()?).await?),
             Self::Status => ok(&steward.status()),
+            Self::TokenKeys => ok(&steward.token_keys()?),
+            Self::WithdrawTokens => ok(&steward.withdraw_tokens(read(body)?).await?),
         })
     }
 }

@@ -1,16 +1,18 @@
 //! What the front door asks of the agent that stands behind it.
 
 use std::error::Error;
+use std::os::unix::net::UnixStream;
 
 use crate::admin::{
     AuthorityRequest, Explanation, InstalledStatus, IssuedCertificate, Order, Question, Readiness, Reloaded,
-    SignedAuthorityStatus, Status,
+    SignedAuthorityStatus, Status, TokenKeyStatus, WithdrawOrder, Withdrawn,
 };
 use crate::causes::Causes;
 use crate::id::WorkloadId;
 use crate::issuance::{
     AuthorityRevocation, Change, Changed, InstallOrder, IssuanceError, Run, SignOrder, Wanted,
 };
+use crate::oauth::{Fault, Form, Minted};
 use crate::pki::HierarchyError;
 
 /// Answers for the agent. What takes time gives a future; the rest answers from what is in memory.
@@ -69,6 +71,27 @@ pub trait Steward: Send + Sync + 'static {
         &self,
         order: InstallOrder,
     ) -> impl Future<Output = Result<InstalledStatus, StewardError>> + Send;
+
+    /// The keys that sign tokens.
+    ///
+    /// # Errors
+    /// No tokens are issued here.
+    fn token_keys(&self) -> Result<Vec<TokenKeyStatus>, StewardError>;
+
+    /// Lets no token by this key be taken any more.
+    fn kill_token_key(&self, key: String) -> impl Future<Output = Result<(), StewardError>> + Send;
+
+    /// Takes tokens back.
+    fn withdraw_tokens(
+        &self,
+        order: WithdrawOrder,
+    ) -> impl Future<Output = Result<Withdrawn, StewardError>> + Send;
+
+    /// A token for the local workload at the other end of `caller`. May block for as long as finding that out takes.
+    ///
+    /// # Errors
+    /// It is none, or its app may not have the token.
+    fn mint(&self, caller: &UnixStream, form: &Form) -> Result<Minted, Fault>;
 
     /// Hands out a certificate with its key.
     fn issue(&self, order: Order) -> impl Future<Output = Result<IssuedCertificate, StewardError>> + Send;

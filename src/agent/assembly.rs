@@ -15,6 +15,7 @@ use crate::credential::{NonceMemory, Peppers, SignatureTerms};
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::Issued;
 use crate::limit::{Inflight, Ledger, Throttle};
+use crate::oauth::{KeyRing, Office};
 use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Usage, Verifier, VerifyError};
 use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, Standing, TlsError,
@@ -53,6 +54,7 @@ pub(super) struct Materials {
     pub(super) registry: Arc<registry::Snapshot>,
     pub(super) peppers: Arc<Peppers>,
     pub(super) tokens: Arc<TokenTrust>,
+    pub(super) ring: Arc<KeyRing>,
 }
 
 /// Assembles snapshots, one after the other.
@@ -66,6 +68,7 @@ pub(super) struct Assembly {
     throttle: Arc<Throttle>,
     inflight: BTreeMap<ServiceId, Arc<Inflight>>,
     nonces: Arc<NonceMemory>,
+    assertions: Arc<NonceMemory>,
 }
 
 /// A listener's TLS, from which certificate it was made and when.
@@ -77,6 +80,9 @@ struct Made {
     listener: Arc<Listener>,
 }
 
+/// Assertions that are remembered for as long as they could be used again: some thirty a second where they last for an hour.
+const ASSERTIONS: usize = 100_000;
+
 /// TLS sessions can be resumed for as long as their configuration lives. It is made anew at this age, so that no session
 /// becomes older than an hour, however often it is resumed.
 const OLDEST_SESSIONS: Duration = Duration::from_secs(55 * 60);
@@ -86,6 +92,7 @@ impl Assembly {
     pub(super) fn new(clock: Arc<dyn Clock>, ledger: Arc<Ledger>) -> Self {
         // Its size is that of the rules, as soon as there are any.
         let nonces = Arc::new(NonceMemory::new(0, clock.now()));
+        let assertions = Arc::new(NonceMemory::new(ASSERTIONS, clock.now()));
         Self {
             clock,
             verifier: None,
@@ -95,6 +102,7 @@ impl Assembly {
             throttle: Arc::default(),
             inflight: BTreeMap::new(),
             nonces,
+            assertions,
         }
     }
 
@@ -109,7 +117,8 @@ impl Assembly {
     /// # Errors
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
-        let Materials { config, issued, bundles, revocations, crls, registry, peppers, tokens } = materials;
+        let Materials { config, issued, bundles, revocations, crls, registry, peppers, tokens, ring } =
+            materials;
         let now = self.clock.since_boot();
         let same = |verifier: &&Arc<Verifier>| {
             Arc::ptr_eq(verifier.bundles(), bundles)
@@ -199,6 +208,11 @@ impl Assembly {
         self.listeners.clone_from(&listeners);
         self.remotes.clone_from(&remotes);
         self.inflight = self.inflight(config);
+        let office = config.tokens.as_ref().map(|settings| Office {
+            settings: Arc::clone(settings),
+            ring: Arc::clone(ring),
+            assertions: Arc::clone(&self.assertions),
+        });
         Ok(proxy::Snapshot {
             registry: Arc::clone(registry),
             peppers: Arc::clone(peppers),
@@ -215,6 +229,7 @@ impl Assembly {
             ledger: Arc::clone(&self.ledger),
             throttle: Arc::clone(&self.throttle),
             inflight: self.inflight.clone(),
+            office: office.map(Arc::new),
         })
     }
 

@@ -18,6 +18,7 @@ use super::attestor::KernelAttestor;
 use super::clock_watch::{self, Shift};
 use super::issuers::{Found, Issuers};
 use super::registrar::{Registrar, RegistryError};
+use super::token_keeper::{TokenState, TokenUpdate};
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
 use crate::causes::Causes;
@@ -26,7 +27,7 @@ use crate::config::{self, Change, Config, ConfigError, NeedsRestart, Watched};
 use crate::credential::Peppers;
 use crate::credential::token::TokenTrust;
 use crate::id::WorkloadId;
-use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
+use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError, TokenDesk};
 use crate::pki::{BundleSet, Revoked, Skews, Usage, VerifyError};
 use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
@@ -129,9 +130,13 @@ pub(super) struct Director {
     pub(super) deliveries: Deliveries,
     pub(super) troubles: Arc<Troubles>,
     pub(super) skews: Arc<Mutex<Skews>>,
+    pub(super) token_desk: TokenDesk,
+    pub(super) token_updates: mpsc::Receiver<TokenUpdate>,
     /// Who fetches the keys of outside issuers, and what was found.
     pub(super) issuers: Issuers,
     pub(super) found: watch::Receiver<Found>,
+    /// Keys of tokens of our own, and what was taken back.
+    pub(super) token_state: TokenState,
     /// By whose word tokens of our own are believed.
     pub(super) own_tokens: TokenTrust,
 }
@@ -168,6 +173,7 @@ impl Director {
                     Ok(()) => self.follow_issued(),
                     Err(_) => return self.plane,
                 },
+                Some(update) = self.token_updates.recv() => self.follow_tokens(update),
                 _ = changes.recv() => {
                     self.follow_registry();
                     self.follow_trust().await;
@@ -233,6 +239,26 @@ impl Director {
             Err(error) => {
                 tracing::error!(error = %Causes(&error), "new certificates cannot be put into force")
             }
+        }
+    }
+
+    /// Puts other token keys and withdrawals into force, and tells whoever waits for it. Live connections need not be looked at:
+    /// every request is held against the snapshot that is in force when it comes.
+    fn follow_tokens(&mut self, update: TokenUpdate) {
+        let TokenUpdate { state, done } = update;
+        self.own_tokens = state.trust(&self.materials.config);
+        let (ring, tokens) = (Arc::clone(&state.ring), Arc::new(self.tokens(&self.materials.config)));
+        let next = Materials { ring, tokens, ..self.materials.clone() };
+        self.token_state = state;
+        match self.assembly.assemble(&next) {
+            Ok(snapshot) => {
+                self.current.store(Arc::new(snapshot));
+                self.materials = next;
+                // Whoever asked may have gone.
+                done.into_iter().for_each(|(reply, outcome)| drop(reply.send(outcome)));
+            }
+            // Whoever waits learns that nobody answers.
+            Err(error) => tracing::error!(error = %Causes(&error), "token keys cannot be put into force"),
         }
     }
 
@@ -527,10 +553,12 @@ impl Director {
             }
         };
         let config = Arc::clone(&new);
+        let before = std::mem::replace(&mut self.own_tokens, self.token_state.trust(&config));
         let tokens = Arc::new(self.tokens(&config));
         let materials =
             Materials { config, issued, bundles, crls, registry, tokens, ..self.materials.clone() };
         if let Err(error) = self.publish(materials) {
+            self.own_tokens = before;
             self.configure_issuance(&old).await?;
             return Err(error);
         }
@@ -546,6 +574,9 @@ impl Director {
             if let Change::Close(door) = change {
                 self.plane.close(door);
             }
+        }
+        if let Err(error) = self.token_desk.configure(new.tokens.as_ref().map(|tokens| tokens.keys)) {
+            tracing::error!(%error, "the keeper of token keys goes by the former settings");
         }
         let rename = |change: &Change| match change {
             Change::Rename(from, to) => Some((from.clone(), to.clone())),

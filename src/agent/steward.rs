@@ -1,11 +1,14 @@
 //! Answers for the agent at the operators' door.
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::rand::SystemRandom;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::attestor::KernelAttestor;
 use super::director::{InForce, Order as Directive};
 use super::explain;
 use super::limit_keeper::LimitTroubles;
@@ -16,19 +19,22 @@ use crate::admin::{
     self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Desk, Explanation,
     InstalledStatus, IssuedCertificate, LimitsStatus, ListenerStatus, Order, PresentedStatus, Question,
     QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus,
-    SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus,
+    SignedAuthorityStatus, Status, Steward, StewardError, TokenKeyStatus, WithdrawOrder, Withdrawn,
+    WorkloadStatus,
 };
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::id::{ServiceId, WorkloadId};
+use crate::identity::Match;
 use crate::issuance::{
     Acknowledgements, AuthorityRevocation, Change, Changed, InstallOrder, Issued, Laggard, Run, SignOrder,
-    Wanted,
+    TokenDesk, TokenOrderError, Wanted,
 };
 use crate::limit::{Inflight, Scope, Use};
-use crate::pki::{Skews, Suspicion};
-use crate::proxy::{Current, Endpoint, ListenerProtocol, RemoteProtocol};
+use crate::oauth::{Fault, Form, KeySlot, KilledKey, Minted, TokenKey, Wish, Withdrawal};
+use crate::pki::{Skews, Suspicion, Usage};
+use crate::proxy::{Attestor as _, Current, Endpoint, ListenerProtocol, RemoteProtocol};
 use crate::registry;
 use crate::telemetry::Metrics;
 use crate::workload;
@@ -49,11 +55,55 @@ pub(super) struct AgentSteward {
     pub(super) troubles: Arc<Troubles>,
     pub(super) skews: Arc<Mutex<Skews>>,
     pub(super) limit_troubles: Arc<LimitTroubles>,
+    pub(super) token_desk: TokenDesk,
+    pub(super) attestor: Arc<KernelAttestor>,
 }
 
 impl AgentSteward {
     fn issued(&self) -> Arc<Issued> {
         Arc::clone(&self.desk.feed().borrow())
+    }
+
+    /// What an operator wants to be taken back, and the same in words.
+    fn withdrawal(&self, order: WithdrawOrder) -> Result<(Withdrawal, String), StewardError> {
+        let (snapshot, now) = (self.current.load(), self.clock.now());
+        let office = snapshot.office.as_ref().ok_or_else(no_tokens)?;
+        let registry = &snapshot.registry;
+        let unknown =
+            |kind: &str, name: &str| StewardError::Unknown(format!("there is no {kind} called `{name}`"));
+        let issued_until = now.unix();
+        match order {
+            WithdrawOrder::App(app) => {
+                registry.app(app.as_str()).ok_or_else(|| unknown("app", app.as_str()))?;
+                let what = format!("All tokens that {app} was issued until {now} are taken back.");
+                Ok((Withdrawal::App { app, issued_until }, what))
+            }
+            WithdrawOrder::Credential(credential) => {
+                let name = credential.as_str();
+                registry.credential(name).ok_or_else(|| unknown("credential", name))?;
+                let what = format!("All tokens by {credential} that were issued until {now} are taken back.");
+                Ok((Withdrawal::Credential { credential, issued_until }, what))
+            }
+            WithdrawOrder::Jti(jti) => {
+                let what = format!("The token {jti} is taken back.");
+                let expires = (now + office.longest_ttl()).unix();
+                Ok((Withdrawal::Token { app: None, jti, expires }, what))
+            }
+            WithdrawOrder::Token(token) => {
+                let text = std::str::from_utf8(token.secret().expose_secret()).unwrap_or_default();
+                let found = office.withdrawal_of(text, &snapshot.tokens, now);
+                let withdrawal = found.ok_or_else(|| {
+                    StewardError::Unknown("this is no token of this agent, or it has ended".to_owned())
+                })?;
+                let what = match &withdrawal {
+                    Withdrawal::Token { jti, .. } => format!("The token {jti} is taken back."),
+                    Withdrawal::All { .. } | Withdrawal::App { .. } | Withdrawal::Credential { .. } => {
+                        String::new()
+                    }
+                };
+                Ok((withdrawal, what))
+            }
+        }
     }
 
     /// What is not as it should be, but keeps nobody from being served.
@@ -282,8 +332,89 @@ impl Steward for AgentSteward {
         self.desk.install(order).await
     }
 
+    fn token_keys(&self) -> Result<Vec<TokenKeyStatus>, StewardError> {
+        let snapshot = self.current.load();
+        let ring = &snapshot.office.as_ref().ok_or_else(no_tokens)?.ring;
+        let kept = ring.keys.iter().map(|TokenKey { key, slot, created, .. }| TokenKeyStatus {
+            id: key.id().to_owned(),
+            algorithm: key.algorithm().to_string(),
+            slot: slot.as_str().to_owned(),
+            created: Some(*created),
+            until: match slot {
+                KeySlot::Active { .. } | KeySlot::Prepared => None,
+                KeySlot::Retired { until } => Some(*until),
+            },
+        });
+        let killed = ring.killed.iter().map(|KilledKey { public, until }| TokenKeyStatus {
+            id: public.thumbprint(),
+            algorithm: public.algorithm().to_string(),
+            slot: "killed".to_owned(),
+            created: None,
+            until: Some(*until),
+        });
+        Ok(kept.chain(killed).collect())
+    }
+
+    async fn kill_token_key(&self, key: String) -> Result<(), StewardError> {
+        self.token_desk.kill(key).await.map_err(order_refused)
+    }
+
+    async fn withdraw_tokens(&self, order: WithdrawOrder) -> Result<Withdrawn, StewardError> {
+        let (withdrawal, what) = self.withdrawal(order)?;
+        self.token_desk.withdraw(withdrawal).await.map_err(order_refused)?;
+        tracing::warn!(what, "tokens were taken back");
+        Ok(Withdrawn { what })
+    }
+
+    fn mint(&self, caller: &UnixStream, form: &Form) -> Result<Minted, Fault> {
+        match form.value("grant_type") {
+            Some("client_credentials") => {}
+            Some(_) => return Err(Fault::UNSUPPORTED_GRANT_TYPE),
+            None => return Err(Fault::request("The grant_type is missing.")),
+        }
+        let workload = self.attestor.attest_unix(caller).map_err(|error| {
+            tracing::warn!(%error, "a token was asked for by no workload");
+            Fault::client("The caller is no workload of this host.")
+        })?;
+        let (snapshot, now) = (self.current.load(), self.clock.now());
+        let office = snapshot.office.as_ref().ok_or(Fault::UNAVAILABLE)?;
+        let issued = self.issued();
+        let svid = issued.svids.get(&workload).ok_or(Fault::UNAVAILABLE)?;
+        let verified = snapshot.verifier.verify(&svid.chain, Usage::Client, now).map_err(|error| {
+            tracing::warn!(%workload, %error, "a workload that asks for a token has no certificate that is believed");
+            Fault::client("The workload has no certificate that is valid now.")
+        })?;
+        let Match::Found(credential) = snapshot.registry.certificate(&verified.subject) else {
+            return Err(Fault::client("The workload's identity belongs to no registered app."));
+        };
+        if form.value("client_id").is_some_and(|claimed| claimed != credential.app.id.as_str()) {
+            return Err(Fault::INVALID_CLIENT);
+        }
+        let wish = Wish {
+            scope: form.value("scope"),
+            resources: form.values("resource").collect(),
+            certificate: Some(&verified.subject),
+        };
+        let minted = office.mint_for(credential, &wish, &snapshot.tokens, &SystemRandom::new(), now)?;
+        tracing::info!(%workload, app = %credential.app.id, "a token was issued to a local workload");
+        Ok(minted)
+    }
+
     async fn issue(&self, order: Order) -> Result<IssuedCertificate, StewardError> {
         self.desk.issue(&order, &self.in_force.load().config.issuance).await
+    }
+}
+
+fn no_tokens() -> StewardError {
+    StewardError::Conflict("no tokens are issued here: the configuration has no [token]".to_owned())
+}
+
+fn order_refused(error: TokenOrderError) -> StewardError {
+    let text = Causes(&error).to_string();
+    match error {
+        TokenOrderError::Busy | TokenOrderError::Full(_) => StewardError::Conflict(text),
+        TokenOrderError::Stopping | TokenOrderError::Unwritten(_) => StewardError::Failed(text),
+        TokenOrderError::Unknown(_) => StewardError::Unknown(text),
     }
 }
 

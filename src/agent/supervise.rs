@@ -21,6 +21,7 @@ use super::quickstart::{self, Quickstart, QuickstartError};
 use super::registrar::{Registrar, RegistryError};
 use super::sightings::{self, Sightings};
 use super::steward::AgentSteward;
+use super::token_keeper::{self, TokenKeeperError};
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
 use crate::admin;
@@ -28,7 +29,6 @@ use crate::causes::Causes;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::Peppers;
-use crate::credential::token::TokenTrust;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::limit::Ledger;
 use crate::pki::Skews;
@@ -111,6 +111,9 @@ pub enum AgentError {
     /// The state directory cannot be used.
     #[error("the state directory cannot be used")]
     State(#[from] StoreError),
+    /// The keys that sign tokens, or what was taken back, cannot be used.
+    #[error("the keys of tokens cannot be used")]
+    Tokens(#[from] TokenKeeperError),
     /// A trust bundle cannot be believed.
     #[error("a trust bundle cannot be believed")]
     Trust(#[from] TrustError),
@@ -184,7 +187,10 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     issuers.follow(&config);
     issuers.first(FIRST_KEYS).await;
     let mut found = issuers.found();
-    let own_tokens = TokenTrust::default();
+    let rules = config.tokens.as_ref().map(|tokens| tokens.keys);
+    let token_keeper =
+        token_keeper::start(&config.state_dir, rules, Arc::clone(&clock), Arc::clone(&troubles))?;
+    let own_tokens = token_keeper.state.trust(&config);
     let tokens = Arc::new(found.borrow_and_update().believe(&config, own_tokens.clone()));
     found.mark_changed();
     let materials = Materials {
@@ -196,6 +202,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         registry: Arc::clone(&registry),
         peppers,
         tokens,
+        ring: Arc::clone(&token_keeper.state.ring),
     };
     let ledger = Arc::new(Ledger::default());
     let limit_keeper = LimitKeeper::start(&config.state_dir, Arc::clone(&ledger), Arc::clone(&clock))?;
@@ -219,6 +226,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         skews: Arc::clone(&skews),
         access,
         lookout,
+        tokens: token_keeper.desk.clone(),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plane = Plane::start(config.threads.unwrap_or(cores), &context)?;
@@ -252,6 +260,8 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         troubles: Arc::clone(&troubles),
         skews: Arc::clone(&skews),
         limit_troubles: limit_keeper.troubles(),
+        token_desk: token_keeper.desk.clone(),
+        attestor: Arc::clone(&attestor),
     });
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
@@ -270,6 +280,9 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         deliveries,
         troubles: Arc::clone(&troubles),
         skews,
+        token_desk: token_keeper.desk,
+        token_updates: token_keeper.updates,
+        token_state: token_keeper.state,
         issuers,
         found,
         own_tokens,
@@ -295,6 +308,13 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         troubles,
         stopped(),
     ));
+    if let Some(tokens) = &config.tokens
+        && let Some(path) = &tokens.socket
+    {
+        let listener = admin::bind_tokens(path)?;
+        let path = format!("{}/token", tokens.path);
+        tokio::spawn(admin::serve_tokens(listener, path, Arc::clone(&steward), stopped()));
+    }
     if let Some(address) = config.metrics {
         let listener = TcpListener::bind(address)
             .await

@@ -16,6 +16,10 @@ pub(super) enum Trouble {
     Quickstart,
     /// A state directory that can be written.
     State,
+    /// Withdrawals of tokens that were lost before the start.
+    TokenDamage,
+    /// Keys that sign tokens, and withdrawals of tokens, that can be written down.
+    Tokens,
 }
 
 /// All present troubles.

@@ -56,6 +56,11 @@ pub(super) enum Verb {
     },
     /// Sign a request as a caller does, and print the fields to send with it; exit 3 when a comparison finds a difference
     Sign(Box<SignRequestArgs>),
+    /// Access tokens of the running agent
+    Token {
+        #[command(subcommand)]
+        verb: TokenVerb,
+    },
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -369,7 +374,7 @@ pub(super) struct IssueArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyVerb {
-    /// Make an API key for an app and print it, once; or one for signatures
+    /// Make an API key for an app and print it, once; or a client secret, or a key for signatures
     Create {
         /// Whose
         #[arg(long, value_name = "ID")]
@@ -382,6 +387,10 @@ pub(super) enum KeyVerb {
         /// Write it into this new file (0600) instead of printing it
         #[arg(long, value_name = "FILE", conflicts_with = "public_key")]
         out: Option<PathBuf>,
+
+        /// A client secret instead, which is good for getting tokens and nothing else
+        #[arg(long, conflicts_with_all = ["signature", "public_key"])]
+        client_secret: bool,
 
         /// A key for signatures by this algorithm: `hmac-sha256` makes a shared secret and prints it, the others take a public
         /// key
@@ -399,6 +408,40 @@ pub(super) enum KeyVerb {
         /// Which one
         id: CredentialId,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenVerb {
+    /// Show the keys that sign tokens
+    Keys(Format),
+    /// In an emergency: refuse every token by a key from now on, and sign by another
+    KillKey {
+        /// The key's name, its `kid`
+        #[arg(value_name = "KID")]
+        key: String,
+    },
+    /// Take tokens back before their end; they are refused within a second, also after a restart
+    Revoke(RevokeTokenArgs),
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(super) struct RevokeTokenArgs {
+    /// The token in this file; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+
+    /// The token of this name, as logs and introspection give it
+    #[arg(long)]
+    pub(super) jti: Option<String>,
+
+    /// All tokens that were got by this credential until now
+    #[arg(long, value_name = "ID")]
+    pub(super) credential: Option<CredentialId>,
+
+    /// All tokens that this app has got until now
+    #[arg(long, value_name = "ID")]
+    pub(super) app: Option<AppId>,
 }
 
 #[derive(Args, Debug)]

@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use super::args::{CommandLine, RunArgs, Verb};
 use super::output::{self, Verdict};
-use super::{ca, cert, check, explain, key, run, sign, status};
+use super::{ca, cert, check, explain, key, run, sign, status, token};
 
 /// Reads the command line and does what it says.
 #[must_use]
@@ -31,6 +31,7 @@ fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
         Verb::Ca { verb } => block_on(ca::run(config, verb)),
         Verb::Cert { verb } => block_on(cert::run(config, verb)),
         Verb::Key { verb } => key::run(config, verb),
+        Verb::Token { verb } => block_on(token::run(config, verb)),
         Verb::Sign(args) => sign::run(*args),
         Verb::Completions { shell } => completions(shell),
     }

@@ -18,7 +18,7 @@ use super::output::{self, Verdict};
 use super::table::Table;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
-use crate::credential::{ApiKey, Peppers, SigningSecret};
+use crate::credential::{ApiKey, ClientSecret, Peppers, SigningSecret};
 use crate::id::{AppId, CredentialId, DeveloperId};
 use crate::registry::{
     self, Credential, CredentialKind, CredentialSecret, CredentialStatus, SignatureAlgorithm, SignatureKey,
@@ -32,6 +32,9 @@ use crate::toml_text::Problem;
 pub(super) fn run(config: &Path, verb: KeyVerb) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
     match verb {
+        KeyVerb::Create { app, expires, out, client_secret: true, .. } => {
+            create_client_secret(&config, app, expires, out.as_deref())?;
+        }
         KeyVerb::Create { app, expires, out, signature: None, .. } => {
             create(&config, app, expires, out.as_deref())?;
         }
@@ -41,6 +44,7 @@ pub(super) fn run(config: &Path, verb: KeyVerb) -> anyhow::Result<Verdict> {
             out,
             signature: Some(SignatureAlgorithm::HmacSha256),
             public_key,
+            ..
         } => {
             if public_key.is_some() {
                 bail!("an hmac-sha256 key is a shared secret, which is made here; it takes no --public-key");
@@ -72,6 +76,29 @@ fn create(config: &Config, app: AppId, expires: Option<Expiry>, out: Option<&Pat
     let edit = Edit::AddApiKey { app: app.clone(), key: StoredApiKey { id: id.clone(), hash, expires } };
     let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
     hand_out(config, &edit, key.text(), out, &format!("Key {id} for {app}{end}; its hash is in"), &id)
+}
+
+/// A secret with which a client gets tokens.
+fn create_client_secret(
+    config: &Config,
+    app: AppId,
+    expires: Option<Expiry>,
+    out: Option<&Path>,
+) -> anyhow::Result<()> {
+    let now = SystemClock.now();
+    let expires = end(expires, now)?;
+    let peppers = peppers(config)?;
+    let secret =
+        ClientSecret::generate(&SystemRandom::new()).ok().context("the system gives no random bytes")?;
+    let pepper = peppers.newest().context("there is no pepper")?;
+    let hash = peppers.hash(pepper, secret.text().expose_secret()).context("there is no pepper")?;
+    let hash = format!("hmac-sha256:{pepper}:{}", HEXLOWER.encode(&hash));
+    let id: CredentialId = secret.id().parse()?;
+    let edit =
+        Edit::AddClientSecret { app: app.clone(), key: StoredApiKey { id: id.clone(), hash, expires } };
+    let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
+    let told = format!("Client secret {id} for {app}{end}; its hash is in");
+    hand_out(config, &edit, secret.text(), out, &told, &id)
 }
 
 /// A shared secret for `hmac-sha256`.
@@ -202,7 +229,7 @@ struct KeyView<'a> {
     status: &'static str,
     not_before: Option<Timestamp>,
     expires: Option<Timestamp>,
-    /// `api_key`, or the algorithm of a key for signatures.
+    /// `api_key`, `client_key`, `client_secret`, or the algorithm of a key for signatures.
     kind: &'static str,
     pepper: Option<&'a str>,
 }
@@ -212,6 +239,9 @@ impl<'a> KeyView<'a> {
         let kind = match &credential.secret {
             CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey.as_str(),
             CredentialSecret::Certificate(_) | CredentialSecret::Token(_) => return None,
+            CredentialSecret::ClientKey(_) | CredentialSecret::ClientSecret { .. } => {
+                credential.kind().as_str()
+            }
             CredentialSecret::Signature(key) => key.algorithm().as_str(),
         };
         Some(Self {

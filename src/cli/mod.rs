@@ -3,6 +3,7 @@
 mod args;
 mod output;
 mod table;
+mod token;
 mod moment;
 mod locate;
 mod local_ca;

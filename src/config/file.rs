@@ -97,6 +97,8 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     let api_key_header = api_key(root.table("api_key"));
     let signatures = section::signatures(root.table("signature"));
     let limits = section::limits(root.table("limits"));
+    let has_tokens = root.has("token");
+    let tokens = root.table("token").and_then(|table| section::tokens(table, sockets));
     let issuers: Vec<_> =
         root.tables("issuer").into_iter().filter_map(|table| issuer::issuer(table, base)).collect();
     let trust: Vec<_> =
@@ -133,6 +135,16 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
             let known: Vec<&str> = services.iter().map(|service| service.item.id.as_str()).collect();
             must_exist(&listener.place, "service", service.as_str(), &known);
         }
+    }
+    if let Some(Placed { place, item }) = &tokens {
+        for listener in &item.listeners {
+            let http = listeners.iter().filter(|known| known.item.protocol == ListenerProtocol::Http);
+            let known: Vec<&str> = http.map(|listener| listener.item.id.as_str()).collect();
+            must_exist(place, "http listener", listener.as_str(), &known);
+        }
+    }
+    if has_tokens && tokens.is_none() {
+        return None;
     }
     let mut profiles = BTreeMap::new();
     let mut configs = BTreeMap::new();
@@ -183,6 +195,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         metrics,
         api_key_header: api_key_header.into(),
         signatures,
+        tokens: tokens.map(|tokens| tokens.item.into()),
         issuers: items(issuers),
         listeners: items(listeners),
         services: items(services),

@@ -59,6 +59,7 @@ pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>
         ("log", old.log == new.log),
         ("admin", old.admin_socket == new.admin_socket),
         ("metrics", old.metrics == new.metrics),
+        ("token.socket", token_socket(old) == token_socket(new)),
         ("quickstart", old.quickstart == new.quickstart),
     ];
     let stuck: Vec<NeedsRestart> =
@@ -86,6 +87,12 @@ pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>
         Place::Unix(path) => Change::OpenUnix(door, path),
     }));
     Ok(changes)
+}
+
+/// Where local workloads get tokens, and at which path.
+fn token_socket(config: &Config) -> Option<(&PathBuf, &str)> {
+    let tokens = config.tokens.as_ref()?;
+    Some((tokens.socket.as_ref()?, &tokens.path))
 }
 
 /// The listeners among `gone` at whose address one of another name is `added`, with that name.

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::credential::token::Algorithm;
 use crate::credential::{NonceRule, SignatureRules};
 use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::issuance::Mode;
 use crate::limit::{Concurrency, Rate, Spike};
+use crate::oauth::{self, Binding, Issuer, KeyRules};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
@@ -653,6 +655,85 @@ const OLDEST_SIGNATURE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Clocks that lie further apart are broken, and not skewed.
 const WIDEST_SKEW: Duration = Duration::from_secs(10 * 60);
+
+/// The `[token]` section.
+pub(super) fn tokens<'d>(mut table: TableReader<'d>, sockets: &Path) -> Option<Placed<'d, oauth::Settings>> {
+    let place = table.place();
+    let issuer: Option<Issuer> = table.required("issuer", Value::parse);
+    let listeners = table.required("listeners", |value| {
+        let listeners: Vec<ListenerId> = value.list(Value::parse)?;
+        if listeners.is_empty() {
+            value.problem("an empty list means nowhere: name the listeners at which tokens are to be had");
+        }
+        Some(listeners)
+    });
+    let path = table.optional("path", |value| value.convert(token_path));
+    let ttl = table.optional("ttl", |value| within(value, TOKEN_TTL)).unwrap_or(USUAL_TOKEN_TTL);
+    let lifetime = table.optional("key_lifetime", |value| within(value, TOKEN_KEY_LIFETIME));
+    let audiences = table.optional("audiences", |value| {
+        let audiences = value.list(|item| item.convert(audience))?;
+        if audiences.is_empty() {
+            value.problem("an empty list means nobody: name for whom tokens are");
+        }
+        Some(audiences)
+    });
+    let words = [("ES256", Algorithm::Es256), ("EdDSA", Algorithm::EdDsa)];
+    let algorithm = table.optional("algorithm", |value| value.word(&words)).unwrap_or(Algorithm::Es256);
+    let bindings = [("certificate", Binding::Certificate), ("never", Binding::Never)];
+    let binding = table.optional("bind", |value| value.word(&bindings)).unwrap_or_default();
+    let introspectors = table.optional("introspectors", |value| value.list(Value::parse)).unwrap_or_default();
+    let socket = table.optional("socket", |value| self::path(sockets, value));
+    table.finish();
+    let issuer = issuer?;
+    let audiences = audiences.unwrap_or_else(|| vec![issuer.to_string()]);
+    let keys = KeyRules { algorithm, lifetime: lifetime.unwrap_or(USUAL_TOKEN_KEY_LIFETIME), ttl };
+    let path = path.unwrap_or_else(|| "/oauth".to_owned());
+    let listeners = listeners?;
+    let item =
+        oauth::Settings { issuer, listeners, path, ttl, audiences, keys, binding, introspectors, socket };
+    Some(Placed { place, item })
+}
+
+fn within(value: &Value<'_>, range: (Duration, Duration)) -> Option<Duration> {
+    let span = value.duration()?;
+    let (least, most) = range;
+    if span < least || span > most {
+        value.problem(format!("expected {} to {} seconds", least.as_secs(), most.as_secs()));
+    }
+    Some(span)
+}
+
+/// Shorter ones are asked for all the time, longer ones are of use to thieves.
+const TOKEN_TTL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+const USUAL_TOKEN_TTL: Duration = Duration::from_secs(600);
+
+/// The next key is made known for a quarter of this, so a shorter one is for trials only.
+const TOKEN_KEY_LIFETIME: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(365 * 86_400));
+const USUAL_TOKEN_KEY_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+
+fn token_path(text: &str) -> Result<String, String> {
+    if text == "/" {
+        return Err("expected a path below which the endpoints lie, such as \"/oauth\"".to_owned());
+    }
+    base_path(text.trim_end_matches('/'))
+}
+
+/// > Its value MUST be an absolute URI […] The URI MUST NOT include a fragment component. — RFC 8707 §2
+fn audience(text: &str) -> Result<String, &'static str> {
+    let scheme = text.split_once(':').is_some_and(|(scheme, rest)| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(plain)
+            && !rest.is_empty()
+    });
+    let fits =
+        scheme && text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("expected an absolute URI without a fragment, such as https://api.example")
+    }
+}
 
 /// The `[limits]` section.
 pub(super) fn limits(table: Option<TableReader<'_>>) -> Limits {

@@ -12,7 +12,7 @@ use crate::identity::TrustDomain;
 use crate::pki::StaleCrls;
 use crate::proxy::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
 use crate::store::KeySettings;
-use crate::{issuance, telemetry, workload};
+use crate::{issuance, oauth, telemetry, workload};
 
 /// One agent's configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +53,8 @@ pub struct Config {
     pub api_key_header: Arc<str>,
     /// What signatures must be like.
     pub signatures: SignatureRules,
+    /// Tokens of our own, if there are to be any.
+    pub tokens: Option<Arc<oauth::Settings>>,
     /// Others whose access tokens are believed.
     pub issuers: Vec<IssuerConfig>,
     /// Doors from outside.

@@ -1,6 +1,7 @@
 //! What callers present, and the proof of who they are: evidence becomes a principal or a refusal.
 
 mod api_key;
+mod client_secret;
 mod signing_secret;
 mod structured;
 mod content_digest;
@@ -15,13 +16,14 @@ mod refusal;
 mod verify;
 
 pub use api_key::{API_KEY_MARK, ApiKey, InvalidApiKey, Peppers};
+pub use client_secret::ClientSecret;
 pub use content_digest::{ContentDigest, DigestCheck};
 pub use evidence::{Evidence, HeaderEvidence};
 pub use message::{Content, Message};
-pub use nonces::NonceMemory;
+pub use nonces::{NonceMemory, NonceUsed};
 pub use principal::Principal;
 pub use refusal::Refusal;
 pub use signature::{BaseError, NonceRule, NonceUse, SignatureRules, SignatureTerms, Signed, signature_base};
 pub use signer::{Plan, SignError, SignatureLines, Signer, base_for, usual_cover};
 pub use signing_secret::SigningSecret;
-pub use verify::authenticate;
+pub use verify::{authenticate, bound, usable};

@@ -46,6 +46,17 @@ pub(super) enum Rejected {
     Used,
 }
 
+/// What became of a word that may be used once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NonceUsed {
+    /// It was not used before, and is now.
+    Fresh,
+    /// No more can be remembered.
+    Full,
+    /// It was used before, or may have been.
+    Used,
+}
+
 #[derive(Debug, Default)]
 struct Shard {
     owners: HashMap<Word, Word>,
@@ -76,6 +87,23 @@ impl NonceMemory {
     /// Changes how many nonces may be remembered; none is forgotten for it.
     pub fn set_capacity(&self, capacity: usize) {
         self.capacity.store(capacity, Ordering::Relaxed);
+    }
+
+    /// Uses up a word of `credential` that was written at `created` and means nothing after `until`.
+    #[must_use]
+    pub fn spend_once(
+        &self,
+        credential: &str,
+        nonce: &str,
+        created: Timestamp,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> NonceUsed {
+        match self.spend(&Use { credential, nonce, created, until }, now) {
+            Ok(()) => NonceUsed::Fresh,
+            Err(Rejected::Full) => NonceUsed::Full,
+            Err(Rejected::Used) => NonceUsed::Used,
+        }
     }
 
     /// Takes a nonce that was not used before.

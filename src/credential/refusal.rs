@@ -190,7 +190,7 @@ impl Refusal {
     pub const fn challenge(kind: CredentialKind) -> Option<&'static str> {
         match kind {
             CredentialKind::ApiKey => Some("ApiKey realm=\"postern\""),
-            CredentialKind::Mtls => None,
+            CredentialKind::ClientKey | CredentialKind::ClientSecret | CredentialKind::Mtls => None,
             CredentialKind::Signature => Some("Signature realm=\"postern\""),
             CredentialKind::Token | CredentialKind::UserToken => Some("Bearer realm=\"postern\""),
         }

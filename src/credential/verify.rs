@@ -92,18 +92,28 @@ const UNKNOWN: [u8; 32] = [0; 32];
 fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
     match &credential.secret {
         CredentialSecret::ApiKey { hash, pepper } => Some((hash, pepper)),
-        CredentialSecret::Certificate(_) | CredentialSecret::Signature(_) | CredentialSecret::Token(_) => {
-            None
-        }
+        CredentialSecret::Certificate(_)
+        | CredentialSecret::ClientKey(_)
+        | CredentialSecret::ClientSecret { .. }
+        | CredentialSecret::Signature(_)
+        | CredentialSecret::Token(_) => None,
     }
 }
 
-fn bound(credential: &Credential, evidence: &Evidence<'_>, now: Timestamp) -> Result<(), Refusal> {
+/// Whether all that a credential is bound to holds.
+///
+/// # Errors
+/// [`Refusal::BindingFailed`].
+pub fn bound(credential: &Credential, evidence: &Evidence<'_>, now: Timestamp) -> Result<(), Refusal> {
     let held = |bindings: &Bindings| bindings.check(evidence.origin, evidence.certificate, now);
     credential.bindings.as_deref().map_or(Ok(()), held).map_err(|_| Refusal::BindingFailed)
 }
 
-fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {
+/// Whether a credential that was proven is good at `now`.
+///
+/// # Errors
+/// Why it is not.
+pub fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {
     if credential.not_before.is_some_and(|not_before| now < not_before) {
         return Err(Refusal::CredentialNotYetValid);
     }

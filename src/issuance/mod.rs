@@ -5,6 +5,7 @@ mod change;
 mod feed;
 mod second_opinion;
 mod subordinate;
+mod token_desk;
 mod rotator;
 
 pub use acknowledgements::{Acknowledgements, Consumer, Laggard};
@@ -15,6 +16,7 @@ pub use second_opinion::SecondOpinionError;
 pub use subordinate::{
     InstallOrder, Installed, Reach, ReadyRequest, SignOrder, Signed, Wanted, ready_request, sign,
 };
+pub use token_desk::{TOKEN_ORDERS, TokenDesk, TokenOrder, TokenOrderError, TokenReply};
 
 #[cfg(test)]
 mod tests;

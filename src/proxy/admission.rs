@@ -318,7 +318,7 @@ impl<'s> Throttled<'s> {
 }
 
 /// Who is one source: an IPv4 address, or the 64 bits of an IPv6 address that a network has to itself.
-fn source(address: IpAddr) -> u128 {
+pub(super) fn source(address: IpAddr) -> u128 {
     match address.to_canonical() {
         IpAddr::V4(address) => u128::from(address.to_bits()),
         IpAddr::V6(address) => address.to_bits() >> 64 << 64,

@@ -8,6 +8,7 @@ use super::sightings::Lookout;
 use super::snapshot::Current;
 use crate::clock::Clock;
 use crate::id::WorkloadId;
+use crate::issuance::TokenDesk;
 use crate::pki::Skews;
 use crate::telemetry::{AccessSink, Metrics};
 
@@ -28,6 +29,8 @@ pub struct PlaneContext {
     pub access: AccessSink,
     /// Where callers are reported that show a leaf of a retired authority.
     pub lookout: Lookout,
+    /// Where tokens are taken back.
+    pub tokens: TokenDesk,
 }
 
 /// Finds out which workload a local caller is. Implemented by the agent over kernel attestation; it may block for as long as

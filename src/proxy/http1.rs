@@ -16,7 +16,7 @@ use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, dispa
 use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
-use super::framing::Framing;
+use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
 use super::limit_fields::write_lines;
@@ -27,9 +27,11 @@ use super::request_id::RequestId;
 use super::response::Caller;
 use super::settings::{Endpoint, Limits};
 use super::snapshot::Snapshot;
+use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
 use super::whoami;
 use super::worker::Worker;
 use crate::clock::Timestamp;
+use crate::oauth::Errand;
 use crate::telemetry::AccessEvent;
 
 /// Who speaks on the connection.
@@ -275,6 +277,9 @@ where
     let mut entry = Entry { worker, peer, request: &request, done: BROKEN_OFF, now, begun };
     entry.done = match &request.outcome {
         Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
+        Outcome::Errand(errand, visitor) => {
+            run_errand(worker, connection, out, (errand, visitor), &request, &caller).await
+        }
         Outcome::Forward(route) => {
             if let Route::Service(Admission { service, .. }) = route
                 && service.endpoint == Endpoint::Whoami
@@ -341,6 +346,8 @@ struct Request<'a> {
     method: &'a str,
     path: &'a str,
     body: Framing,
+    /// Whether the caller waits to be asked for its body (RFC 9110 §10.1.1).
+    expects: bool,
     caller: Caller<'a>,
     verdict: Verdict<'a>,
     outcome: Outcome<'a>,
@@ -349,6 +356,8 @@ struct Request<'a> {
 #[expect(clippy::large_enum_variant, reason = "it lives for one request, and a yes must not allocate")]
 enum Outcome<'a> {
     Answer(Answer),
+    /// Something for the authorization server.
+    Errand(Errand, &'a Visitor),
     Forward(Route<'a>),
 }
 
@@ -360,16 +369,18 @@ struct Done {
     keep_alive: bool,
     /// Overrides the verdict in the log, where acting on it failed.
     code: Option<&'static str>,
+    /// Who it was, where only acting on it has told.
+    client: Option<Known>,
 }
 
 /// What is known of a request that did not come to its end.
 const BROKEN_OFF: Done =
-    Done { status: 0, received: 0, sent: 0, keep_alive: false, code: Some("broken-off") };
+    Done { status: 0, received: 0, sent: 0, keep_alive: false, code: Some("broken-off"), client: None };
 
 impl From<Relayed> for Done {
     fn from(relayed: Relayed) -> Self {
         let Relayed { status, received, sent, caller_may_continue, .. } = relayed;
-        Self { status, received, sent, keep_alive: caller_may_continue, code: None }
+        Self { status, received, sent, keep_alive: caller_may_continue, code: None, client: None }
     }
 }
 
@@ -393,6 +404,10 @@ fn judge<'a>(
         limits: b"",
     };
     let (outcome, verdict) = match peer {
+        Peer::Visitor(visitor) if let Some(errand) = token_office::errand(&head, visitor, snapshot) => {
+            let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
+            (Outcome::Errand(errand, visitor), verdict)
+        }
         Peer::Visitor(visitor) => {
             match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
                 Ok(admission) => {
@@ -413,7 +428,18 @@ fn judge<'a>(
             }
         },
     };
-    Ok(Request { id, method: head.method, path: head.path, body: head.body, caller, verdict, outcome })
+    let expects = head.version == Version::Http11
+        && head.values("expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"));
+    Ok(Request {
+        id,
+        method: head.method,
+        path: head.path,
+        body: head.body,
+        expects,
+        caller,
+        verdict,
+        outcome,
+    })
 }
 
 /// Answers without a service; a body that has not arrived whole ends the connection.
@@ -428,7 +454,93 @@ async fn answer_here<S: AsyncRead + AsyncWrite + Unpin>(
     out.clear();
     answer.write_http1(out, &request.id, caller.to_head_request, keep_alive);
     let written = connection.answer(out).await;
-    Done { status: answer.status, received: 0, sent: 0, keep_alive: keep_alive && written, code: None }
+    Done {
+        status: answer.status,
+        received: 0,
+        sent: 0,
+        keep_alive: keep_alive && written,
+        code: None,
+        client: None,
+    }
+}
+
+/// Answers as the authorization server.
+async fn run_errand<S: AsyncRead + AsyncWrite + Unpin>(
+    worker: &Worker,
+    connection: &mut Connection<S>,
+    out: &mut Vec<u8>,
+    (errand, visitor): (&Errand, &Visitor),
+    request: &Request<'_>,
+    caller: &Caller<'_>,
+) -> Done {
+    let mut received = 0;
+    let answered = token_office::answer(errand, visitor, worker, async || {
+        let body = read_form(connection, request).await?;
+        received = u64::try_from(body.len()).unwrap_or(0);
+        Ok(body)
+    });
+    let Some(answered) = answered.await else { return BROKEN_OFF };
+    let keep_alive = caller.keep_alive && (answered.is_read || request.body == Framing::Length(0));
+    let connection_field = connection_field(keep_alive, caller.version);
+    answered.write_http1(out, &request.id, caller.to_head_request, connection_field.as_bytes());
+    let written = connection.answer(out).await;
+    let sent = u64::try_from(answered.body.len()).unwrap_or(0);
+    Done {
+        status: answered.status,
+        received,
+        sent,
+        keep_alive: keep_alive && written,
+        code: Some(answered.code),
+        client: answered.client,
+    }
+}
+
+/// Reads a body to its end, if it is short.
+async fn read_form<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut Connection<S>,
+    request: &Request<'_>,
+) -> Result<Vec<u8>, FormFailure> {
+    let (mut decoder, mut body) = (Decoder::new(request.body), Vec::new());
+    if matches!(request.body, Framing::Length(length) if length > LONGEST_FORM.try_into().unwrap_or(u64::MAX))
+    {
+        return Err(FormFailure::Long);
+    }
+    if request.expects && connection.unread.is_empty() && !decoder.is_done() {
+        let asked = connection.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+        asked.and(connection.io.flush().await).map_err(|_| FormFailure::Broken)?;
+    }
+    loop {
+        let count = match decoder.look(connection.unread.unread())? {
+            Piece::End => return Ok(body),
+            Piece::Skip(count) => count,
+            Piece::Data(count) => {
+                if body.len() + count > LONGEST_FORM {
+                    return Err(FormFailure::Long);
+                }
+                body.extend_from_slice(connection.unread.unread().get(..count).unwrap_or_default());
+                count
+            }
+            Piece::NeedMore => {
+                let Connection { io, unread, .. } = &mut *connection;
+                let read =
+                    poll_fn(|cx| poll_read_with(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes))).await;
+                match read {
+                    Ok(0) | Err(_) => return Err(FormFailure::Broken),
+                    Ok(_) => continue,
+                }
+            }
+        };
+        decoder.advance(connection.unread.unread().get(..count).unwrap_or_default())?;
+        connection.unread.consume(count);
+    }
+}
+
+const fn connection_field(keep_alive: bool, version: Version) -> &'static str {
+    match (keep_alive, version) {
+        (false, _) => "connection: close\r\n",
+        (true, Version::Http10) => "connection: keep-alive\r\n",
+        (true, Version::Http11 | Version::Http2) => "",
+    }
 }
 
 /// Answers as the built-in service.
@@ -441,11 +553,7 @@ async fn show<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Done {
     let body = whoami::answer(upstream_head);
     let keep_alive = caller.keep_alive && request.body == Framing::Length(0);
-    let connection_field = match (keep_alive, caller.version) {
-        (false, _) => "connection: close\r\n",
-        (true, Version::Http10) => "connection: keep-alive\r\n",
-        (true, Version::Http11 | Version::Http2) => "",
-    };
+    let connection_field = connection_field(keep_alive, caller.version);
     out.clear();
     out.extend_from_slice(
         format!(
@@ -462,7 +570,7 @@ async fn show<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let written = connection.answer(out).await;
     let sent = u64::try_from(body.len()).unwrap_or(0);
-    Done { status: 200, received: 0, sent, keep_alive: keep_alive && written, code: None }
+    Done { status: 200, received: 0, sent, keep_alive: keep_alive && written, code: None, client: None }
 }
 
 fn count_refusal(worker: &Worker, peer: &Peer, code: &'static str) {
@@ -475,6 +583,10 @@ fn count_refusal(worker: &Worker, peer: &Peer, code: &'static str) {
 fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Timestamp, begun: Instant) {
     let code = done.code.unwrap_or(request.verdict.code);
     count_refusal(worker, peer, code);
+    let (app, credential) = match &done.client {
+        Some(Known { app, credential: (kind, id) }) => (app.as_str(), (*kind, id.as_str())),
+        None => (request.verdict.app, request.verdict.credential),
+    };
     let (direction, door, address, spiffe_id): (_, _, Option<SocketAddr>, _) = match peer {
         Peer::Visitor(visitor) => {
             ("in", visitor.listener.settings.id.as_str(), Some(visitor.peer), visitor.spiffe_id())
@@ -493,9 +605,9 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         status: done.status,
         code,
         service: request.verdict.service,
-        app: request.verdict.app,
+        app,
         product: request.verdict.product,
-        credential: request.verdict.credential,
+        credential,
         user: request.verdict.user(),
         spiffe_id,
         received: done.received,

@@ -30,11 +30,13 @@ use super::relay::{RelayError, Relayed};
 use super::request_id::RequestId;
 use super::response::{self, BadResponse, ResponseHead};
 use super::settings::Endpoint;
+use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
 use super::upstream::Upstream;
 use super::whoami;
 use super::worker::Worker;
 use crate::clock::Timestamp;
 use crate::credential::DigestCheck;
+use crate::oauth::Errand;
 use crate::telemetry::AccessEvent;
 
 /// What a stream may have under way before it must be read; the connection gets four times as much.
@@ -173,6 +175,8 @@ struct Done {
     received: u64,
     sent: u64,
     code: Option<&'static str>,
+    /// Who it was, where only acting on it has told.
+    client: Option<Known>,
 }
 
 impl Stream {
@@ -196,12 +200,18 @@ impl Stream {
         let id = request_id(&head, &self.worker.ids, now);
         let trace = Trace::new(&head, &id, &self.worker.ids);
         let to_head_request = head.method == "HEAD";
+        let errand = token_office::errand(&head, &self.visitor, &snapshot);
         let mut upstream_head = Vec::with_capacity(512);
-        let (verdict, done) =
+        let (verdict, done) = if let Some(errand) = errand {
+            let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
+            let running =
+                run_errand(&errand, &self, body, respond, &id, (to_head_request, snapshot.limits.stall));
+            (verdict, running.await)
+        } else {
             match admit(&head, &self.visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head) {
                 Err((answer, verdict)) => {
                     let sent = reply(&mut respond, &answer, &id, to_head_request);
-                    (verdict, Done { status: answer.status, received: 0, sent, code: None })
+                    (verdict, Done { status: answer.status, received: 0, sent, code: None, client: None })
                 }
                 Ok(admission) => {
                     let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
@@ -215,8 +225,13 @@ impl Stream {
                     };
                     (verdict, done)
                 }
-            };
+            }
+        };
         let code = done.code.unwrap_or(verdict.code);
+        let (app, credential) = match &done.client {
+            Some(Known { app, credential: (kind, id) }) => (app.as_str(), (*kind, id.as_str())),
+            None => (verdict.app, verdict.credential),
+        };
         self.worker.requests.count(code);
         self.worker.log(&AccessEvent {
             at: now,
@@ -230,9 +245,9 @@ impl Stream {
             status: done.status,
             code,
             service: verdict.service,
-            app: verdict.app,
+            app,
             product: verdict.product,
-            credential: verdict.credential,
+            credential,
             user: verdict.user(),
             spiffe_id: self.visitor.spiffe_id(),
             received: done.received,
@@ -279,6 +294,51 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_
     send_whole(respond, response, body.into(), to_head_request)
 }
 
+/// Answers as the authorization server.
+async fn run_errand(
+    errand: &Errand,
+    stream: &Stream,
+    mut body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+    id: &RequestId,
+    (to_head_request, within): (bool, Duration),
+) -> Done {
+    let mut received = 0;
+    let answered = token_office::answer(errand, &stream.visitor, &stream.worker, async || {
+        let form = timeout(within, read_form(&mut body)).await.map_err(|_| FormFailure::Broken)??;
+        received = u64::try_from(form.len()).unwrap_or(0);
+        Ok(form)
+    });
+    let Some(answered) = answered.await else {
+        respond.send_reset(h2::Reason::CANCEL);
+        return Done { status: 0, received: 0, sent: 0, code: Some("broken-off"), client: None };
+    };
+    let mut response = http::Response::builder()
+        .status(answered.status)
+        .header("x-request-id", id.as_str())
+        .header("content-length", answered.body.len());
+    for (name, value) in &answered.fields {
+        response = response.header(*name, value);
+    }
+    let sent = send_whole(&mut respond, response, answered.body.into(), to_head_request);
+    Done { status: answered.status, received, sent, code: Some(answered.code), client: answered.client }
+}
+
+/// Reads a body to its end, if it is short.
+async fn read_form(body: &mut RecvStream) -> Result<Vec<u8>, FormFailure> {
+    let mut form = Vec::new();
+    while let Some(data) = body.data().await {
+        let data = data.map_err(|_| FormFailure::Broken)?;
+        if form.len() + data.len() > LONGEST_FORM {
+            return Err(FormFailure::Long);
+        }
+        form.extend_from_slice(&data);
+        // Fails only for more than was received, which this is not.
+        drop(body.flow_control().release_capacity(data.len()));
+    }
+    Ok(form)
+}
+
 /// Answers as the built-in service.
 fn show(
     respond: &mut SendResponse<Bytes>,
@@ -297,7 +357,7 @@ fn show(
         response = response.header(name, value);
     }
     let sent = send_whole(respond, response, body.into(), to_head_request);
-    Done { status: 200, received: 0, sent, code: None }
+    Done { status: 200, received: 0, sent, code: None, client: None }
 }
 
 fn send_whole(
@@ -366,14 +426,16 @@ impl Exchange {
             }
         });
         match exchanged.await {
-            Ok(Relayed { status, received, sent, .. }) => Done { status, received, sent, code: None },
+            Ok(Relayed { status, received, sent, .. }) => {
+                Done { status, received, sent, code: None, client: None }
+            }
             Err(Failure::Answer(answer)) => {
                 let sent = reply(&mut respond, &answer, &id, to_head_request);
-                Done { status: answer.status, received: 0, sent, code: Some(answer.code) }
+                Done { status: answer.status, received: 0, sent, code: Some(answer.code), client: None }
             }
             Err(Failure::Broken) => {
                 respond.send_reset(h2::Reason::INTERNAL_ERROR);
-                Done { status: 0, received: 0, sent: 0, code: Some("broken-off") }
+                Done { status: 0, received: 0, sent: 0, code: Some("broken-off"), client: None }
             }
         }
     }

@@ -21,6 +21,7 @@ mod upstream;
 mod context;
 mod worker;
 mod admission;
+mod token_office;
 mod relay;
 mod forward;
 mod http1;

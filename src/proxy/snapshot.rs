@@ -11,6 +11,7 @@ use crate::credential::{Peppers, SignatureTerms};
 use crate::id::{AuthorityId, EnvironmentId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::limit::{Inflight, Ledger, Throttle};
+use crate::oauth::Office;
 use crate::pki::{Life, Verified, Verifier};
 use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
 use crate::registry::Snapshot as Registry;
@@ -48,6 +49,8 @@ pub struct Snapshot {
     pub throttle: Arc<Throttle>,
     /// How many requests services are given at a time, where that is limited.
     pub inflight: BTreeMap<ServiceId, Arc<Inflight>>,
+    /// Where tokens are to be had, if anywhere.
+    pub office: Option<Arc<Office>>,
 }
 
 impl Snapshot {

@@ -31,6 +31,7 @@ use super::worker::Worker;
 use crate::clock::{ManualClock, Timestamp};
 use crate::credential::{NonceMemory, Peppers, SignatureRules, SignatureTerms};
 use crate::id::WorkloadId;
+use crate::issuance::TokenDesk;
 use crate::pki::{
     AuthorityPlan, BundleSet, DEFAULT_BACKDATE, Hierarchy, KeyAlgorithm, Life, LocalKeys, Profile,
     TrustBundle, Usage, Verified, Verifier, issue,
@@ -180,6 +181,7 @@ impl World {
             ledger: Default::default(),
             throttle: Default::default(),
             inflight: Default::default(),
+            office: None,
         };
         let log = Shared::default();
         let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();
@@ -192,6 +194,7 @@ impl World {
             metrics: Arc::new(Metrics::new("0")),
             skews: Arc::default(),
             access,
+            tokens: TokenDesk::new(std::sync::mpsc::sync_channel(1).0),
         };
         let (signal, heard) = watch::channel(Signal::default());
         Self {

@@ -16,6 +16,7 @@ use super::snapshot::{Current, Snapshot};
 use super::tls::NotYetValid;
 use super::upstream::Pool;
 use crate::clock::{Clock, Timestamp};
+use crate::issuance::TokenDesk;
 use crate::pki::{Skews, Verified, VerifyError};
 use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics};
 
@@ -40,6 +41,7 @@ pub(super) struct Worker {
     pub(super) outbound: CodeCounter,
     pub(super) handshakes: CodeCounter,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tokens: TokenDesk,
     lookout: Lookout,
     skews: Arc<Mutex<Skews>>,
     access: AccessLog,
@@ -62,6 +64,7 @@ impl Worker {
             outbound: context.metrics.outbound(),
             handshakes: context.metrics.handshakes(),
             metrics: Arc::clone(&context.metrics),
+            tokens: context.tokens.clone(),
             lookout: context.lookout.clone(),
             skews: Arc::clone(&context.skews),
             access: AccessLog::new(context.access.clone()),

@@ -8,6 +8,10 @@ use std::str::FromStr;
 pub enum CredentialKind {
     /// A shared secret in a header.
     ApiKey,
+    /// A key that signs for a client at the token endpoint (RFC 7523). No request comes with it.
+    ClientKey,
+    /// A client's secret at the token endpoint (RFC 6749 §2.3.1). No request comes with it.
+    ClientSecret,
     /// A client certificate.
     Mtls,
     /// A signature over the request (RFC 9421).
@@ -19,7 +23,7 @@ pub enum CredentialKind {
 }
 
 impl CredentialKind {
-    /// Every kind, the strongest first.
+    /// Every kind that a request can come with, the strongest first.
     pub const ALL: [Self; 5] = [Self::Mtls, Self::Signature, Self::Token, Self::ApiKey, Self::UserToken];
 
     /// The word for it in config, logs and headers.
@@ -27,6 +31,8 @@ impl CredentialKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ApiKey => "api_key",
+            Self::ClientKey => "client_key",
+            Self::ClientSecret => "client_secret",
             Self::Mtls => "mtls",
             Self::Signature => "signature",
             Self::Token => "token",
@@ -37,6 +43,8 @@ impl CredentialKind {
     const fn bit(self) -> u8 {
         match self {
             Self::ApiKey => 1,
+            Self::ClientKey => 64,
+            Self::ClientSecret => 128,
             Self::Mtls => 2,
             Self::Signature => 4,
             Self::Token => 8,

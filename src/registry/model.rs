@@ -74,6 +74,14 @@ pub struct Grant {
     pub accepts: Option<Accepts>,
 }
 
+impl Grant {
+    /// Whether the right is given, and has not ended at `now`.
+    #[must_use]
+    pub fn is_in_force(&self, now: Timestamp) -> bool {
+        self.status == GrantStatus::Approved && self.expires.is_none_or(|expires| now < expires)
+    }
+}
+
 /// How far a grant has come.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum GrantStatus {
@@ -337,9 +345,11 @@ impl Credential {
     #[must_use]
     pub fn admits(&self, subject: &Subject) -> bool {
         match &self.secret {
-            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) | CredentialSecret::Token(_) => {
-                false
-            }
+            CredentialSecret::ApiKey { .. }
+            | CredentialSecret::ClientKey(_)
+            | CredentialSecret::ClientSecret { .. }
+            | CredentialSecret::Signature(_)
+            | CredentialSecret::Token(_) => false,
             CredentialSecret::Certificate(on_file) => {
                 let well_named = match on_file.multi_valued {
                     MultiValued::Admit => true,
@@ -354,9 +364,11 @@ impl Credential {
     #[must_use]
     pub fn is_for_issuer_of(&self, subject: &Subject) -> bool {
         match &self.secret {
-            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) | CredentialSecret::Token(_) => {
-                false
-            }
+            CredentialSecret::ApiKey { .. }
+            | CredentialSecret::ClientKey(_)
+            | CredentialSecret::ClientSecret { .. }
+            | CredentialSecret::Signature(_)
+            | CredentialSecret::Token(_) => false,
             CredentialSecret::Certificate(on_file) => {
                 on_file.issuer.as_ref().is_none_or(|domain| subject.spiffe_id.trust_domain() == *domain)
             }
@@ -369,6 +381,8 @@ impl Credential {
         match self.secret {
             CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey,
             CredentialSecret::Certificate(_) => CredentialKind::Mtls,
+            CredentialSecret::ClientKey(_) => CredentialKind::ClientKey,
+            CredentialSecret::ClientSecret { .. } => CredentialKind::ClientSecret,
             CredentialSecret::Signature(_) => CredentialKind::Signature,
             CredentialSecret::Token(_) => CredentialKind::Token,
         }
@@ -381,6 +395,8 @@ impl Credential {
             CredentialSecret::Token(rule) => Some(rule),
             CredentialSecret::ApiKey { .. }
             | CredentialSecret::Certificate(_)
+            | CredentialSecret::ClientKey(_)
+            | CredentialSecret::ClientSecret { .. }
             | CredentialSecret::Signature(_) => None,
         }
     }
@@ -390,8 +406,11 @@ impl Credential {
     pub fn pepper(&self) -> Option<&str> {
         match &self.secret {
             CredentialSecret::ApiKey { pepper, .. }
+            | CredentialSecret::ClientKey(SignatureKey::Sealed { pepper, .. })
+            | CredentialSecret::ClientSecret { pepper, .. }
             | CredentialSecret::Signature(SignatureKey::Sealed { pepper, .. }) => Some(pepper),
             CredentialSecret::Certificate(_)
+            | CredentialSecret::ClientKey(SignatureKey::Public { .. })
             | CredentialSecret::Signature(SignatureKey::Public { .. })
             | CredentialSecret::Token(_) => None,
         }
@@ -421,6 +440,15 @@ pub enum CredentialSecret {
     },
     /// One of these certificates.
     Certificate(CertificatesOnFile),
+    /// An assertion that the private half of this key has signed (RFC 7523), at the token endpoint only.
+    ClientKey(SignatureKey),
+    /// A secret whose HMAC-SHA-256 under a pepper is this, at the token endpoint only.
+    ClientSecret {
+        /// The HMAC of the secret.
+        hash: [u8; 32],
+        /// The name of the pepper.
+        pepper: Arc<str>,
+    },
     /// A signature that this key made, or that its private half did.
     Signature(SignatureKey),
     /// One of these tokens of an outside issuer.
@@ -454,6 +482,8 @@ impl fmt::Debug for CredentialSecret {
             Self::Certificate(CertificatesOnFile { rule, multi_valued, issuer }) => {
                 write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?}, issuer: {issuer:?})")
             }
+            Self::ClientKey(key) => write!(f, "ClientKey({key:?})"),
+            Self::ClientSecret { pepper, .. } => write!(f, "ClientSecret {{ hash: …, pepper: {pepper:?} }}"),
             Self::Signature(key) => write!(f, "Signature({key:?})"),
             Self::Token(rule) => write!(f, "Token({rule})"),
         }

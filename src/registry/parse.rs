@@ -217,6 +217,8 @@ impl<'b> Reader<'b> {
             drafts.extend(read::certificate(certificate, default_id.as_deref()));
         }
         drafts.extend(table.tables("api_key").into_iter().filter_map(read::api_key));
+        drafts.extend(table.tables("client_key").into_iter().filter_map(read::client_key));
+        drafts.extend(table.tables("client_secret").into_iter().filter_map(read::client_secret));
         drafts.extend(table.tables("signature").into_iter().filter_map(read::signature));
         for (number, token) in (1..).zip(table.tables("token")) {
             let default_id = id.as_ref().map(|(_, id)| format!("{id}-token-{number}"));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
@@ -320,7 +321,34 @@ fn on_file(table: &TableReader<'_>, certificates: CertificatesOnFile) -> Option<
 pub(super) fn api_key(mut table: TableReader<'_>) -> Option<CredentialDraft<'_>> {
     let id = table.required("id", |value| Some((value.place(), value.convert(key_id)?)));
     let secret = table.required("hash", |value| value.convert(key_hash));
+    let secret = secret.map(|(hash, pepper)| CredentialSecret::ApiKey { hash, pepper });
     draft(table, CredentialKind::ApiKey, id, secret)
+}
+
+/// A client secret on file.
+pub(super) fn client_secret(mut table: TableReader<'_>) -> Option<CredentialDraft<'_>> {
+    let id = table.required("id", |value| Some((value.place(), value.convert(key_id)?)));
+    let secret = table.required("hash", |value| value.convert(key_hash));
+    let secret = secret.map(|(hash, pepper)| CredentialSecret::ClientSecret { hash, pepper });
+    draft(table, CredentialKind::ClientSecret, id, secret)
+}
+
+/// A key on file with which a client signs for itself.
+pub(super) fn client_key(mut table: TableReader<'_>) -> Option<CredentialDraft<'_>> {
+    let words = [("ES256", SignatureAlgorithm::EcdsaP256Sha256), ("EdDSA", SignatureAlgorithm::Ed25519)];
+    let id = table.required("id", placed);
+    let algorithm = table.required("algorithm", |value| value.word(&words));
+    let key = match algorithm {
+        Some(algorithm) => {
+            table.required("public_key", |value| value.convert(|text| SignatureKey::public(algorithm, text)))
+        }
+        None => {
+            // Of which kind it has to be is not known, so it is neither missing nor unknown.
+            drop(table.value("public_key"));
+            None
+        }
+    };
+    draft(table, CredentialKind::ClientKey, id, key.map(CredentialSecret::ClientKey))
 }
 
 /// A signature key on file.
@@ -464,11 +492,11 @@ fn key_id(text: &str) -> Result<CredentialId, &'static str> {
 }
 
 /// `hmac-sha256:<pepper>:<64 hexadecimal digits>`. Nothing of it is ever repeated in a message.
-fn key_hash(text: &str) -> Result<CredentialSecret, &'static str> {
+fn key_hash(text: &str) -> Result<([u8; 32], Arc<str>), &'static str> {
     let read = || {
         let (pepper, digits) = text.strip_prefix("hmac-sha256:")?.split_once(':')?;
         let hash = digest(digits).ok().filter(|_| is_pepper(pepper))?;
-        Some(CredentialSecret::ApiKey { hash, pepper: pepper.into() })
+        Some((hash, pepper.into()))
     };
     read().ok_or("expected hmac-sha256:<name of the pepper>:<64 hexadecimal digits>")
 }

@@ -23,6 +23,7 @@ pub struct Snapshot {
     products: ShardMap<ProductId, Arc<Product>>,
     /// Every scope that some product conveys.
     scopes: ShardMap<String, ()>,
+    client_keys: ShardMap<AppId, Vec<Arc<Credential>>>,
     certificates: Mapping<Arc<Credential>>,
     tokens: TokenRules,
     version: Box<str>,
@@ -96,7 +97,17 @@ impl Snapshot {
 
     fn put_rule(&mut self, credential: Arc<Credential>) -> Result<(), Conflict> {
         match &credential.secret {
-            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => Ok(()),
+            CredentialSecret::ApiKey { .. }
+            | CredentialSecret::ClientSecret { .. }
+            | CredentialSecret::Signature(_) => Ok(()),
+            CredentialSecret::ClientKey(_) => {
+                let app = credential.app.id.clone();
+                let mut keys = self.client_keys.remove(&app).unwrap_or_default();
+                keys.push(credential);
+                // They have just been taken out.
+                drop(self.client_keys.insert(app, keys));
+                Ok(())
+            }
             CredentialSecret::Certificate(on_file) => {
                 let rule = on_file.rule.clone();
                 let put = self.certificates.insert(rule, credential);
@@ -116,7 +127,17 @@ impl Snapshot {
     pub(super) fn take_credential(&mut self, id: &CredentialId) {
         let Some(taken) = self.credentials.remove(id) else { return };
         match &taken.secret {
-            CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => {}
+            CredentialSecret::ApiKey { .. }
+            | CredentialSecret::ClientSecret { .. }
+            | CredentialSecret::Signature(_) => {}
+            CredentialSecret::ClientKey(_) => {
+                let mut keys = self.client_keys.remove(&taken.app.id).unwrap_or_default();
+                keys.retain(|key| key.id != *id);
+                if !keys.is_empty() {
+                    // They have just been taken out.
+                    drop(self.client_keys.insert(taken.app.id.clone(), keys));
+                }
+            }
             CredentialSecret::Certificate(on_file) => self.certificates.remove(&on_file.rule),
             CredentialSecret::Token(rule) => self.tokens.remove(rule, id),
         }
@@ -165,6 +186,18 @@ impl Snapshot {
     #[must_use]
     pub fn signature_key(&self, id: &str) -> Option<&Arc<Credential>> {
         self.credential(id).filter(|credential| credential.kind() == CredentialKind::Signature)
+    }
+
+    /// The keys on file with which this app signs for itself at the token endpoint, good or not.
+    #[must_use]
+    pub fn client_keys(&self, app: &str) -> &[Arc<Credential>] {
+        self.client_keys.get(app).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The client secret on file under this public id, good or not.
+    #[must_use]
+    pub fn client_secret(&self, id: &str) -> Option<&Arc<Credential>> {
+        self.credentials.get(id).filter(|credential| credential.kind() == CredentialKind::ClientSecret)
     }
 
     /// The credential on file, good or not, for a token of `issuer` that has been believed and claims what `claim` says.

@@ -10,6 +10,8 @@ pub mod pepper_file;
 pub mod revocation_file;
 pub mod issue_journal;
 pub mod limit_journal;
+pub mod token_keys;
+pub mod token_journal;
 pub mod socket_file;
 mod secret_source;
 mod sealed_key;

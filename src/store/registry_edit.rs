@@ -27,6 +27,13 @@ pub enum Edit {
         /// The key, as it is stored.
         key: StoredApiKey,
     },
+    /// Give an app one more client secret.
+    AddClientSecret {
+        /// Whose.
+        app: AppId,
+        /// The secret, as it is stored.
+        key: StoredApiKey,
+    },
     /// Give an app one more key for signatures.
     AddSignatureKey {
         /// Whose.
@@ -38,7 +45,7 @@ pub enum Edit {
     Revoke(CredentialId),
 }
 
-/// An API key, as it is stored.
+/// An API key or a client secret, as it is stored.
 #[derive(Clone, Debug)]
 pub struct StoredApiKey {
     /// Its public name.
@@ -163,7 +170,9 @@ fn lock(folder: &Path) -> Result<File, EditError> {
 
 fn expect_known(snapshot: &Snapshot, edit: &Edit) -> Result<(), EditError> {
     let (known, name, names): (_, _, Vec<&str>) = match edit {
-        Edit::AddApiKey { app, .. } | Edit::AddSignatureKey { app, .. } => (
+        Edit::AddApiKey { app, .. }
+        | Edit::AddClientSecret { app, .. }
+        | Edit::AddSignatureKey { app, .. } => (
             snapshot.app(app.as_str()).is_some(),
             app.as_str(),
             snapshot.apps().map(|app| app.id.as_str()).collect(),
@@ -179,7 +188,9 @@ fn expect_known(snapshot: &Snapshot, edit: &Edit) -> Result<(), EditError> {
 
 fn unknown(edit: &Edit, guess: String) -> EditError {
     let (kind, name) = match edit {
-        Edit::AddApiKey { app, .. } | Edit::AddSignatureKey { app, .. } => ("app", app.to_string()),
+        Edit::AddApiKey { app, .. }
+        | Edit::AddClientSecret { app, .. }
+        | Edit::AddSignatureKey { app, .. } => ("app", app.to_string()),
         Edit::Revoke(id) => ("credential", id.to_string()),
     };
     EditError::Unknown { kind, name, guess }
@@ -191,11 +202,17 @@ fn in_text(source: &Source, edit: &Edit) -> Result<Option<String>, EditError> {
     let Ok(mut document) = source.text.parse::<DocumentMut>() else { return Ok(None) };
     let Some(apps) = document.get_mut("app") else { return Ok(None) };
     let found = match edit {
-        Edit::AddApiKey { app, key } => {
+        Edit::AddApiKey { app, key } | Edit::AddClientSecret { app, key } => {
+            let (kind, whole) = match edit {
+                Edit::AddClientSecret { .. } => ("client_secret", "app.client_secret"),
+                Edit::AddApiKey { .. } | Edit::AddSignatureKey { .. } | Edit::Revoke(_) => {
+                    ("api_key", "app.api_key")
+                }
+            };
             let entries = vec![("id", value(key.id.as_str())), ("hash", value(&key.hash))];
             match table_of(source, apps, app)? {
-                Some(table) => add_credential(table, "api_key", entries, key.expires)
-                    .ok_or_else(|| unsupported(source, "app.api_key"))?,
+                Some(table) => add_credential(table, kind, entries, key.expires)
+                    .ok_or_else(|| unsupported(source, whole))?,
                 None => return Ok(None),
             }
             true
@@ -298,7 +315,7 @@ fn last_line(prefix: &str) -> String {
 /// Whether the app has this credential; it is revoked then.
 fn revoke(app: &mut dyn TableLike, id: &CredentialId) -> bool {
     let app_id = text_of(app, "id").unwrap_or_default().to_owned();
-    for kind in ["api_key", "certificate", "signature"] {
+    for kind in ["api_key", "certificate", "client_key", "client_secret", "signature"] {
         let Some(item) = app.get_mut(kind) else { continue };
         for (number, credential) in (1..).zip(tables(item)) {
             let name = match text_of(credential, "id") {

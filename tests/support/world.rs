@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use aws_lc_rs::rand::SystemRandom;
 use postern::admin::{Client, Status};
-use postern::credential::{ApiKey, Peppers, Signer, SigningSecret};
+use postern::credential::{ApiKey, ClientSecret, Peppers, Signer, SigningSecret};
 use postern::store::{pem, pepper_file};
 use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
@@ -50,6 +50,11 @@ impl Key {
     /// The field line that presents it.
     pub(crate) fn line(&self) -> String {
         format!("x-api-key: {}\r\n", self.text)
+    }
+
+    /// The table of a client secret that stands behind an `[[app]]`.
+    pub(crate) fn secret_table(&self) -> String {
+        format!("[[app.client_secret]]\nid = \"{}\"\nhash = \"{}\"\n", self.id, self.hash)
     }
 
     /// The table that stands behind an `[[app]]`.
@@ -183,6 +188,17 @@ impl Scene {
         let key = self.key();
         self.app(id, &format!("accepts = [[\"api_key\"]]\n{}{GRANT}", key.table()));
         key
+    }
+
+    /// A fresh client secret, hashed under the agent's pepper.
+    pub(crate) fn client_secret(&mut self) -> Key {
+        let peppers = self.peppers();
+        let secret = ClientSecret::generate(&SystemRandom::new()).unwrap();
+        let version = peppers.newest().unwrap().to_owned();
+        let hash = peppers.hash(&version, secret.text().expose_secret()).unwrap();
+        let hash = format!("hmac-sha256:{version}:{}", data_encoding::HEXLOWER.encode(&hash));
+        let text = String::from_utf8(secret.text().expose_secret().to_vec()).unwrap();
+        Key { id: secret.id().to_owned(), text, hash }
     }
 
     fn peppers(&mut self) -> &Peppers {

@@ -169,7 +169,17 @@ impl<'a> Bearer<'a> {
         if claims.id.as_deref().is_some_and(|id| self.trust.denied().has_token(&claims.issuer, id)) {
             return Err(Objection::TakenBack);
         }
+        if own.is_some() && self.is_issued_too_early(&claims) {
+            return Err(Objection::TakenBack);
+        }
         Ok(Token { kind, is_own: own.is_some(), claims })
+    }
+
+    /// Whether it is of those of its app or credential that were taken back all together.
+    fn is_issued_too_early(&self, claims: &Claims) -> bool {
+        let (app, credential) = (claims.subject.as_deref(), claims.credential.as_deref());
+        let until = self.trust.denied().issued_until(app.unwrap_or_default(), credential.unwrap_or_default());
+        until.is_some_and(|until| claims.issued.is_none_or(|issued| issued <= until))
     }
 
     fn by_own(

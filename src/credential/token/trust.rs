@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::claims::LEEWAY;
 use super::jwk::{Algorithm, JwkSet, VerificationKey};
 use crate::clock::Timestamp;
+use crate::id::{AppId, CredentialId};
 
 /// By whose word tokens are believed. The default believes nobody. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -34,8 +35,8 @@ impl TokenTrust {
 
     /// The same, with what was taken back.
     #[must_use]
-    pub fn with_denied(mut self, denied: Denied) -> Self {
-        self.denied = Arc::new(denied);
+    pub fn with_denied(mut self, denied: impl Into<Arc<Denied>>) -> Self {
+        self.denied = denied.into();
         self
     }
 
@@ -191,6 +192,9 @@ impl OutsideIssuer {
 pub struct Denied {
     tokens: HashMap<Box<str>, HashMap<Box<str>, Timestamp>>,
     keys: HashSet<Box<str>>,
+    apps: HashMap<AppId, Timestamp>,
+    credentials: HashMap<CredentialId, Timestamp>,
+    all: Option<Timestamp>,
 }
 
 impl Denied {
@@ -206,6 +210,35 @@ impl Denied {
     pub fn with_key(mut self, id: &str) -> Self {
         self.keys.insert(id.into());
         self
+    }
+
+    /// Takes back all tokens of our own that `app` was issued until then.
+    #[must_use]
+    pub fn with_issued_to_app(mut self, app: AppId, until: Timestamp) -> Self {
+        self.apps.insert(app, until);
+        self
+    }
+
+    /// Takes back all tokens of our own that were issued by `credential` until then.
+    #[must_use]
+    pub fn with_issued_by_credential(mut self, credential: CredentialId, until: Timestamp) -> Self {
+        self.credentials.insert(credential, until);
+        self
+    }
+
+    /// Takes back all tokens of our own that were issued until then.
+    #[must_use]
+    pub const fn with_all_issued(mut self, until: Timestamp) -> Self {
+        self.all = Some(until);
+        self
+    }
+
+    /// Until when tokens of our own to `app` by `credential` must have been issued to be taken back, if any are.
+    #[must_use]
+    pub fn issued_until(&self, app: &str, credential: &str) -> Option<Timestamp> {
+        let by_app = self.apps.get(app).copied();
+        let by_credential = self.credentials.get(credential).copied();
+        [self.all, by_app, by_credential].into_iter().flatten().max()
     }
 
     /// The same, without tokens that have ended anyway.
@@ -239,7 +272,8 @@ impl Denied {
     /// Whether nothing was taken back.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty() && self.keys.is_empty()
+        let broad = self.apps.is_empty() && self.credentials.is_empty() && self.all.is_none();
+        self.tokens.is_empty() && self.keys.is_empty() && broad
     }
 }
 
@@ -257,6 +291,19 @@ mod tests {
         assert_eq!(denied.clone().at(Timestamp::from_unix(1_799_999_999)).len(), 1);
         let later = denied.at(until);
         assert_eq!((later.len(), later.is_empty()), (0, false));
+    }
+
+    #[test]
+    fn what_was_issued_until_then_is_taken_back_by_app_by_credential_or_altogether() {
+        let at = Timestamp::from_unix;
+        let denied = Denied::default()
+            .with_issued_to_app("web".parse().unwrap(), at(5))
+            .with_issued_by_credential("c".parse().unwrap(), at(7));
+
+        assert_eq!(denied.issued_until("web", "x"), Some(at(5)));
+        assert_eq!(denied.issued_until("web", "c"), Some(at(7)));
+        assert_eq!(denied.issued_until("x", "x"), None);
+        assert_eq!(denied.with_all_issued(at(6)).issued_until("x", "x"), Some(at(6)));
     }
 
     #[test]
