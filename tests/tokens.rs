@@ -177,7 +177,9 @@ async fn a_token_is_ours_from_the_moment_an_issuer_is_configured() {
     let service = Service::start().await;
     let mut scene = Scene::guarding(service.address);
     let (api_key, key) = (scene.key(), TokenKey::ed25519());
-    scene.app("partner", &format!("{}{}{GRANT}", api_key.table(), rule(ISSUER, "partner-client")));
+    let accepts = "accepts = [[\"api_key\"], [\"token\"], [\"api_key\", \"token\"]]\n";
+    let tables = format!("{accepts}{}{}{GRANT}", api_key.table(), rule(ISSUER, "partner-client"));
+    scene.app("partner", &tables);
     write(&scene.path().join("jwks.json"), &jwks(&[&key]));
     let world = scene.start().await;
     let token = bearer(&key.token(ISSUER, "partner-client"));
@@ -537,7 +539,8 @@ async fn a_bound_token_works_over_its_own_certificate_only() {
     assert_eq!(outcome(&answer), (403, "principal-mismatch".into()));
 }
 
-/// {none, bad, good} x {key, token}, at an app that accepts either: a bad one is never made up for.
+/// {none, bad, good} x {key, token}, at an app that accepts either: a bad one is never made up for, and which of two good ones
+/// counts is not chosen.
 #[tokio::test]
 async fn a_bad_token_is_not_made_up_for_by_a_good_key_nor_the_other_way_round() {
     let service = Service::start().await;
@@ -557,6 +560,7 @@ async fn a_bad_token_is_not_made_up_for_by_a_good_key_nor_the_other_way_round() 
             let expected = match (of_key, of_token) {
                 (1, _) | (_, 1) => (401, "invalid-credential"),
                 (0, 0) => (401, "missing-credential"),
+                (2, 2) => (403, "auth-method-not-allowed"),
                 _ => (200, ""),
             };
             let answer = get(&world, &format!("{by_key}{by_token}")).await;

@@ -216,6 +216,12 @@ fn stands_open(
     if let Some(denial) = objection(kinds, enough) {
         return Err(denial);
     }
+    let all_levels = [door.listener, door.service, principal.app().accepts.as_ref()].into_iter().flatten();
+    let mut all_levels = all_levels.chain(levels().flatten());
+    // Which of two credentials in its headers a caller means is not ours to choose, unless somebody asked for both.
+    if kinds.in_headers().is_several() && !all_levels.any(|level| level.asks_for(kinds.in_headers())) {
+        return Err(Denial::AuthMethodNotAllowed);
+    }
     if !product.is_for(door.environment) {
         return Err(Denial::WrongEnvironment);
     }

@@ -104,6 +104,18 @@ impl KindSet {
         self
     }
 
+    /// Those that travel in the headers of a request.
+    #[must_use]
+    pub const fn in_headers(self) -> Self {
+        Self(self.0 & !CredentialKind::Mtls.bit())
+    }
+
+    /// Whether there is more than one kind in the set.
+    #[must_use]
+    pub const fn is_several(self) -> bool {
+        self.0.count_ones() > 1
+    }
+
     /// Whether there is no kind in the set.
     #[must_use]
     pub const fn is_empty(self) -> bool {
@@ -196,6 +208,12 @@ impl Accepts {
     #[must_use]
     pub fn satisfied_by(&self, presented: KindSet) -> bool {
         self.0.iter().any(|&alternative| presented.is_superset(alternative))
+    }
+
+    /// Whether one alternative asks for all of `kinds` together.
+    #[must_use]
+    pub fn asks_for(&self, kinds: KindSet) -> bool {
+        self.0.iter().any(|alternative| alternative.is_superset(kinds))
     }
 
     /// The alternatives, as they were written.
