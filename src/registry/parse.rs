@@ -247,7 +247,7 @@ impl<'b> Reader<'b> {
             };
             put_grant(&mut grants, place, grant, "the app has a grant to it already, at");
         }
-        grants.into_iter().map(|(_, grant)| grant).collect()
+        without_places(grants)
     }
 
     fn read_grant<'d>(
@@ -286,7 +286,7 @@ impl<'b> Reader<'b> {
             }
             put_grant(&mut grants, place, grant, "it stands here already, at");
         }
-        grants.into_iter().map(|(_, grant)| grant).collect()
+        without_places(grants)
     }
 
     /// The scopes that a credential is confined to. One that no product conveys is a slip of the pen.
@@ -416,6 +416,13 @@ fn entry<I>(id: I, place: &Place<'_>) -> Entry<I> {
 }
 
 const WALKS: usize = 100;
+
+/// The grants alone, in no more memory than they take: the places would otherwise stay allocated behind them.
+fn without_places(grants: Vec<(Place<'_>, Grant)>) -> Vec<Grant> {
+    let mut grants: Vec<Grant> = grants.into_iter().map(|(_, grant)| grant).collect();
+    grants.shrink_to_fit();
+    grants
+}
 
 /// Adds a grant, or reports that there is one to its product.
 fn put_grant<'d>(grants: &mut Vec<(Place<'d>, Grant)>, place: Place<'d>, grant: Grant, objection: &str) {
