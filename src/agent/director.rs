@@ -17,6 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::clock_watch::{self, Shift};
+use super::scribe::Scribe;
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
 use crate::causes::Causes;
@@ -27,11 +28,11 @@ use crate::id::WorkloadId;
 use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError};
 use crate::pki::{BundleSet, Revoked, Skews, Usage, VerifyError};
 use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
-use crate::registry;
+use crate::registry::{self, Changes};
 use crate::store::registry_dir::{self, RegistryReadError};
 use crate::store::revocation_file::{self, RevocationError};
 use crate::store::{disk, pepper_file};
-use crate::telemetry::Metrics;
+use crate::telemetry::{AuditEvent, AuditOutcome, Metrics};
 use crate::toml_text::Problem;
 use crate::workload::{Delivery, Statuses};
 
@@ -131,6 +132,7 @@ pub(super) struct Director {
     pub(super) deliveries: Deliveries,
     pub(super) troubles: Arc<Troubles>,
     pub(super) skews: Arc<Mutex<Skews>>,
+    pub(super) scribe: Scribe,
 }
 
 impl Director {
@@ -166,6 +168,8 @@ impl Director {
                     Err(_) => return self.plane,
                 },
                 _ = changes.recv() => {
+                    // First, for what is on file may be hashed under a new one.
+                    self.follow_peppers();
                     self.follow_registry();
                     self.follow_trust().await;
                 }
@@ -225,7 +229,11 @@ impl Director {
             })
         };
         match published {
-            Ok(()) => self.note_certificates(),
+            Ok(()) => {
+                self.note_certificates();
+                let (before, after) = (&before.issued.hierarchy, &self.materials.issued.hierarchy);
+                self.scribe.note_authorities(before, after, self.clock.now());
+            }
             Err(error) => {
                 tracing::error!(error = %Causes(&error), "new certificates cannot be put into force")
             }
@@ -293,7 +301,30 @@ impl Director {
         }
     }
 
+    /// Takes over peppers that were added or thrown away. Where they cannot be read, those in force stay.
+    fn follow_peppers(&mut self) {
+        let secrets = match pepper_file::load(&self.materials.config.state_dir) {
+            Ok(secrets) if secrets.is_empty() => return,
+            Ok(secrets) => secrets,
+            Err(error) => {
+                tracing::error!(error = %Causes(&error), "the peppers on disk are wrong; those in force stay");
+                return;
+            }
+        };
+        let next = Arc::new(Peppers::new(secrets));
+        if next.versions().eq(self.materials.peppers.versions()) {
+            return;
+        }
+        let versions: Vec<&str> = next.versions().collect();
+        let versions = versions.join(", ");
+        match self.publish(Materials { peppers: next, ..self.materials.clone() }) {
+            Ok(()) => tracing::info!(versions, "peppers in force"),
+            Err(error) => tracing::error!(error = %Causes(&error), "new peppers cannot be put into force"),
+        }
+    }
+
     fn follow_registry(&mut self) {
+        let former = Arc::clone(&self.materials.registry);
         let outcome = read_registry(&self.materials.config.registry_dirs).and_then(|registry| {
             if registry.version() == self.materials.registry.version() {
                 return Ok(false);
@@ -307,6 +338,14 @@ impl Director {
             Ok(is_new) => {
                 if is_new || was_broken {
                     self.note_registry(now);
+                    let registry = &self.materials.registry;
+                    let fill = |event: &mut AuditEvent| {
+                        event.before = Some(former.version().to_owned());
+                        event.after = Some(registry.version().to_owned());
+                        event.detail = Some(Changes::between(&former, registry).to_string());
+                        event.registry.clone_from(&event.after);
+                    };
+                    self.scribe.note("registry.reload", "registry", fill, now);
                 }
                 self.update(|state| state.registry_error = None);
             }
@@ -318,6 +357,14 @@ impl Director {
                     problems = error,
                     "the registry on disk is wrong; the last good one stays in force"
                 );
+                if self.in_force.load().registry_error.as_ref() != Some(&error) {
+                    let fill = |event: &mut AuditEvent| {
+                        event.outcome = AuditOutcome::Failed;
+                        event.registry = Some(former.version().to_owned());
+                        event.detail = Some(error.clone());
+                    };
+                    self.scribe.note("registry.reload", "registry", fill, now);
+                }
                 self.update(|state| state.registry_error = Some(error));
             }
         }
@@ -604,7 +651,8 @@ impl Watching {
     fn start(config: &Config, changed: mpsc::Sender<()>) -> Self {
         let bundles = config.trust.iter().map(|bundle| bundle.path.clone());
         let crls = config.trust.iter().filter_map(|bundle| Some(bundle.crl.as_ref()?.path.clone()));
-        let files = bundles.chain(crls).chain([revocation_file::path(&config.state_dir)]).collect();
+        let own = [revocation_file::path(&config.state_dir), pepper_file::path(&config.state_dir)];
+        let files = bundles.chain(crls).chain(own).collect();
         let watched = Watched { files, folders: config.registry_dirs.clone() };
         Self(tokio::spawn(config::watch(watched, changed)).abort_handle())
     }

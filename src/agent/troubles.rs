@@ -8,6 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(super) enum Trouble {
     /// The operators' socket.
     Admin,
+    /// The audit log.
+    Audit,
+    /// Keys that are handed to apps in files.
+    Keys,
     /// What API keys are hashed under.
     Peppers,
     /// The samples of a first look.

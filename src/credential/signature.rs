@@ -218,7 +218,9 @@ impl<'a> Signed<'a> {
         let keyid = self.parameters.keyid.as_deref().ok_or(Refusal::InvalidCredential)?;
         let on_file = registry.signature_key(keyid).and_then(|credential| match &credential.secret {
             CredentialSecret::Signature(key) => Some((credential, key)),
-            CredentialSecret::ApiKey { .. } | CredentialSecret::Certificate(_) => None,
+            CredentialSecret::ApiKey { .. }
+            | CredentialSecret::Certificate(_)
+            | CredentialSecret::ImportedKey { .. } => None,
         });
         // > If the algorithm […] is not appropriate for the key material, the verification fails. — RFC 9421 §3.2
         let fits = |key: &SignatureKey| {

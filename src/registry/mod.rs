@@ -6,11 +6,13 @@ mod rule;
 mod signature_key;
 mod model;
 mod snapshot;
+mod changes;
 mod shelf;
 mod limits;
 mod read;
 mod parse;
 
+pub use changes::Changes;
 pub use kind::{Accepts, CredentialKind, EmptyAccepts, KindSet, UnknownKind};
 pub use model::{
     App, AppStatus, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,

@@ -179,7 +179,7 @@ impl<'d> Registry<'d> {
     }
 
     fn keep(&mut self, draft: CredentialDraft<'d>, app: Option<&Arc<App>>) {
-        let CredentialDraft { place, id, secret, status, not_before, expires } = draft;
+        let CredentialDraft { place, id, secret, status, created, not_before, expires } = draft;
         if let Some(earlier) = self.credential_places.get(&id) {
             place.problem(format!("there is a credential `{id}` already, at {earlier}"));
             return;
@@ -187,7 +187,15 @@ impl<'d> Registry<'d> {
         self.credential_places.insert(id.clone(), place);
         if let (Some(app), Some(secret)) = (app, secret) {
             let app = Arc::clone(app);
-            self.credentials.push(Arc::new(Credential { id, app, secret, status, not_before, expires }));
+            self.credentials.push(Arc::new(Credential {
+                id,
+                app,
+                secret,
+                status,
+                created,
+                not_before,
+                expires,
+            }));
         }
     }
 }

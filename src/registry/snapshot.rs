@@ -18,6 +18,9 @@ pub struct Snapshot {
     products: BTreeMap<ProductId, Arc<Product>>,
     api_keys: HashMap<CredentialId, Arc<Credential>>,
     signature_keys: HashMap<CredentialId, Arc<Credential>>,
+    /// By what the registry keeps of them, which nobody can steer who does not know the pepper.
+    imported_keys: HashMap<[u8; 32], Arc<Credential>>,
+    imported_peppers: Vec<Arc<str>>,
     certificates: Mapping<Arc<Credential>>,
     version: Box<str>,
 }
@@ -53,6 +56,9 @@ pub enum Conflict {
     /// One name stands for two things of one sort.
     #[error("two things are called `{0}`")]
     DuplicateId(String),
+    /// Two credentials are the same key.
+    #[error("the key `{0}` is on file already, under another name")]
+    SameKey(CredentialId),
 }
 
 /// Why a certificate with a multi-valued name stands for nobody.
@@ -81,7 +87,9 @@ impl Snapshot {
         let rules: Vec<(&CertificateRule, &Arc<Credential>)> = credentials
             .iter()
             .filter_map(|credential| match &credential.secret {
-                CredentialSecret::ApiKey { .. } | CredentialSecret::Signature(_) => None,
+                CredentialSecret::ApiKey { .. }
+                | CredentialSecret::ImportedKey { .. }
+                | CredentialSecret::Signature(_) => None,
                 CredentialSecret::Certificate(on_file) => Some((&on_file.rule, credential)),
             })
             .collect();
@@ -98,7 +106,20 @@ impl Snapshot {
             let keys = credentials.iter().filter(|credential| credential.kind() == kind);
             keys.map(|key| (key.id.clone(), Arc::clone(key))).collect()
         };
+        let (mut imported_keys, mut imported_peppers) = (HashMap::new(), Vec::new());
+        for credential in &credentials {
+            if let CredentialSecret::ImportedKey { hash, pepper } = &credential.secret {
+                if imported_keys.insert(*hash, Arc::clone(credential)).is_some() {
+                    conflicts.push(Conflict::SameKey(credential.id.clone()));
+                }
+                if !imported_peppers.contains(pepper) {
+                    imported_peppers.push(Arc::clone(pepper));
+                }
+            }
+        }
         let snapshot = Self {
+            imported_keys,
+            imported_peppers,
             api_keys: by_id(CredentialKind::ApiKey),
             signature_keys: by_id(CredentialKind::Signature),
             apps: index(apps, |app| &app.id, &mut conflicts),
@@ -115,6 +136,17 @@ impl Snapshot {
     #[must_use]
     pub fn api_key(&self, id: &str) -> Option<&Arc<Credential>> {
         self.api_keys.get(id)
+    }
+
+    /// The key of somebody else's making of which the registry keeps `hash`, good or not.
+    #[must_use]
+    pub fn imported_key(&self, hash: &[u8; 32]) -> Option<&Arc<Credential>> {
+        self.imported_keys.get(hash)
+    }
+
+    /// The peppers that such keys rest on; none if there are no such keys.
+    pub fn imported_peppers(&self) -> impl Iterator<Item = &str> {
+        self.imported_peppers.iter().map(|pepper| &**pepper)
     }
 
     /// The signature key on file under this `keyid`, good or not.
@@ -256,7 +288,15 @@ mod tests {
     fn credential(id: &str, secret: CredentialSecret) -> Arc<Credential> {
         let status = CredentialStatus::Approved;
         let id = id.parse().unwrap();
-        Arc::new(Credential { id, app: app("ledger"), secret, status, not_before: None, expires: None })
+        Arc::new(Credential {
+            id,
+            app: app("ledger"),
+            secret,
+            status,
+            created: None,
+            not_before: None,
+            expires: None,
+        })
     }
 
     fn by_uri(text: &str) -> CredentialSecret {
