@@ -278,6 +278,9 @@ impl Director {
             }
             return;
         }
+        if self.troubles.has(Trouble::Audit) && self.scribe.log.obstacle().is_none() {
+            self.troubles.clear(Trouble::Audit);
+        }
         if self.troubles.clear(Trouble::State) {
             tracing::info!(path = %state_dir.display(), "the state directory can be written again");
         }

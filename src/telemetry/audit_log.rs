@@ -157,8 +157,12 @@ impl AuditLog {
         let here =
             |place: &Path| if place.as_os_str().is_empty() { PathBuf::from(".") } else { place.to_owned() };
         let nearest = folder.ancestors().map(here).find(|place| place.is_dir()).unwrap_or_default();
-        let found = disk::obstacle(&nearest)?;
-        Some(format!("{}: {found}", nearest.display()))
+        let told = |why: String| format!("{}: {why}", folder.display());
+        match reserve(&folder.join(CURRENT)) {
+            Ok(Reserved::Done) => None,
+            Ok(Reserved::NoFile | Reserved::Unsupported) => disk::obstacle(&nearest).map(told),
+            Err(error) => Some(told(error.to_string())),
+        }
     }
 
     /// Goes through all records from the first to the last. With `expected`, that hash must be among them.
@@ -263,6 +267,33 @@ impl AuditLog {
         move |source| AuditError::Io { step, path, source }
     }
 }
+
+/// Whether there is room for one more record.
+enum Reserved {
+    /// There is, and nobody else takes it.
+    Done,
+    /// There is no log yet.
+    NoFile,
+    /// This file system gives no promises.
+    Unsupported,
+}
+
+/// Has the file system set room aside behind the end of the log, for a record is to be written after what it tells of.
+fn reserve(path: &Path) -> io::Result<Reserved> {
+    let file = match File::options().write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reserved::NoFile),
+        file => file?,
+    };
+    let end = file.metadata()?.len();
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, end, ROOM) {
+        Ok(()) => Ok(Reserved::Done),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(Reserved::Unsupported),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A record is no longer, in bytes, unless its texts are of the strangest.
+const ROOM: u64 = 16 * 1024;
 
 /// What root makes belongs to whoever owns the folder, so that an agent under another user can go on with it.
 fn hand_over(file: &File, state: &Metadata, owner: &Metadata) -> io::Result<()> {
