@@ -8,6 +8,7 @@ mod question;
 mod desk;
 mod answer;
 mod connections;
+mod roles;
 mod server;
 mod health;
 mod client;
@@ -16,13 +17,14 @@ pub use client::{Client, ClientError};
 pub use desk::Desk;
 pub use health::serve as serve_health;
 pub use question::{Explanation, Operation, Origin, Presented, Question, StepOutcome, TrailStep};
+pub use roles::{InvalidWhom, Role, Roles, Whom};
 pub use secret_text::SecretText;
-pub use server::{bind, serve};
+pub use server::{Doorman, bind, serve};
 pub use signing::{AuthorityRequest, InstalledStatus, SignedAuthorityStatus};
 pub use steward::{Steward, StewardError};
 pub use view::{
     AuthorityStatus, AwaitingStatus, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Failure,
-    IssuedCertificate, LaggardStatus, LimitsStatus, ListenerStatus, Moved, Order, PresentedStatus,
-    QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus, RollOverStatus,
-    ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
+    IssuedCertificate, KeysStatus, LaggardStatus, LimitsStatus, ListenerStatus, Moved, Order,
+    PresentedStatus, QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus,
+    RetiringKey, RollOverStatus, ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
 };

@@ -13,7 +13,11 @@ mod explain;
 mod signing;
 mod ca;
 mod cert;
+mod diff;
+mod clerk;
+mod registry;
 mod key;
+mod audit;
 mod sign;
 mod dispatch;
 

@@ -57,7 +57,8 @@ pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>
         ("runtime_dir", old.runtime_dir == new.runtime_dir),
         ("threads", old.threads == new.threads),
         ("log", old.log == new.log),
-        ("admin", old.admin_socket == new.admin_socket),
+        ("admin", (&old.admin_socket, &old.admin_roles) == (&new.admin_socket, &new.admin_roles)),
+        ("audit", old.audit == new.audit),
         ("metrics", old.metrics == new.metrics),
         ("quickstart", old.quickstart == new.quickstart),
     ];

@@ -220,6 +220,7 @@ impl<'a> Signed<'a> {
             CredentialSecret::Signature(key) => Some((credential, key)),
             CredentialSecret::ApiKey { .. }
             | CredentialSecret::Certificate(_)
+            | CredentialSecret::ImportedKey { .. }
             | CredentialSecret::Token(_) => None,
         });
         // > If the algorithm […] is not appropriate for the key material, the verification fails. — RFC 9421 §3.2

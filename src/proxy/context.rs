@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::sightings::Lookout;
 use super::snapshot::Current;
+use super::uses::UseReports;
 use crate::clock::Clock;
 use crate::id::WorkloadId;
 use crate::pki::Skews;
@@ -28,6 +29,8 @@ pub struct PlaneContext {
     pub access: AccessSink,
     /// Where callers are reported that show a leaf of a retired authority.
     pub lookout: Lookout,
+    /// Where it is reported by which credentials callers are let in.
+    pub uses: UseReports,
 }
 
 /// Finds out which workload a local caller is. Implemented by the agent over kernel attestation; it may block for as long as
