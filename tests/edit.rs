@@ -122,6 +122,28 @@ fn from_nothing_to_a_granted_app_and_back() {
 }
 
 #[test]
+fn a_grant_that_is_added_is_as_its_product_wants_it_or_as_the_command_says() {
+    let scene = place();
+    let at = scene.path();
+    does(at, "developer create team");
+    does(at, "app create ledger --developer team");
+    let text = "[[product]]\nid = \"orders\"\n[[product]]\nid = \"wages\"\napproval = \"manual\"\n";
+    support::write(&at.join("registry/products.toml"), text);
+    let status = |words: &str| {
+        let told = does(at, &format!("grant add ledger {words}"));
+        let on_file = json(at, "grant list --json")[0]["status"].as_str().unwrap().to_owned();
+        assert!(told.contains(&format!("({on_file})")), "{told}");
+        does(at, &format!("grant remove ledger {}", words.split(' ').next().unwrap()));
+        on_file
+    };
+
+    assert_eq!(status("orders"), "approved");
+    assert_eq!(status("orders --pending"), "pending");
+    assert_eq!(status("wages"), "pending");
+    assert_eq!(status("wages --approved"), "approved");
+}
+
+#[test]
 fn an_edit_is_written_down_with_who_and_why_and_from_what_to_what() {
     let scene = place();
     let at = scene.path();

@@ -648,8 +648,11 @@ pub(super) enum GrantVerb {
         /// When it ends: a time such as 2027-01-01T00:00:00Z, or a duration such as 90d
         #[arg(long, value_name = "WHEN")]
         expires: Option<Expiry>,
-        /// Only asked for: somebody has to approve it
+        /// It counts at once, even if grants to the product wait for somebody's approval
         #[arg(long)]
+        approved: bool,
+        /// Only asked for: somebody has to approve it
+        #[arg(long, conflicts_with = "approved")]
         pending: bool,
     },
     /// Let a grant count that was asked for, or taken away
@@ -1029,6 +1032,7 @@ mod tests {
             "cert revoke",
             "cert revoke serial:01 --certificate a.pem",
             "grant add a",
+            "grant add a p --approved --pending",
             "product add-operation p --service s --method GET",
             "product add-operation p --service s --tcp --path /x",
             "app create a",

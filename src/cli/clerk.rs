@@ -11,6 +11,7 @@ use super::diff::diff;
 use super::output::{self, Verdict};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
+use crate::registry::Snapshot;
 use crate::store::registry_change::Target;
 use crate::store::registry_edit::{self, Edit, Outcome};
 use crate::telemetry::{Actor, AuditEvent, AuditLog, AuditOutcome};
@@ -37,6 +38,8 @@ pub(super) struct Errand<'a> {
 pub(super) struct Done {
     pub(super) file: PathBuf,
     pub(super) outcome: Outcome,
+    /// The registry as it is now.
+    pub(super) after: Snapshot,
 }
 
 /// Carries out `edit`, or shows what it would change; `None` then.
@@ -65,12 +68,13 @@ pub(super) fn carry_out(config: &Config, edit: &Edit, errand: Errand<'_>) -> any
     }
     let outcome = prepared.outcome();
     if outcome == Outcome::Unchanged {
-        return Ok(Some(Done { file, outcome }));
+        return Ok(Some(Done { file, outcome, after: prepared.after }));
     }
     let mut event = event(&errand, AuditOutcome::Done);
     event.before = errand.target.state(&prepared.before);
     event.after = errand.target.state(&prepared.after);
     event.registry = Some(prepared.after.version().to_owned());
+    let after = prepared.after.clone();
     log.append(event.clone()).context("nothing was changed, for it cannot be written into the audit log")?;
     if let Err(error) = prepared.commit() {
         event.outcome = AuditOutcome::Failed;
@@ -81,12 +85,12 @@ pub(super) fn carry_out(config: &Config, edit: &Edit, errand: Errand<'_>) -> any
         }
         return Err(error.into());
     }
-    Ok(Some(Done { file, outcome }))
+    Ok(Some(Done { file, outcome, after }))
 }
 
 /// Says what an edit has come to; `done` makes it a sentence, given the file.
 pub(super) fn tell(done: Option<Done>, sentence: impl FnOnce(&str) -> String) -> anyhow::Result<()> {
-    let Some(Done { file, outcome }) = done else { return Ok(()) };
+    let Some(Done { file, outcome, .. }) = done else { return Ok(()) };
     let sentence = sentence(&file.display().to_string());
     Ok(output::print(&match outcome {
         Outcome::Changed => format!("{sentence}.\n"),

@@ -539,7 +539,7 @@ fn list(config: &Config, format: Format) -> anyhow::Result<()> {
 fn revoke(config: &Config, id: CredentialId, terms: EditArgs) -> anyhow::Result<()> {
     let edit = Edit::Revoke(id.clone());
     let errand = errand("key.revoke", Target::Credential(id.clone()), terms);
-    let Some(Done { file, outcome }) = clerk::carry_out(config, &edit, errand)? else { return Ok(()) };
+    let Some(Done { file, outcome, .. }) = clerk::carry_out(config, &edit, errand)? else { return Ok(()) };
     let file = file.display();
     Ok(output::print(&match outcome {
         Outcome::Changed => {

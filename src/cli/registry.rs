@@ -9,7 +9,7 @@ use super::args::{
     AnyOr, AppVerb, DeveloperVerb, EditArgs, Format, GrantArgs, GrantVerb, NewArgs, OperationArgs,
     ProductVerb,
 };
-use super::clerk::{self, Errand};
+use super::clerk::{self, Done, Errand};
 use super::key::snapshot;
 use super::locate;
 use super::moment::moment;
@@ -138,16 +138,26 @@ pub(super) fn grant(config: &Path, verb: GrantVerb) -> anyhow::Result<()> {
     let config = locate::config(config)?;
     match verb {
         GrantVerb::List { app, format } => list_grants(&snapshot(&config)?, app.as_ref(), format),
-        GrantVerb::Add { grant: GrantArgs { app, product, terms }, expires, pending } => {
+        GrantVerb::Add { grant: GrantArgs { app, product, terms }, expires, approved, pending } => {
             let now = SystemClock.now();
             let expires = expires.map(|expires| expires.from(now));
             if let Some(expires) = expires.filter(|expires| *expires <= now) {
                 anyhow::bail!("the grant would have ended at {expires}, before it was made");
             }
-            let status = if pending { GrantStatus::Pending } else { GrantStatus::Approved };
-            let told = format!("{app} is granted {product} ({})", grant_word(status));
-            let change = Change::AddGrant { app, product, status, expires };
-            change_it(&config, "grant.add", change, &terms.into(), |file| format!("{told}, in {file}"))
+            let status = match (approved, pending) {
+                (true, _) => Some(GrantStatus::Approved),
+                (false, true) => Some(GrantStatus::Pending),
+                // As the product says.
+                (false, false) => None,
+            };
+            let change = Change::AddGrant { app: app.clone(), product: product.clone(), status, expires };
+            let done = carry_out(&config, "grant.add", change, &terms.into())?;
+            let grant = done.as_ref().and_then(|done| {
+                done.after.app(app.as_str())?.grants.iter().find(|grant| grant.product.id == product)
+            });
+            let word = grant.map(|grant| grant_word(grant.status)).unwrap_or_default();
+            let told = format!("{app} is granted {product} ({word})");
+            clerk::tell(done, |file| format!("{told}, in {file}"))
         }
         GrantVerb::Approve { grant: GrantArgs { app, product, terms } } => {
             let told = format!("the grant of {app} to {product} is approved");
@@ -182,6 +192,15 @@ fn change_it(
     place: &NewArgs,
     sentence: impl FnOnce(&str) -> String,
 ) -> anyhow::Result<()> {
+    clerk::tell(carry_out(config, verb, change, place)?, sentence)
+}
+
+fn carry_out(
+    config: &Config,
+    verb: &'static str,
+    change: Change,
+    place: &NewArgs,
+) -> anyhow::Result<Option<Done>> {
     let errand = Errand {
         verb,
         target: change.target(),
@@ -190,7 +209,7 @@ fn change_it(
         dry_run: place.terms.dry_run,
         file: place.file.as_deref(),
     };
-    clerk::tell(clerk::carry_out(config, &Edit::Change(change), errand)?, sentence)
+    clerk::carry_out(config, &Edit::Change(change), errand)
 }
 
 #[derive(Serialize)]

@@ -52,8 +52,8 @@ pub enum Change {
         app: AppId,
         /// The product.
         product: ProductId,
-        /// How far it has come.
-        status: GrantStatus,
+        /// How far it has come; `None` for what the product says of grants that do not say it themselves.
+        status: Option<GrantStatus>,
         /// When it ends.
         expires: Option<Timestamp>,
     },
@@ -417,7 +417,7 @@ pub(super) fn in_document(
             let Some(apps) = document.get_mut("app") else { return Ok(None) };
             let Some(table) = table_of(source, apps, app)? else { return Ok(None) };
             let mut entries = vec![("product", value(product.as_str()))];
-            if *status != GrantStatus::Approved {
+            if let Some(status) = status {
                 entries.push(("status", value(grant_word(*status))));
             }
             if let Some(expires) = expires.and_then(instant) {
@@ -859,7 +859,7 @@ id = "orders-read"
 
         world.change(Change::AddOperation { product: product.clone(), operation }).unwrap();
         let expires = Some("2027-01-01T00:00:00Z".parse().unwrap());
-        let status = GrantStatus::Approved;
+        let status = None;
         world.change(Change::AddGrant { app: ledger(), product: product.clone(), status, expires }).unwrap();
 
         let expected = "[[product]]\nid = \"mails\"\n\n[[product.operation]]\nservice = \"mail\"\nmethods = [\"GET\"]\npath = \
@@ -869,6 +869,26 @@ id = "orders-read"
         assert_eq!(grant, "approved, expires 2027-01-01T00:00:00Z");
         let told = world.refused(Change::AddGrant { app: ledger(), product, status, expires });
         assert!(told.contains("the app has a grant to it already"), "{told}");
+    }
+
+    #[test]
+    fn a_grant_to_a_product_that_wants_approval_waits_for_it_unless_it_says_otherwise() {
+        let world = World::new();
+        let text = "[[product]]\nid = \"wages\"\napproval = \"manual\"\n[[product]]\nid = \"mails\"\n";
+        atomic_file::replace(&world.folder.path().join("products.toml"), text.as_bytes(), 0o640).unwrap();
+        let state = |product: &str, status: Option<GrantStatus>| {
+            let product: ProductId = product.parse().unwrap();
+            let grant = Target::Grant(ledger(), product.clone());
+            world.change(Change::AddGrant { app: ledger(), product, status, expires: None }).unwrap();
+            let state = world.state(&grant).unwrap();
+            world.change(Change::Remove(grant)).unwrap();
+            state
+        };
+
+        assert_eq!(state("mails", None), "approved");
+        assert_eq!(state("mails", Some(GrantStatus::Pending)), "pending");
+        assert_eq!(state("wages", None), "pending");
+        assert_eq!(state("wages", Some(GrantStatus::Approved)), "approved");
     }
 
     fn rotation(id: &str) -> Change {
