@@ -324,7 +324,13 @@ fn expect_unused(target: &Target, snapshot: &Snapshot) -> Result<(), EditError> 
             let own = snapshot.apps().filter(|app| app.developer.id == *id);
             own.map(|app| format!("app {}", app.id)).collect()
         }
-        Target::Grant(..) => Vec::new(),
+        Target::Grant(app, product) => {
+            // One that is revoked names it, too, and its name must lead somewhere.
+            let names = |grants: &Vec<Grant>| grants.iter().any(|grant| grant.product.id == *product);
+            let own = snapshot.credentials().filter(|one| one.app.id == *app);
+            let confined = own.filter(|one| one.grants.as_ref().is_some_and(names));
+            confined.map(|one| format!("credential {}, whose `grants` name it", one.id)).collect()
+        }
         Target::Product(id) => {
             let granted = |app: &Grant| app.product.id == *id;
             let apps = snapshot.apps().filter(|app| app.grants.iter().any(granted));
@@ -889,6 +895,21 @@ id = "orders-read"
         assert_eq!(state("mails", Some(GrantStatus::Pending)), "pending");
         assert_eq!(state("wages", None), "pending");
         assert_eq!(state("wages", Some(GrantStatus::Approved)), "approved");
+    }
+
+    #[test]
+    fn a_grant_that_a_credential_is_confined_to_is_not_removed() {
+        let world = World::new();
+        let confined = REGISTRY.replace("# on the batch host\n", "\n  grants = [\"orders-read\"]\n");
+        atomic_file::replace(&world.folder.path().join("apps.toml"), confined.as_bytes(), 0o640).unwrap();
+
+        let told = world.refused(Change::Remove(Target::Grant(ledger(), orders())));
+        let why = "is in use by credential 0000000000A1, whose `grants` name it";
+        assert_eq!(told, format!("the grant `ledger/orders-read` {why}"));
+
+        world.change(set(Target::Credential(key()), "revoked")).unwrap();
+        world.change(Change::Remove(Target::Credential(key()))).unwrap();
+        world.change(Change::Remove(Target::Grant(ledger(), orders()))).unwrap();
     }
 
     fn rotation(id: &str) -> Change {
