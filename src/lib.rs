@@ -43,7 +43,7 @@
 //! | [`authz`] | *pure*: the decision, and the permit without which nothing is forwarded |
 //! | [`oauth`] | *pure*: the authorization server: who gets a token, by which key it is signed, and what is taken back |
 //! | [`store`] | files that are written whole or not at all: the CA, peppers, registry edits; and keys on a token |
-//! | [`telemetry`] | operator log, access log, metrics |
+//! | [`telemetry`] | operator log, access log, audit log, metrics |
 //! | [`issuance`] | owns the local CA, renews, and publishes everything as one value |
 //! | [`proxy`] | the data plane: TLS, the strict HTTP gate, forwarding, the way out |
 //! | [`workload`] | who a local caller is, and certificates delivered as files |

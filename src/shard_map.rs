@@ -81,6 +81,16 @@ impl<K, V> ShardMap<K, V> {
         self.len
     }
 
+    /// The entries of this map, and those of `other`, that lie where the two share nothing: all differences are among them.
+    pub fn apart<'m>(
+        &'m self,
+        other: &'m Self,
+    ) -> (impl Iterator<Item = &'m (K, V)>, impl Iterator<Item = &'m (K, V)>) {
+        let shards = self.shards.iter().zip(&other.shards).filter(|(one, other)| !Arc::ptr_eq(one, other));
+        let (ours, theirs): (Vec<_>, Vec<_>) = shards.unzip();
+        (ours.into_iter().flat_map(|shard| shard.iter()), theirs.into_iter().flat_map(|shard| shard.iter()))
+    }
+
     /// Whether there is none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -136,6 +146,28 @@ mod tests {
         let apart = one.shards.iter().zip(&other.shards).filter(|(one, other)| !Arc::ptr_eq(one, other));
         assert_eq!(apart.count(), 1);
         assert_eq!((one.get(&7), other.get(&7), one.len(), other.len()), (Some(&7), None, 10_000, 9_999));
+    }
+
+    #[test]
+    fn what_lies_apart_is_the_one_shard_of_a_copy_and_all_of_a_map_made_anew() {
+        let numbers = || {
+            let mut map = ShardMap::default();
+            (0..10_000).for_each(|number| map.insert(number, number).unwrap());
+            map
+        };
+        let one = numbers();
+        let mut copy = one.clone();
+        copy.remove(&7);
+        let count = |one: &ShardMap<i32, i32>, other: &ShardMap<i32, i32>| {
+            let (ours, theirs) = one.apart(other);
+            (ours.count(), theirs.count())
+        };
+
+        let (ours, theirs) = count(&one, &copy);
+
+        assert!(ours < 200 && theirs == ours - 1, "{ours} and {theirs}");
+        assert!(one.apart(&copy).0.any(|(key, _)| *key == 7));
+        assert_eq!((count(&one, &one.clone()), count(&one, &numbers())), ((0, 0), (10_000, 10_000)));
     }
 
     #[test]

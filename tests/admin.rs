@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use postern::admin::{
-    AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Explanation, InstalledStatus,
-    IssuedCertificate, Operation, Order, Origin, Question, Readiness, RegistryStatus, Reloaded,
-    RenewalStatus, SecretText, SignedAuthorityStatus, Status, Steward, StewardError, TokenKeyStatus,
-    WithdrawOrder, Withdrawn, WorkloadStatus, bind, serve, serve_health,
+    AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Doorman, Explanation,
+    InstalledStatus, IssuedCertificate, Operation, Order, Origin, Question, Readiness, RegistryStatus,
+    Reloaded, RenewalStatus, Roles, SecretText, SignedAuthorityStatus, Status, Steward, StewardError,
+    TokenKeyStatus, WithdrawOrder, Withdrawn, WorkloadStatus, bind, serve, serve_health,
 };
-use postern::clock::Timestamp;
+use postern::clock::{SystemClock, Timestamp};
 use postern::id::{AuthorityId, WorkloadId};
 use postern::issuance::{
     AuthorityRevocation, Change, Changed, Insistence, InstallOrder, Reach, Run, SignOrder, Verb, Wanted,
@@ -20,6 +20,7 @@ use postern::issuance::{
 use postern::oauth::{Fault, Form, Minted};
 use postern::pki::{Level, SignedChain};
 use postern::secret::Secret;
+use postern::telemetry::{AuditLog, AuditSettings, ROTATE_AT};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -64,6 +65,7 @@ impl Steward for Scribe {
     fn status(&self) -> Status {
         let at = Timestamp::FLOOR;
         Status {
+            keys: postern::admin::KeysStatus::default(),
             version: "0.0.0".into(),
             pid: 7,
             started_at: at,
@@ -99,6 +101,11 @@ impl Steward for Scribe {
             services: Vec::new(),
             remotes: Vec::new(),
         }
+    }
+
+    fn credential_uses(&self) -> std::collections::BTreeMap<postern::id::CredentialId, Timestamp> {
+        self.note("uses");
+        std::collections::BTreeMap::new()
     }
 
     fn readiness(&self) -> Readiness {
@@ -213,7 +220,10 @@ impl World {
         let socket = directory.path().join("admin.sock");
         let scribe = Arc::new(Scribe::default());
         let listener = bind(&socket).unwrap();
-        tokio::spawn(serve(listener, Arc::clone(&scribe), std::future::pending()));
+        let folder = directory.path().join("audit");
+        let audit = Arc::new(AuditLog::new(AuditSettings { folder, rotate_at: ROTATE_AT, key: None }));
+        let doorman = Doorman { roles: Roles::default(), audit, clock: Arc::new(SystemClock) };
+        tokio::spawn(serve(listener, Arc::clone(&scribe), doorman, std::future::pending()));
         Self { client: Client::new(&socket), directory, scribe }
     }
 

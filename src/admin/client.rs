@@ -1,5 +1,6 @@
 //! Asks a running agent over its admin socket.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,7 +23,8 @@ use super::tokens::{TokenKeyOrder, TokenKeyStatus, WithdrawOrder, Withdrawn};
 use super::view::{
     IssuedCertificate, MoveOrder, Moved, Order, Reloaded, RevokeOrder, Status, WorkloadStatus,
 };
-use crate::id::WorkloadId;
+use crate::clock::Timestamp;
+use crate::id::{CredentialId, WorkloadId};
 use crate::issuance::{AuthorityRevocation, Change, InstallOrder, Run, SignOrder, Wanted};
 
 /// Why the agent gave no answer, or not the wanted one.
@@ -209,6 +211,14 @@ impl Client {
     pub async fn bundle_pem(&self) -> Result<String, ClientError> {
         let body = self.exchange(Method::GET, "/v1/bundle", Bytes::new()).await?;
         String::from_utf8(body.into()).map_err(|_| self.malformed("the bundle is no text"))
+    }
+
+    /// When each credential was used last since the agent's start.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn credential_uses(&self) -> Result<BTreeMap<CredentialId, Timestamp>, ClientError> {
+        self.get("/v1/credentials/uses").await
     }
 
     /// The revocation lists of the agent's authorities, as PEM.

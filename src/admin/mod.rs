@@ -9,6 +9,7 @@ mod tokens;
 mod desk;
 mod answer;
 mod connections;
+mod roles;
 mod server;
 mod health;
 mod token_socket;
@@ -18,15 +19,16 @@ pub use client::{Client, ClientError};
 pub use desk::Desk;
 pub use health::serve as serve_health;
 pub use question::{Explanation, Operation, Origin, Presented, Question, StepOutcome, TrailStep};
+pub use roles::{InvalidWhom, Role, Roles, Whom};
 pub use secret_text::SecretText;
-pub use server::{bind, serve};
+pub use server::{Doorman, bind, serve};
 pub use signing::{AuthorityRequest, InstalledStatus, SignedAuthorityStatus};
 pub use steward::{Steward, StewardError};
 pub use token_socket::{bind_tokens, serve_tokens};
 pub use tokens::{TokenKeyOrder, TokenKeyStatus, WithdrawOrder, Withdrawn};
 pub use view::{
     AuthorityStatus, AwaitingStatus, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Failure,
-    IssuedCertificate, LaggardStatus, LimitsStatus, ListenerStatus, Moved, Order, PresentedStatus,
-    QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus, RollOverStatus,
-    ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
+    IssuedCertificate, KeysStatus, LaggardStatus, LimitsStatus, ListenerStatus, Moved, Order,
+    PresentedStatus, QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus,
+    RetiringKey, RollOverStatus, ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
 };

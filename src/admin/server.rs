@@ -1,4 +1,4 @@
-//! The admin API over a Unix socket: whoever may connect may read, and only root and the agent's own user may change anything.
+//! The admin API over a Unix socket: what a caller may ask for is said by its role, and every change and refusal is written down.
 
 use std::io;
 use std::path::Path;
@@ -8,20 +8,24 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::net::unix::UCred;
 
 use super::answer::{self, Answer};
 use super::connections::{self, Bounds};
+use super::roles::{Peer, Role, Roles};
 use super::signing::{InstallationOrder, RequestOrder, SignatureOrder};
 use super::steward::{Steward, StewardError};
 use super::tokens::TokenKeyOrder;
 use super::view::{MoveOrder, Moved, Order, RevokeOrder};
+use crate::causes::Causes;
+use crate::clock::Clock;
 use crate::id::WorkloadId;
 use crate::pki::Level;
 use crate::store::socket_file::{self, SocketError};
+use crate::telemetry::{Actor, AuditEvent, AuditLog, AuditOutcome};
 
 /// Opens the socket at `path` for its owner and group, in the place of one that an earlier agent left behind.
 ///
@@ -33,15 +37,31 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     UnixListener::from_std(socket).map_err(refused)
 }
 
+/// Who decides who may do what, and writes down what was done.
+#[derive(Clone, Debug)]
+pub struct Doorman {
+    /// Who has which role.
+    pub roles: Roles,
+    /// Where every change, and every refusal, is written down.
+    pub audit: Arc<AuditLog>,
+    /// When that was.
+    pub clock: Arc<dyn Clock>,
+}
+
 /// Serves on `listener` until `shutdown`.
-pub async fn serve<S: Steward>(listener: UnixListener, steward: Arc<S>, shutdown: impl Future<Output = ()>) {
-    let own_uid = rustix::process::geteuid().as_raw();
+pub async fn serve<S: Steward>(
+    listener: UnixListener,
+    steward: Arc<S>,
+    doorman: Doorman,
+    shutdown: impl Future<Output = ()>,
+) {
     let begin = |stream: &tokio::net::UnixStream| {
-        let caller = Caller::of(stream.peer_cred(), own_uid);
-        let steward = Arc::clone(&steward);
+        let credentials = stream.peer_cred();
+        let (steward, doorman) = (Arc::clone(&steward), doorman.clone());
         move |request: Request<Incoming>| {
-            let steward = Arc::clone(&steward);
-            async move { answer_to(request, caller, &*steward).await }
+            let (steward, doorman) = (Arc::clone(&steward), doorman.clone());
+            let caller = Caller::of(&credentials);
+            async move { answer_to(request, caller, doorman, &*steward).await }
         }
     };
     connections::serve(listener, BOUNDS, begin, shutdown).await;
@@ -59,47 +79,57 @@ const PEM: &str = "application/x-pem-file";
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Caller {
     uid: Option<u32>,
+    gid: Option<u32>,
     pid: Option<i32>,
-    rights: Rights,
-}
-
-/// What a caller may do.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Rights {
-    Change,
-    Read,
 }
 
 impl Caller {
-    fn of(credentials: io::Result<UCred>, own_uid: u32) -> Self {
-        let credentials = credentials.ok();
-        let uid = credentials.map(|credentials| credentials.uid());
-        let pid = credentials.and_then(|credentials| credentials.pid());
-        Self { uid, pid, rights: rights(uid, own_uid) }
+    fn of(credentials: &io::Result<UCred>) -> Self {
+        let credentials = credentials.as_ref().ok();
+        Self {
+            uid: credentials.map(UCred::uid),
+            gid: credentials.map(UCred::gid),
+            pid: credentials.and_then(UCred::pid),
+        }
     }
 }
 
-/// Who connects got past the socket's permissions and may read; whom the kernel does not name may no more than that.
-fn rights(uid: Option<u32>, own_uid: u32) -> Rights {
-    match uid {
-        Some(uid) if uid == 0 || uid == own_uid => Rights::Change,
-        Some(_) | None => Rights::Read,
-    }
-}
-
-async fn answer_to(request: Request<Incoming>, caller: Caller, steward: &impl Steward) -> Answer {
+async fn answer_to(
+    request: Request<Incoming>,
+    caller: Caller,
+    doorman: Doorman,
+    steward: &impl Steward,
+) -> Answer {
     let path = request.uri().path().to_owned();
     let Some((call, method)) = Call::parse(&path) else { return answer::not_found(&path) };
     if request.method() != method {
         return answer::wrong_method(if method == Method::GET { "GET" } else { "POST" }, request.method());
     }
+    let Caller { uid, gid, pid } = caller;
+    // The names come from files as a rule, but may come from afar.
+    let peer = tokio::task::spawn_blocking(move || Peer::of(uid, gid)).await.unwrap_or_default();
+    let role = doorman.roles.of(&peer, rustix::process::geteuid().as_raw());
+    let needed = call.needs();
+    let witness = Witness { doorman, peer, path: path.clone() };
+    if role.is_none_or(|role| role < needed) {
+        tracing::warn!(uid, pid, path, %needed, "refused");
+        let had = role.map_or("nobody", Role::as_str);
+        let detail = match needed {
+            Role::Viewer => "only those listed as viewers, editors or operators may ask anything".to_owned(),
+            Role::Editor | Role::Operator => format!(
+                "only {needed}s may do that, and you are {had}: root and the agent's own user are, and [admin] names others"
+            ),
+        };
+        witness.note(AuditOutcome::Refused, Some(format!("needs {needed}, is {had}"))).await;
+        return answer::problem(StatusCode::FORBIDDEN, "not-permitted", &detail);
+    }
     if call.changes_something() {
-        if caller.rights == Rights::Read {
-            tracing::warn!(uid = caller.uid, pid = caller.pid, path, "change refused");
-            let detail = "only root and the agent's own user may change anything";
-            return answer::problem(StatusCode::FORBIDDEN, "not-permitted", detail);
+        if let Some(why) = witness.obstacle().await.filter(|_| needed == Role::Operator) {
+            tracing::error!(uid, pid, path, why, "not done, for it cannot be written into the audit log");
+            let detail = format!("nothing was done, for it cannot be written into the audit log: {why}");
+            return answer::problem(StatusCode::SERVICE_UNAVAILABLE, "no-audit", &detail);
         }
-        tracing::info!(uid = caller.uid, pid = caller.pid, path, "change asked for");
+        tracing::info!(uid, pid, path, "change asked for");
     }
     let body = match Limited::new(request.into_body(), BODY_SIZE).collect().await {
         Ok(body) => body.to_bytes(),
@@ -107,7 +137,78 @@ async fn answer_to(request: Request<Incoming>, caller: Caller, steward: &impl St
             return answer::problem(StatusCode::BAD_REQUEST, "bad-body", &error.to_string());
         }
     };
-    call.carry_out(&body, steward).await.unwrap_or_else(|error| answer::refusal(&error))
+    let changes = call.changes_something() && !is_rehearsal(&body);
+    let outcome = call.carry_out(&body, steward).await;
+    if changes {
+        let (word, why) = match &outcome {
+            Ok(_) => (AuditOutcome::Done, None),
+            Err(StewardError::Failed(why)) => (AuditOutcome::Failed, Some(why.clone())),
+            Err(error) => (AuditOutcome::Refused, Some(error.to_string())),
+        };
+        witness.note(word, why).await;
+    }
+    outcome.unwrap_or_else(|error| answer::refusal(&error))
+}
+
+/// Whether a request only asks what would be.
+fn is_rehearsal(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Terms {
+        #[serde(default)]
+        dry_run: bool,
+    }
+    serde_json::from_slice::<Terms>(body).is_ok_and(|terms| terms.dry_run)
+}
+
+/// Somebody's request, for the audit log.
+#[derive(Clone)]
+struct Witness {
+    doorman: Doorman,
+    peer: Peer,
+    path: String,
+}
+
+impl Witness {
+    async fn obstacle(&self) -> Option<String> {
+        let audit = Arc::clone(&self.doorman.audit);
+        tokio::task::spawn_blocking(move || audit.obstacle()).await.unwrap_or_default()
+    }
+
+    async fn note(&self, outcome: AuditOutcome, detail: Option<String>) {
+        let Self { doorman, peer, path } = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let name = match (peer.user, peer.uid) {
+                (Some(user), _) => user,
+                (None, Some(uid)) => format!("uid {uid}"),
+                (None, None) => "unknown".to_owned(),
+            };
+            let actor = Actor { name, uid: peer.uid, sudo_uid: None };
+            let (verb, target) = told(&path);
+            let mut event = AuditEvent::new(actor, verb, target, outcome, doorman.clock.now());
+            event.detail = detail;
+            doorman.audit.append(event)
+        });
+        match written.await {
+            Ok(Ok(_)) => (),
+            Ok(Err(error)) => {
+                tracing::error!(error = %Causes(&error), path = self.path, "not written into the audit log");
+            }
+            Err(error) => tracing::error!(%error, path = self.path, "not written into the audit log"),
+        }
+    }
+}
+
+/// The verb and the target of a request: `authorities/issuing/rotate` is `ca.rotate` of `authority:issuing`.
+fn told(path: &str) -> (String, String) {
+    let path = path.strip_prefix("/v1/").unwrap_or(path);
+    match path.split('/').collect::<Vec<_>>().as_slice() {
+        ["authorities", level, verb] => (format!("ca.{verb}"), format!("authority:{level}")),
+        ["authorities", verb] => (format!("ca.{verb}"), "authority:issuing".to_owned()),
+        ["certificates"] => ("cert.issue".to_owned(), "certificate".to_owned()),
+        ["workloads", workload, verb] => (format!("cert.{verb}"), format!("workload:{workload}")),
+        [verb] => (format!("agent.{verb}"), "agent".to_owned()),
+        _ => ("agent.ask".to_owned(), path.to_owned()),
+    }
 }
 
 /// What can be asked.
@@ -128,6 +229,7 @@ enum Call {
     Status,
     TokenKeys,
     WithdrawTokens,
+    Uses,
 }
 
 impl Call {
@@ -145,6 +247,7 @@ impl Call {
             "tokens/keys" => return Some((Self::TokenKeys, Method::GET)),
             "tokens/keys/kill" => Self::KillTokenKey,
             "tokens/withdraw" => Self::WithdrawTokens,
+            "credentials/uses" => return Some((Self::Uses, Method::GET)),
             other => match other.split('/').collect::<Vec<_>>().as_slice() {
                 ["workloads", workload, "renew"] => Self::Renew(workload.parse().ok()?),
                 ["authorities", level, verb] => {
@@ -163,7 +266,26 @@ impl Call {
     }
 
     const fn changes_something(&self) -> bool {
-        !matches!(self, Self::Bundle | Self::Crl | Self::Explain | Self::Status | Self::TokenKeys)
+        !matches!(
+            self,
+            Self::Bundle | Self::Crl | Self::Explain | Self::Status | Self::TokenKeys | Self::Uses
+        )
+    }
+
+    const fn needs(&self) -> Role {
+        match self {
+            Self::Bundle | Self::Crl | Self::Explain | Self::Status | Self::TokenKeys | Self::Uses => {
+                Role::Viewer
+            }
+            Self::Reload | Self::Renew(_) | Self::WithdrawTokens => Role::Editor,
+            Self::Change(..)
+            | Self::KillTokenKey
+            | Self::Install
+            | Self::Issue
+            | Self::Request
+            | Self::Revoke(_)
+            | Self::Sign => Role::Operator,
+        }
     }
 
     async fn carry_out(self, body: &[u8], steward: &impl Steward) -> Result<Answer, StewardError> {
@@ -202,6 +324,7 @@ impl Call {
             Self::Status => ok(&steward.status()),
             Self::TokenKeys => ok(&steward.token_keys()?),
             Self::WithdrawTokens => ok(&steward.withdraw_tokens(read(body)?).await?),
+            Self::Uses => ok(&steward.credential_uses()),
         })
     }
 }
@@ -223,11 +346,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_root_and_the_agents_own_user_may_change_anything() {
-        assert_eq!(rights(Some(0), 991), Rights::Change);
-        assert_eq!(rights(Some(991), 991), Rights::Change);
-        assert_eq!(rights(Some(1000), 991), Rights::Read);
-        assert_eq!(rights(None, 991), Rights::Read);
+    fn what_concerns_the_ca_takes_an_operator_and_a_look_takes_a_viewer() {
+        for (path, role) in [
+            ("/v1/status", Role::Viewer),
+            ("/v1/explain", Role::Viewer),
+            ("/v1/reload", Role::Editor),
+            ("/v1/workloads/billing/renew", Role::Editor),
+            ("/v1/certificates", Role::Operator),
+            ("/v1/authorities/issuing/rotate", Role::Operator),
+            ("/v1/authorities/root/revoke", Role::Operator),
+            ("/v1/authorities/sign", Role::Operator),
+        ] {
+            assert_eq!(Call::parse(path).unwrap().0.needs(), role, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_request_has_a_verb_and_a_target() {
+        let words = |path| told(path);
+
+        assert_eq!(
+            words("/v1/authorities/root/rotate"),
+            ("ca.rotate".to_owned(), "authority:root".to_owned())
+        );
+        assert_eq!(words("/v1/workloads/web/renew"), ("cert.renew".to_owned(), "workload:web".to_owned()));
+        assert_eq!(words("/v1/reload"), ("agent.reload".to_owned(), "agent".to_owned()));
+        assert!(is_rehearsal(br#"{"dry_run": true}"#) && !is_rehearsal(b"") && !is_rehearsal(b"{}"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the front door asks of the agent that stands behind it.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::os::unix::net::UnixStream;
 
@@ -8,7 +9,8 @@ use crate::admin::{
     SignedAuthorityStatus, Status, TokenKeyStatus, WithdrawOrder, Withdrawn,
 };
 use crate::causes::Causes;
-use crate::id::WorkloadId;
+use crate::clock::Timestamp;
+use crate::id::{CredentialId, WorkloadId};
 use crate::issuance::{
     AuthorityRevocation, Change, Changed, InstallOrder, IssuanceError, Run, SignOrder, Wanted,
 };
@@ -19,6 +21,9 @@ use crate::pki::HierarchyError;
 pub trait Steward: Send + Sync + 'static {
     /// Everything about the agent.
     fn status(&self) -> Status;
+
+    /// When each credential on file was used last since the start; those that were not are missing.
+    fn credential_uses(&self) -> BTreeMap<CredentialId, Timestamp>;
 
     /// Whether it can do its work.
     fn readiness(&self) -> Readiness;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{SecretText, StewardError};
 use crate::clock::Timestamp;
-use crate::id::{AppId, AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
+use crate::id::{AppId, AuthorityId, CredentialId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::{
     AuthorityRevocation, AuthorityView, Change, Changed, HierarchyView, Insistence, Issued, Laggard,
     RenewalView, Run, Settings, Verb,
@@ -56,6 +56,35 @@ pub struct Status {
     /// How far limits are used.
     #[serde(default)]
     pub limits: LimitsStatus,
+    /// Keys that somebody should know of.
+    #[serde(default)]
+    pub keys: KeysStatus,
+}
+
+/// Keys that somebody should know of; the first of each sort by name.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct KeysStatus {
+    /// Those that another has taken the place of, and that are good still.
+    pub retiring: Vec<RetiringKey>,
+    /// How many there are.
+    pub retiring_count: usize,
+    /// Those that are older than `[keys] max_age`.
+    pub overdue: Vec<CredentialId>,
+    /// How many there are.
+    pub overdue_count: usize,
+}
+
+/// A key that another has taken the place of.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RetiringKey {
+    /// Its public name.
+    pub id: CredentialId,
+    /// Whose it is.
+    pub app: AppId,
+    /// From when on it is refused.
+    pub retires: Timestamp,
+    /// When it was used last since the start.
+    pub last_used: Option<Timestamp>,
 }
 
 /// How far limits are used.

@@ -18,6 +18,7 @@ use super::attestor::KernelAttestor;
 use super::clock_watch::{self, Shift};
 use super::issuers::{Found, Issuers};
 use super::registrar::{Registrar, RegistryError};
+use super::scribe::Scribe;
 use super::token_keeper::{TokenState, TokenUpdate};
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
@@ -33,7 +34,7 @@ use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
 use crate::store::revocation_file::{self, RevocationError};
 use crate::store::{disk, pepper_file};
-use crate::telemetry::Metrics;
+use crate::telemetry::{AuditEvent, AuditOutcome, Metrics};
 use crate::workload::{Delivery, Statuses};
 
 /// Why a change was not taken over.
@@ -139,6 +140,7 @@ pub(super) struct Director {
     pub(super) token_state: TokenState,
     /// By whose word tokens of our own are believed.
     pub(super) own_tokens: TokenTrust,
+    pub(super) scribe: Scribe,
 }
 
 impl Director {
@@ -175,6 +177,8 @@ impl Director {
                 },
                 Some(update) = self.token_updates.recv() => self.follow_tokens(update),
                 _ = changes.recv() => {
+                    // First, for what is on file may be hashed under a new one.
+                    self.follow_peppers();
                     self.follow_registry();
                     self.follow_trust().await;
                 }
@@ -235,7 +239,11 @@ impl Director {
             })
         };
         match published {
-            Ok(()) => self.note_certificates(),
+            Ok(()) => {
+                self.note_certificates();
+                let (before, after) = (&before.issued.hierarchy, &self.materials.issued.hierarchy);
+                self.scribe.note_authorities(before, after, self.clock.now());
+            }
             Err(error) => {
                 tracing::error!(error = %Causes(&error), "new certificates cannot be put into force")
             }
@@ -300,6 +308,9 @@ impl Director {
             }
             return;
         }
+        if self.troubles.has(Trouble::Audit) && self.scribe.log.obstacle().is_none() {
+            self.troubles.clear(Trouble::Audit);
+        }
         if self.troubles.clear(Trouble::State) {
             tracing::info!(path = %state_dir.display(), "the state directory can be written again");
         }
@@ -343,8 +354,31 @@ impl Director {
         self.found.borrow().believe(config, self.own_tokens.clone())
     }
 
+    /// Takes over peppers that were added or thrown away. Where they cannot be read, those in force stay.
+    fn follow_peppers(&mut self) {
+        let secrets = match pepper_file::load(&self.materials.config.state_dir) {
+            Ok(secrets) if secrets.is_empty() => return,
+            Ok(secrets) => secrets,
+            Err(error) => {
+                tracing::error!(error = %Causes(&error), "the peppers on disk are wrong; those in force stay");
+                return;
+            }
+        };
+        let next = Arc::new(Peppers::new(secrets));
+        if next.versions().eq(self.materials.peppers.versions()) {
+            return;
+        }
+        let versions: Vec<&str> = next.versions().collect();
+        let versions = versions.join(", ");
+        match self.publish(Materials { peppers: next, ..self.materials.clone() }) {
+            Ok(()) => tracing::info!(versions, "peppers in force"),
+            Err(error) => tracing::error!(error = %Causes(&error), "new peppers cannot be put into force"),
+        }
+    }
+
     fn follow_registry(&mut self) {
         let now = self.clock.now();
+        let former = Arc::clone(&self.materials.registry);
         let outcome = self.registrar.follow(now).map_err(ReloadError::from).and_then(|()| {
             let registry = Arc::clone(self.registrar.snapshot());
             if registry.version() == self.materials.registry.version() {
@@ -358,6 +392,14 @@ impl Director {
             Ok(is_new) => {
                 if is_new || was_broken {
                     self.note_registry(now);
+                    let registry = &self.materials.registry;
+                    let fill = |event: &mut AuditEvent| {
+                        event.before = Some(former.version().to_owned());
+                        event.after = Some(registry.version().to_owned());
+                        event.detail = Some(former.changes_to(registry).to_string());
+                        event.registry.clone_from(&event.after);
+                    };
+                    self.scribe.note("registry.reload", "registry", fill, now);
                 }
                 self.update(|state| state.registry_error = None);
             }
@@ -369,6 +411,14 @@ impl Director {
                     problems = error,
                     "the registry on disk is wrong; the last good one stays in force"
                 );
+                if self.in_force.load().registry_error.as_ref() != Some(&error) {
+                    let fill = |event: &mut AuditEvent| {
+                        event.outcome = AuditOutcome::Failed;
+                        event.registry = Some(former.version().to_owned());
+                        event.detail = Some(error.clone());
+                    };
+                    self.scribe.note("registry.reload", "registry", fill, now);
+                }
                 self.update(|state| state.registry_error = Some(error));
             }
         }
@@ -659,7 +709,8 @@ impl Watching {
     fn start(config: &Config, changed: mpsc::Sender<()>) -> Self {
         let bundles = config.trust.iter().map(|bundle| bundle.path.clone());
         let crls = config.trust.iter().filter_map(|bundle| Some(bundle.crl.as_ref()?.path.clone()));
-        let files = bundles.chain(crls).chain([revocation_file::path(&config.state_dir)]).collect();
+        let own = [revocation_file::path(&config.state_dir), pepper_file::path(&config.state_dir)];
+        let files = bundles.chain(crls).chain(own).collect();
         let watched = Watched { files, folders: config.registry_dirs.clone() };
         Self(tokio::spawn(config::watch(watched, changed)).abort_handle())
     }

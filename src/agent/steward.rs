@@ -11,21 +11,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::attestor::KernelAttestor;
 use super::director::{InForce, Order as Directive};
 use super::explain;
+use super::key_uses::KeyUses;
 use super::limit_keeper::LimitTroubles;
 use super::readiness::{self, obstacles};
 use super::sightings::Sightings;
 use super::troubles::Troubles;
 use crate::admin::{
     self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Desk, Explanation,
-    InstalledStatus, IssuedCertificate, LimitsStatus, ListenerStatus, Order, PresentedStatus, Question,
-    QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus,
-    SignedAuthorityStatus, Status, Steward, StewardError, TokenKeyStatus, WithdrawOrder, Withdrawn,
-    WorkloadStatus,
+    InstalledStatus, IssuedCertificate, KeysStatus, LimitsStatus, ListenerStatus, Order, PresentedStatus,
+    Question, QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RetiringKey, RollOverStatus,
+    ServiceStatus, SignedAuthorityStatus, Status, Steward, StewardError, TokenKeyStatus, WithdrawOrder,
+    Withdrawn, WorkloadStatus,
 };
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::id::{ServiceId, WorkloadId};
+use crate::id::{CredentialId, ServiceId, WorkloadId};
 use crate::identity::Match;
 use crate::issuance::{
     Acknowledgements, AuthorityRevocation, Change, Changed, InstallOrder, Issued, Laggard, Run, SignOrder,
@@ -35,7 +36,7 @@ use crate::limit::{Inflight, Scope, Use};
 use crate::oauth::{Fault, Form, KeySlot, KilledKey, Minted, TokenKey, Wish, Withdrawal};
 use crate::pki::{Skews, Suspicion, Usage};
 use crate::proxy::{Attestor as _, Current, Endpoint, ListenerProtocol, RemoteProtocol};
-use crate::registry;
+use crate::registry::{self, CredentialStatus};
 use crate::telemetry::Metrics;
 use crate::workload;
 
@@ -57,6 +58,7 @@ pub(super) struct AgentSteward {
     pub(super) limit_troubles: Arc<LimitTroubles>,
     pub(super) token_desk: TokenDesk,
     pub(super) attestor: Arc<KernelAttestor>,
+    pub(super) key_uses: KeyUses,
 }
 
 impl AgentSteward {
@@ -201,6 +203,31 @@ impl AgentSteward {
         LimitsStatus { accounts: ledger.accounts(), fullest }
     }
 
+    /// The keys that another has taken the place of, and those that are older than they may become.
+    fn keys(&self, config: &Config, registry: &registry::Snapshot) -> KeysStatus {
+        let now = self.clock.now();
+        let mut keys = KeysStatus::default();
+        for key in registry.credentials() {
+            if let CredentialStatus::Retiring(retires) = key.status
+                && now < retires
+            {
+                keys.retiring_count += 1;
+                if keys.retiring.len() < SHOWN_KEYS {
+                    let last_used = self.key_uses.last(key.id.as_str());
+                    let (id, app) = (key.id.clone(), key.app.id.clone());
+                    keys.retiring.push(RetiringKey { id, app, retires, last_used });
+                }
+            }
+            if config.key_rules.max_age.is_some_and(|most| key.is_older_than(most, now)) {
+                keys.overdue_count += 1;
+                if keys.overdue.len() < SHOWN_KEYS {
+                    keys.overdue.push(key.id.clone());
+                }
+            }
+        }
+        keys
+    }
+
     fn workloads(&self, config: &Config, issued: &Issued) -> Vec<WorkloadStatus> {
         let deliveries = self.deliveries.borrow();
         let mut workloads = admin::workloads(issued);
@@ -260,8 +287,15 @@ impl Steward for AgentSteward {
             listeners: listeners(config),
             services: services(config, &self.current.load().inflight),
             limits: self.limits(registry),
+            keys: self.keys(config, registry),
             remotes: remotes(config),
         }
+    }
+
+    fn credential_uses(&self) -> BTreeMap<CredentialId, Timestamp> {
+        let registry = Arc::clone(&self.in_force.load().registry);
+        let used = registry.credentials().map(|one| (one.id.clone(), self.key_uses.last(one.id.as_str())));
+        used.filter_map(|(id, last)| Some((id, last?))).collect()
     }
 
     fn readiness(&self) -> Readiness {
@@ -274,6 +308,9 @@ impl Steward for AgentSteward {
         self.metrics.degraded.set(i64::try_from(degraded).unwrap_or(i64::MAX));
         let skews = self.skews().by_domain(self.clock.now());
         self.metrics.set_clock_skews(skews.iter().map(|(domain, ahead)| (domain.as_str(), *ahead)));
+        let state = self.in_force.load();
+        let overdue = self.keys(&state.config, &state.registry).overdue_count;
+        self.metrics.keys_overdue.set(i64::try_from(overdue).unwrap_or(i64::MAX));
         let laggards = self.laggards(&issued).len();
         self.metrics.bundle_laggards.set(i64::try_from(laggards).unwrap_or(i64::MAX));
         let snapshot = self.current.load();
@@ -417,6 +454,9 @@ fn order_refused(error: TokenOrderError) -> StewardError {
         TokenOrderError::Unknown(_) => StewardError::Unknown(text),
     }
 }
+
+/// So many keys of a sort are shown.
+const SHOWN_KEYS: usize = 10;
 
 /// So many quotas are shown.
 const FULLEST: usize = 10;

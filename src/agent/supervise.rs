@@ -16,9 +16,12 @@ use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::director::{Deliveries, Director, InForce, Order};
 use super::issuers::Issuers;
+use super::key_keeper::KeyKeeper;
+use super::key_uses::KeyUses;
 use super::limit_keeper::{KeeperError, LimitKeeper};
 use super::quickstart::{self, Quickstart, QuickstartError};
 use super::registrar::{Registrar, RegistryError};
+use super::scribe::Scribe;
 use super::sightings::{self, Sightings};
 use super::steward::AgentSteward;
 use super::token_keeper::{self, TokenKeeperError};
@@ -32,13 +35,13 @@ use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::limit::Ledger;
 use crate::pki::Skews;
-use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError};
+use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError, UseReports};
 use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
 use crate::store::socket_file::SocketError;
 use crate::store::{AuthorityDir, StoreError, disk};
-use crate::telemetry::{AccessSink, LogWriter, Metrics, SubscribeError, subscribe};
+use crate::telemetry::{AccessSink, AuditLog, LogWriter, Metrics, SubscribeError, subscribe};
 use crate::workload;
 
 /// Why the agent does not start.
@@ -162,6 +165,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         tracing::error!(error = %Causes(&error), "the runtime directory cannot be made");
     }
     let troubles = Arc::new(Troubles::default());
+    let audit = Arc::new(AuditLog::new(config.audit.clone()));
     if !pepper_file::exists(&config.state_dir)? {
         check_first_start(&config, started_at)?;
     }
@@ -217,6 +221,9 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let (lookout, sighted) = Lookout::new();
     let (sightings, known_sightings) = watch::channel(Sightings::default());
     tokio::spawn(sightings::collect(sighted, sightings));
+    let (use_reports, reported_uses) = UseReports::new();
+    let key_uses = KeyUses::default();
+    tokio::spawn(key_uses.clone().collect(reported_uses));
     let skews: Arc<Mutex<Skews>> = Arc::default();
     let context = PlaneContext {
         current: Arc::clone(&current),
@@ -227,6 +234,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         access,
         lookout,
         tokens: token_keeper.desk.clone(),
+        uses: use_reports,
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plane = Plane::start(config.threads.unwrap_or(cores), &context)?;
@@ -262,9 +270,22 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         limit_troubles: limit_keeper.troubles(),
         token_desk: token_keeper.desk.clone(),
         attestor: Arc::clone(&attestor),
+        key_uses,
     });
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
+    let doorman = admin::Doorman {
+        roles: config.admin_roles.clone(),
+        audit: Arc::clone(&audit),
+        clock: Arc::clone(&clock),
+    };
+    let key_keeper = KeyKeeper {
+        clock: Arc::clone(&clock),
+        current: Arc::clone(&current),
+        in_force: Arc::clone(&in_force),
+        audit: Arc::clone(&audit),
+        troubles: Arc::clone(&troubles),
+    };
     let director = Director {
         clock,
         metrics,
@@ -286,6 +307,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         issuers,
         found,
         own_tokens,
+        scribe: Scribe { log: audit, troubles: Arc::clone(&troubles) },
     };
     director.open_doors()?;
 
@@ -305,6 +327,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         admin_listener,
         config.admin_socket.clone(),
         Arc::clone(&steward),
+        doorman,
         troubles,
         stopped(),
     ));
@@ -321,6 +344,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
             .map_err(|source| AgentError::Listen { address: address.to_string(), source })?;
         tokio::spawn(admin::serve_health(listener, steward, stopped()));
     }
+    let delivering = tokio::spawn(key_keeper.run());
     let rotating = tokio::spawn(rotator.run(received_commands, stopped()));
     let directing = tokio::spawn(director.run(received_orders, stopped()));
 
@@ -339,6 +363,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     }
     // Nothing is charged any more, so what is written now is final.
     drop(limit_keeper);
+    delivering.abort();
     drop(rotating.await);
     admin.abort();
     tracing::info!("stopped");
@@ -350,6 +375,7 @@ async fn answer_operators(
     bound: Option<UnixListener>,
     path: PathBuf,
     steward: Arc<AgentSteward>,
+    doorman: admin::Doorman,
     troubles: Arc<Troubles>,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -369,7 +395,7 @@ async fn answer_operators(
         }
     };
     troubles.clear(Trouble::Admin);
-    admin::serve(listener, steward, shutdown).await;
+    admin::serve(listener, steward, doorman, shutdown).await;
 }
 
 /// The start waits no longer than this for the keys of outside issuers; what comes later is taken then.

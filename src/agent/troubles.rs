@@ -8,8 +8,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(super) enum Trouble {
     /// The operators' socket.
     Admin,
+    /// The audit log.
+    Audit,
     /// The keys of outside issuers.
     Issuers,
+    /// Keys that are handed to apps in files.
+    Keys,
     /// What API keys are hashed under.
     Peppers,
     /// The samples of a first look.

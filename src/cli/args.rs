@@ -8,10 +8,15 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::clock::Timestamp;
-use crate::id::{AppId, AuthorityId, CredentialId, EnvironmentId, ListenerId, ServiceId, WorkloadId};
+use crate::id::InvalidId;
+use crate::id::{
+    AppId, AuthorityId, CredentialId, DeveloperId, EnvironmentId, ListenerId, OperationId, ProductId,
+    ServiceId, WorkloadId,
+};
 use crate::identity::SpiffeId;
 use crate::pki::Revoked;
-use crate::registry::SignatureAlgorithm;
+use crate::registry::InvalidMethod;
+use crate::registry::{Method, PathRule, SignatureAlgorithm};
 use crate::toml_text::{InvalidDuration, parse_duration};
 
 /// A per-host mutual-TLS identity agent.
@@ -48,6 +53,31 @@ pub(super) enum Verb {
     Cert {
         #[command(subcommand)]
         verb: CertVerb,
+    },
+    /// Developers, who own apps
+    Developer {
+        #[command(subcommand)]
+        verb: DeveloperVerb,
+    },
+    /// Apps, who call
+    App {
+        #[command(subcommand)]
+        verb: AppVerb,
+    },
+    /// Products, which apps are granted
+    Product {
+        #[command(subcommand)]
+        verb: ProductVerb,
+    },
+    /// What apps are granted
+    Grant {
+        #[command(subcommand)]
+        verb: GrantVerb,
+    },
+    /// Who changed what, and whether the log of it is whole
+    Audit {
+        #[command(subcommand)]
+        verb: AuditVerb,
     },
     /// API keys, and keys for signatures
     Key {
@@ -227,6 +257,32 @@ pub(super) enum CaVerb {
     },
 }
 
+impl CaVerb {
+    /// How a change is told in the audit log: its verb, what it is about, and why. None for what changes nothing.
+    pub(super) fn audited(&self) -> Option<(&'static str, String, Option<String>)> {
+        let level = |terms: &Terms| format!("authority:{}", if terms.root { "root" } else { "issuing" });
+        let moved = |verb, terms: &Terms| (!terms.dry_run).then(|| (verb, level(terms), None));
+        let issuing = |verb, dry_run: bool| (!dry_run).then(|| (verb, "authority:issuing".to_owned(), None));
+        match self {
+            Self::Bundle | Self::Crl | Self::Status(_) => None,
+            Self::Init { dry_run } => (!dry_run).then(|| ("ca.init", "authority:root".to_owned(), None)),
+            Self::Rotate { terms, .. } => moved("ca.rotate", terms),
+            Self::Prepare { terms } => moved("ca.prepare", terms),
+            Self::Activate { terms, .. } => moved("ca.activate", terms),
+            Self::Discard { terms, .. } => moved("ca.discard", terms),
+            Self::Rollback { terms, .. } => moved("ca.rollback", terms),
+            Self::Retire { terms, .. } => moved("ca.retire", terms),
+            Self::Revoke { id, reason, terms, .. } => {
+                (!terms.dry_run).then(|| ("ca.revoke", format!("authority:{id}"), Some(reason.clone())))
+            }
+            Self::Csr(args) => issuing("ca.request", args.dry_run),
+            Self::Sign(args) => issuing("ca.sign", args.dry_run),
+            Self::Install(args) => issuing("ca.install", args.dry_run),
+            Self::Rekey { .. } => Some(("ca.rekey", "authorities".to_owned(), None)),
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(super) struct CsrArgs {
     /// Make another key: what is signed for the former request cannot be installed any more
@@ -341,6 +397,25 @@ pub(super) enum CertVerb {
     },
 }
 
+impl CertVerb {
+    /// How a change is told in the audit log that nobody else tells. None for what changes nothing.
+    pub(super) fn audited(&self) -> Option<(&'static str, String, Option<String>)> {
+        match self {
+            Self::Issue(args) if !args.dry_run => {
+                let workload = args.workload.as_ref().map(|workload| format!("workload:{workload}"));
+                let id = args.spiffe_id.as_ref().map(ToString::to_string);
+                Some(("cert.issue", workload.or(id).unwrap_or_else(|| "certificate".to_owned()), None))
+            }
+            Self::Issue(_)
+            | Self::List(_)
+            | Self::Renew { .. }
+            | Self::Revocations(_)
+            | Self::Revoke { .. }
+            | Self::Unrevoke { .. } => None,
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(super) struct IssueArgs {
     /// For this configured workload, by its profile
@@ -372,6 +447,271 @@ pub(super) struct IssueArgs {
     pub(super) dry_run: bool,
 }
 
+/// How an edit is carried out.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct EditArgs {
+    /// Why, for whoever reads the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+
+    /// Show what would change in which file, but change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DeveloperVerb {
+    /// Show all developers
+    List(Format),
+    /// Show one with its apps
+    Show {
+        /// Which one
+        id: DeveloperId,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Write down one more
+    Create {
+        /// Its name
+        id: DeveloperId,
+        #[command(flatten)]
+        place: NewArgs,
+    },
+    /// Let its apps call again
+    Activate {
+        /// Which one
+        id: DeveloperId,
+        #[command(flatten)]
+        terms: EditArgs,
+    },
+    /// Refuse all its apps
+    Deactivate {
+        /// Which one
+        id: DeveloperId,
+        #[command(flatten)]
+        terms: EditArgs,
+    },
+    /// Take it off the file; refused while it has apps
+    Delete {
+        /// Which one
+        id: DeveloperId,
+        #[command(flatten)]
+        terms: EditArgs,
+    },
+}
+
+/// Where something new goes.
+#[derive(Args, Clone, Debug)]
+pub(super) struct NewArgs {
+    /// The registry's file to write it into, made if it is not there; without it that of its owner, or the one that is called
+    /// after its kind
+    #[arg(long, value_name = "NAME.toml")]
+    pub(super) file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) terms: EditArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AppVerb {
+    /// Show all apps
+    List(Format),
+    /// Show one with its credentials and grants
+    Show {
+        /// Which one
+        id: AppId,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Write down one more
+    Create {
+        /// Its name
+        id: AppId,
+        /// Its owner
+        #[arg(long, value_name = "ID")]
+        developer: DeveloperId,
+        #[command(flatten)]
+        place: NewArgs,
+    },
+    /// Let it call again
+    Approve {
+        /// Which one
+        id: AppId,
+        #[command(flatten)]
+        terms: EditArgs,
+    },
+    /// Refuse it, whatever it presents
+    Revoke {
+        /// Which one
+        id: AppId,
+        #[command(flatten)]
+        terms: EditArgs,
+    },
+    /// Take it off the file with its grants; refused while it has credentials that are not revoked
+    Delete {
+        /// Which one
+        id: AppId,
+        #[command(flatten)]
+        terms: EditArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ProductVerb {
+    /// Show all products
+    List(Format),
+    /// Show one with its operations, and who is granted it
+    Show {
+        /// Which one
+        id: ProductId,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Write down one more; it covers nothing yet
+    Create {
+        /// Its name
+        id: ProductId,
+        /// A scope that it conveys; can be given several times
+        #[arg(long, value_name = "SCOPE")]
+        scope: Vec<String>,
+        #[command(flatten)]
+        place: NewArgs,
+    },
+    /// Let it cover something more
+    AddOperation(OperationArgs),
+    /// Take it off the file; refused while an app is granted it
+    Delete {
+        /// Which one
+        id: ProductId,
+        #[command(flatten)]
+        terms: EditArgs,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct OperationArgs {
+    /// The product
+    pub(super) product: ProductId,
+
+    /// To which service; `*` for all
+    #[arg(long, value_name = "ID", value_parser = service)]
+    pub(super) service: AnyOr<ServiceId>,
+
+    /// With this method; can be given several times; `*` alone for all
+    #[arg(long, value_name = "METHOD", value_parser = method, requires = "path", required_unless_present = "tcp")]
+    pub(super) method: Vec<AnyOr<Method>>,
+
+    /// On these paths, such as `/orders/*` or `/orders/**`
+    #[arg(long, value_name = "RULE", requires = "method", required_unless_present = "tcp")]
+    pub(super) path: Option<PathRule>,
+
+    /// Raw connections instead of requests
+    #[arg(long, conflicts_with_all = ["method", "path"])]
+    pub(super) tcp: bool,
+
+    /// Its name within the product
+    #[arg(long, value_name = "ID")]
+    pub(super) id: Option<OperationId>,
+
+    #[command(flatten)]
+    pub(super) terms: EditArgs,
+}
+
+/// One thing, or `*` for all.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum AnyOr<T> {
+    Any,
+    One(T),
+}
+
+fn any_or<T: FromStr>(text: &str) -> Result<AnyOr<T>, T::Err> {
+    if text == "*" { Ok(AnyOr::Any) } else { text.parse().map(AnyOr::One) }
+}
+
+fn service(text: &str) -> Result<AnyOr<ServiceId>, InvalidId> {
+    any_or(text)
+}
+
+fn method(text: &str) -> Result<AnyOr<Method>, InvalidMethod> {
+    any_or(text)
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GrantVerb {
+    /// Show what apps are granted
+    List {
+        /// Only what this one is
+        #[arg(long, value_name = "ID")]
+        app: Option<AppId>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Grant an app a product
+    Add {
+        #[command(flatten)]
+        grant: GrantArgs,
+        /// When it ends: a time such as 2027-01-01T00:00:00Z, or a duration such as 90d
+        #[arg(long, value_name = "WHEN")]
+        expires: Option<Expiry>,
+        /// It counts at once, even if grants to the product wait for somebody's approval
+        #[arg(long)]
+        approved: bool,
+        /// Only asked for: somebody has to approve it
+        #[arg(long, conflicts_with = "approved")]
+        pending: bool,
+    },
+    /// Let a grant count that was asked for, or taken away
+    Approve {
+        #[command(flatten)]
+        grant: GrantArgs,
+    },
+    /// Take a grant away, and keep that on file
+    Revoke {
+        #[command(flatten)]
+        grant: GrantArgs,
+    },
+    /// Take a grant off the file
+    Remove {
+        #[command(flatten)]
+        grant: GrantArgs,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct GrantArgs {
+    /// Whose
+    pub(super) app: AppId,
+
+    /// To what
+    pub(super) product: ProductId,
+
+    #[command(flatten)]
+    pub(super) terms: EditArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditVerb {
+    /// Show the records, the oldest first
+    Show {
+        /// Only those since a time, or within a duration such as 7d
+        #[arg(long, value_name = "WHEN")]
+        since: Option<Expiry>,
+        /// Only those about this, as `app:ledger` or `ledger`
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Go through all records, and print the hash of the last; exit 3 when one was changed, moved or taken out
+    Verify {
+        /// A hash that was printed before: its record must be there still
+        #[arg(long, value_name = "HASH")]
+        expect: Option<String>,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyVerb {
     /// Make an API key for an app and print it, once; or a client secret, or a key for signatures
@@ -400,14 +740,104 @@ pub(super) enum KeyVerb {
         /// The public key, PEM or JWK; its private half stays with the caller
         #[arg(long, value_name = "FILE", requires = "signature")]
         public_key: Option<PathBuf>,
+
+        /// Why, for whoever reads the audit log
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Put an API key on file that was made elsewhere, such as by the gateway before
+    Import {
+        /// Whose
+        #[arg(long, value_name = "ID")]
+        app: AppId,
+
+        /// What it is called here
+        #[arg(long, value_name = "ID")]
+        id: CredentialId,
+
+        /// Its SHA-256, as `sha256:` and 64 hexadecimal digits: the key itself need not be known
+        #[arg(long, value_name = "HASH", value_parser = sha256, conflicts_with = "file", required_unless_present = "file")]
+        hash: Option<[u8; 32]>,
+
+        /// A file with the key itself on one line; `-` for standard input. Refused if it could be guessed
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+
+        /// When it ends: a time, or a duration
+        #[arg(long, value_name = "WHEN")]
+        expires: Option<Expiry>,
+
+        #[command(flatten)]
+        terms: EditArgs,
     },
     /// Show the API keys and keys for signatures on file, without their secrets
     List(Format),
+    /// Let a credential count that was pending
+    Approve {
+        /// Which one
+        id: CredentialId,
+        #[command(flatten)]
+        terms: EditArgs,
+    },
+    /// Make the next key in the place of one, which goes on for a while; print the next one, once
+    Rotate(RotateArgs),
     /// Declare a key, or another credential, void for good
     Revoke {
         /// Which one
         id: CredentialId,
+        #[command(flatten)]
+        terms: EditArgs,
     },
+    /// The peppers, under which keys are hashed and sealed
+    Pepper {
+        #[command(subcommand)]
+        verb: PepperVerb,
+    },
+    /// Take a revoked credential off the file: its use looks like that of an unknown one from then on
+    Delete {
+        /// Which one
+        id: CredentialId,
+        #[command(flatten)]
+        terms: EditArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PepperVerb {
+    /// Show them, and how many keys rest on each
+    List(Format),
+    /// Make one more, for all keys that are made from now on; those on file go on under theirs
+    Add,
+    /// Throw one away; refused while a key that is not revoked rests on it
+    Remove {
+        /// Which one, as `p1`
+        version: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RotateArgs {
+    /// The key so far
+    pub(super) id: CredentialId,
+
+    /// How long it goes on beside the next one
+    #[arg(long, value_name = "DURATION", default_value = "48h", value_parser = duration)]
+    pub(super) grace: Duration,
+
+    /// When the next one ends: a time, or a duration; without it, it lives as long as the former was to live
+    #[arg(long, value_name = "WHEN")]
+    pub(super) expires: Option<Expiry>,
+
+    /// Write the next one into this new file (0600) instead of printing it
+    #[arg(long, value_name = "FILE", conflicts_with = "public_key")]
+    pub(super) out: Option<PathBuf>,
+
+    /// The next public key, PEM or JWK, for signatures whose private half stays with the caller
+    #[arg(long, value_name = "FILE")]
+    pub(super) public_key: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) terms: EditArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -539,6 +969,12 @@ impl FromStr for FieldLine {
     }
 }
 
+fn sha256(text: &str) -> Result<[u8; 32], &'static str> {
+    let digits = text.strip_prefix("sha256:");
+    let bytes = digits.and_then(|digits| data_encoding::HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok());
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or("expected `sha256:` and 64 hexadecimal digits")
+}
+
 fn algorithm(text: &str) -> Result<SignatureAlgorithm, String> {
     let known = SignatureAlgorithm::ALL.into_iter().find(|algorithm| algorithm.as_str() == text);
     known.ok_or_else(|| {
@@ -638,6 +1074,13 @@ mod tests {
             "ca revoke",
             "cert revoke",
             "cert revoke serial:01 --certificate a.pem",
+            "grant add a",
+            "grant add a p --approved --pending",
+            "product add-operation p --service s --method GET",
+            "product add-operation p --service s --tcp --path /x",
+            "app create a",
+            "key rotate",
+            "audit verify --expect",
             "sing",
         ] {
             assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words}");

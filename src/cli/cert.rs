@@ -12,13 +12,14 @@ use super::local_ca::{self, LocalCa};
 use super::moment::{moment, span};
 use super::output::{self, Verdict};
 use super::table::Table;
-use super::{locate, status};
+use super::{clerk, locate, status};
 use crate::admin::{Desk, IssuedCertificate, Order};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::id::WorkloadId;
 use crate::pki::{Revocation, Revoked};
 use crate::store::{atomic_file, pem, revocation_file};
+use crate::telemetry::AuditOutcome;
 
 pub(super) async fn run(config: &Path, verb: CertVerb) -> anyhow::Result<Verdict> {
     match verb {
@@ -73,6 +74,9 @@ async fn revoke(config: &Path, what: Revoked, reason: String, dry_run: bool) -> 
         output::tell(&format!("{what} {would}; nothing was changed."));
         return Ok(());
     }
+    let target = format!("certificate:{what}");
+    clerk::note(&config, "cert.revoke", &target, Some(reason.clone()), AuditOutcome::Done)
+        .context("nothing was changed")?;
     let revocation = Revocation { at: SystemClock.now().to_whole_second(), reason };
     let mut is_new = true;
     revocation_file::update(&config.state_dir, |list| {
@@ -97,6 +101,9 @@ async fn publish_lists(config: &Config) -> anyhow::Result<()> {
 
 async fn unrevoke(config: &Path, what: &Revoked) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
+    let target = format!("certificate:{what}");
+    clerk::note(&config, "cert.unrevoke", &target, None, AuditOutcome::Done)
+        .context("nothing was changed")?;
     let mut was_there = false;
     revocation_file::update(&config.state_dir, |list| {
         was_there = list.iter().any(|(revoked, _)| revoked == what);

@@ -1,6 +1,7 @@
 //! `postern check`: everything that is wrong with what is on disk, at once, without starting anything.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::bail;
 use serde::Serialize;
@@ -9,6 +10,7 @@ use super::args::Format;
 use super::locate::Sketch;
 use super::moment::count;
 use super::output;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::ConfigError;
 use crate::registry;
 use crate::store::registry_dir;
@@ -41,6 +43,7 @@ pub(super) fn run(config: &Path, format: Format) -> anyhow::Result<()> {
         None => (),
     }
     let mut summary = String::new();
+    let mut old = String::new();
     match registry_dir::read(&sketch.registry_dirs).map(|sources| registry::parse(&sources)) {
         Ok(Ok(snapshot)) => {
             summary = [
@@ -50,6 +53,7 @@ pub(super) fn run(config: &Path, format: Format) -> anyhow::Result<()> {
                 count(snapshot.counts().credentials, "credential"),
             ]
             .join(", ");
+            old = too_old(&snapshot, sketch.max_key_age);
         }
         Ok(Err(found)) => problems.extend(found.into_iter().map(Finding::from)),
         Err(error) => problems.push(Finding::unplaced(error)),
@@ -58,7 +62,7 @@ pub(super) fn run(config: &Path, format: Format) -> anyhow::Result<()> {
     if format.json {
         output::print_json(&Report { ok: found == 0, problems })?;
     } else if found == 0 {
-        output::print(&format!("{}: fine; registry: {summary}\n", config.display()))?;
+        output::print(&format!("{}: fine; registry: {summary}\n{old}", config.display()))?;
     } else {
         let lines: String = problems.iter().map(|finding| format!("{}\n", finding.text)).collect();
         output::print(&lines)?;
@@ -67,6 +71,17 @@ pub(super) fn run(config: &Path, format: Format) -> anyhow::Result<()> {
         bail!("{}", count(found, "problem"));
     }
     Ok(())
+}
+
+/// Warns of keys that are older than they may become.
+fn too_old(snapshot: &registry::Snapshot, most: Option<Duration>) -> String {
+    let now = SystemClock.now();
+    let old = snapshot.credentials().filter(|key| most.is_some_and(|most| key.is_older_than(most, now)));
+    old.map(|key| {
+        let rotate = format!("rotate it with `postern key rotate {}`", key.id);
+        format!("warning: the key {} of {} is older than [keys] max_age; {rotate}\n", key.id, key.app.id)
+    })
+    .collect()
 }
 
 impl Finding {

@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use super::args::{CommandLine, RunArgs, Verb};
 use super::output::{self, Verdict};
-use super::{ca, cert, check, explain, key, run, sign, status, token};
+use super::{audit, ca, cert, check, clerk, explain, key, registry, run, sign, status, token};
 
 /// Reads the command line and does what it says.
 #[must_use]
@@ -28,8 +28,19 @@ fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
         Verb::Check(format) => check::run(config, format).map(|()| Verdict::Yes),
         Verb::Status(format) => block_on(status::run(config, format)),
         Verb::Explain(args) => block_on(explain::run(config, *args)),
-        Verb::Ca { verb } => block_on(ca::run(config, verb)),
-        Verb::Cert { verb } => block_on(cert::run(config, verb)),
+        Verb::Ca { verb } => match verb.audited() {
+            Some(told) => block_on(clerk::witnessed(config, told, ca::run(config, verb))),
+            None => block_on(ca::run(config, verb)),
+        },
+        Verb::Cert { verb } => match verb.audited() {
+            Some(told) => block_on(clerk::witnessed(config, told, cert::run(config, verb))),
+            None => block_on(cert::run(config, verb)),
+        },
+        Verb::Developer { verb } => registry::developer(config, verb).map(|()| Verdict::Yes),
+        Verb::App { verb } => registry::app(config, verb).map(|()| Verdict::Yes),
+        Verb::Product { verb } => registry::product(config, verb).map(|()| Verdict::Yes),
+        Verb::Grant { verb } => registry::grant(config, verb).map(|()| Verdict::Yes),
+        Verb::Audit { verb } => audit::run(config, verb),
         Verb::Key { verb } => key::run(config, verb),
         Verb::Token { verb } => block_on(token::run(config, verb)),
         Verb::Sign(args) => sign::run(*args),
@@ -38,7 +49,7 @@ fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
 }
 
 /// A command asks one thing and waits, so one thread is enough.
-fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(super) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 

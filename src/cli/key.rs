@@ -1,42 +1,48 @@
 //! `postern key`: API keys are made here, shown once, and kept as keyed hashes.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use aws_lc_rs::digest;
 use aws_lc_rs::rand::SystemRandom;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::args::{Expiry, Format, KeyVerb};
+use super::args::{EditArgs, Expiry, Format, KeyVerb, PepperVerb, RotateArgs};
+use super::clerk::{self, Done, Errand};
 use super::locate;
-use super::moment::moment;
+use super::moment::{moment, relative};
 use super::output::{self, Verdict};
 use super::table::Table;
+use crate::admin::Client;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
-use crate::credential::{ApiKey, ClientSecret, Peppers, SigningSecret};
+use crate::credential::{API_KEY_MARK, ApiKey, ClientSecret, Peppers, SigningSecret, expect_strong};
 use crate::id::{AppId, CredentialId, DeveloperId};
 use crate::registry::{
     self, Credential, CredentialKind, CredentialSecret, CredentialStatus, SignatureAlgorithm, SignatureKey,
     Snapshot,
 };
 use crate::secret::Secret;
-use crate::store::registry_edit::{self, Edit, Outcome, StoredApiKey, StoredSignatureKey};
+use crate::store::registry_change::{self, Change, Target};
+use crate::store::registry_edit::{Edit, Outcome, StoredApiKey, StoredSignatureKey};
 use crate::store::{pepper_file, registry_dir};
+use crate::telemetry::AuditOutcome;
 use crate::toml_text::Problem;
 
 pub(super) fn run(config: &Path, verb: KeyVerb) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
     match verb {
-        KeyVerb::Create { app, expires, out, client_secret: true, .. } => {
-            create_client_secret(&config, app, expires, out.as_deref())?;
+        KeyVerb::Create { app, expires, out, client_secret: true, reason, .. } => {
+            create_client_secret(&config, app, expires, out.as_deref(), reason)?;
         }
-        KeyVerb::Create { app, expires, out, signature: None, .. } => {
-            create(&config, app, expires, out.as_deref())?;
+        KeyVerb::Create { app, expires, out, signature: None, reason, .. } => {
+            create(&config, app, expires, out.as_deref(), reason)?;
         }
         KeyVerb::Create {
             app,
@@ -44,38 +50,72 @@ pub(super) fn run(config: &Path, verb: KeyVerb) -> anyhow::Result<Verdict> {
             out,
             signature: Some(SignatureAlgorithm::HmacSha256),
             public_key,
+            reason,
             ..
         } => {
             if public_key.is_some() {
                 bail!("an hmac-sha256 key is a shared secret, which is made here; it takes no --public-key");
             }
-            create_shared(&config, app, expires, out.as_deref())?;
+            create_shared(&config, app, expires, out.as_deref(), reason)?;
         }
-        KeyVerb::Create { app, expires, signature: Some(algorithm), public_key, .. } => {
+        KeyVerb::Create { app, expires, signature: Some(algorithm), public_key, reason, .. } => {
             let file = public_key.with_context(|| {
                 format!("an {algorithm} key is made where it is used; give its public half with --public-key")
             })?;
-            register(&config, app, expires, algorithm, &file)?;
+            register(&config, app, (algorithm, &file), expires, reason)?;
         }
         KeyVerb::List(format) => list(&config, format)?,
-        KeyVerb::Revoke { id } => revoke(&config, id)?,
+        KeyVerb::Approve { id, terms } => {
+            let target = Target::Credential(id.clone());
+            let edit = Edit::Change(Change::SetStatus(target.clone(), "approved"));
+            clerk::tell(clerk::carry_out(&config, &edit, errand("key.approve", target, terms))?, |file| {
+                format!("{id} is approved, in {file}")
+            })?;
+        }
+        KeyVerb::Delete { id, terms } => {
+            let target = Target::Credential(id.clone());
+            let edit = Edit::Change(Change::Remove(target.clone()));
+            clerk::tell(clerk::carry_out(&config, &edit, errand("key.delete", target, terms))?, |file| {
+                format!("{id} is not on file any more, in {file}")
+            })?;
+        }
+        KeyVerb::Revoke { id, terms } => revoke(&config, id, terms)?,
+        KeyVerb::Rotate(args) => rotate(&config, args)?,
+        KeyVerb::Import { app, id, hash, file, expires, terms } => {
+            let digest = match (hash, file) {
+                (Some(digest), _) => digest,
+                (None, Some(file)) => digest_of(&file)?,
+                (None, None) => bail!("which key? give --hash or --file"),
+            };
+            import(&config, app, id, digest, expires, terms)?;
+        }
+        KeyVerb::Pepper { verb } => pepper(&config, verb)?,
     }
     Ok(Verdict::Yes)
 }
 
-fn create(config: &Config, app: AppId, expires: Option<Expiry>, out: Option<&Path>) -> anyhow::Result<()> {
+fn create(
+    config: &Config,
+    app: AppId,
+    expires: Option<Expiry>,
+    out: Option<&Path>,
+    reason: Option<String>,
+) -> anyhow::Result<()> {
     let now = SystemClock.now();
     let expires = end(expires, now)?;
-    let peppers = peppers(config)?;
-    let random = SystemRandom::new();
-    let key = ApiKey::generate(&random).ok().context("the system gives no random bytes")?;
-    let pepper = peppers.newest().context("there is no pepper")?;
-    let hash = peppers.hash(pepper, key.text().expose_secret()).context("there is no pepper")?;
-    let hash = format!("hmac-sha256:{pepper}:{}", HEXLOWER.encode(&hash));
-    let id: CredentialId = key.id().parse()?;
-    let edit = Edit::AddApiKey { app: app.clone(), key: StoredApiKey { id: id.clone(), hash, expires } };
+    let (id, secret, hash) = fresh_api_key(config)?;
+    let key = StoredApiKey { id: id.clone(), hash, created: Some(now.to_whole_second()), expires };
+    let edit = Edit::AddApiKey { app: app.clone(), key };
     let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
-    hand_out(config, &edit, key.text(), out, &format!("Key {id} for {app}{end}; its hash is in"), &id)
+    let told = format!("Key {id} for {app}{end}; its hash is in");
+    hand_out(config, &edit, &secret, out, &told, made("key.create", &id, reason))
+}
+
+/// A key with its id, and its hash as the registry has it.
+fn fresh_api_key(config: &Config) -> anyhow::Result<(CredentialId, Secret, String)> {
+    let key = ApiKey::generate(&SystemRandom::new()).ok().context("the system gives no random bytes")?;
+    let hash = hash_on_file(config, key.text())?;
+    Ok((key.id().parse()?, key.text().clone(), hash))
 }
 
 /// A secret with which a client gets tokens.
@@ -84,21 +124,32 @@ fn create_client_secret(
     app: AppId,
     expires: Option<Expiry>,
     out: Option<&Path>,
+    reason: Option<String>,
 ) -> anyhow::Result<()> {
     let now = SystemClock.now();
     let expires = end(expires, now)?;
-    let peppers = peppers(config)?;
-    let secret =
-        ClientSecret::generate(&SystemRandom::new()).ok().context("the system gives no random bytes")?;
-    let pepper = peppers.newest().context("there is no pepper")?;
-    let hash = peppers.hash(pepper, secret.text().expose_secret()).context("there is no pepper")?;
-    let hash = format!("hmac-sha256:{pepper}:{}", HEXLOWER.encode(&hash));
-    let id: CredentialId = secret.id().parse()?;
-    let edit =
-        Edit::AddClientSecret { app: app.clone(), key: StoredApiKey { id: id.clone(), hash, expires } };
+    let (id, secret, hash) = fresh_client_secret(config)?;
+    let key = StoredApiKey { id: id.clone(), hash, created: Some(now.to_whole_second()), expires };
+    let edit = Edit::AddClientSecret { app: app.clone(), key };
     let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
     let told = format!("Client secret {id} for {app}{end}; its hash is in");
-    hand_out(config, &edit, secret.text(), out, &told, &id)
+    hand_out(config, &edit, &secret, out, &told, made("key.create", &id, reason))
+}
+
+/// A client secret with its id, and its hash as the registry has it.
+fn fresh_client_secret(config: &Config) -> anyhow::Result<(CredentialId, Secret, String)> {
+    let secret =
+        ClientSecret::generate(&SystemRandom::new()).ok().context("the system gives no random bytes")?;
+    let hash = hash_on_file(config, secret.text())?;
+    Ok((secret.id().parse()?, secret.text().clone(), hash))
+}
+
+/// The hash of a secret under the newest pepper, as the registry has it.
+fn hash_on_file(config: &Config, secret: &Secret) -> anyhow::Result<String> {
+    let peppers = peppers(config)?;
+    let pepper = peppers.newest().context("there is no pepper")?;
+    let hash = peppers.hash(pepper, secret.expose_secret()).context("there is no pepper")?;
+    Ok(format!("hmac-sha256:{pepper}:{}", HEXLOWER.encode(&hash)))
 }
 
 /// A shared secret for `hmac-sha256`.
@@ -107,52 +158,197 @@ fn create_shared(
     app: AppId,
     expires: Option<Expiry>,
     out: Option<&Path>,
+    reason: Option<String>,
 ) -> anyhow::Result<()> {
     let now = SystemClock.now();
     let expires = end(expires, now)?;
+    let (id, secret, material) = fresh_shared_secret(config)?;
+    let algorithm = SignatureAlgorithm::HmacSha256;
+    let created = Some(now.to_whole_second());
+    let key = StoredSignatureKey { id: id.clone(), algorithm, material, created, expires };
+    let edit = Edit::AddSignatureKey { app: app.clone(), key };
+    let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
+    let told = format!("Signature key {id} for {app}{end}; it lies sealed in");
+    hand_out(config, &edit, &secret, out, &told, made("key.create", &id, reason))
+}
+
+/// A shared secret with its id, and sealed as the registry has it.
+fn fresh_shared_secret(config: &Config) -> anyhow::Result<(CredentialId, Secret, String)> {
     let peppers = peppers(config)?;
     let secret =
         SigningSecret::generate(&SystemRandom::new()).ok().context("the system gives no random bytes")?;
     let pepper = peppers.newest().context("there is no pepper")?;
     let sealed = peppers.seal(pepper, secret.id(), secret.text().expose_secret());
     let sealed = sealed.context("the secret cannot be sealed")?;
-    let id: CredentialId = secret.id().parse()?;
-    let key = StoredSignatureKey {
-        id: id.clone(),
-        algorithm: SignatureAlgorithm::HmacSha256,
-        material: format!("aes-256-gcm:{pepper}:{}", BASE64URL_NOPAD.encode(&sealed)),
-        expires,
-    };
-    let edit = Edit::AddSignatureKey { app: app.clone(), key };
-    let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
-    let told = format!("Signature key {id} for {app}{end}; it lies sealed in");
-    hand_out(config, &edit, secret.text(), out, &told, &id)
+    let material = format!("aes-256-gcm:{pepper}:{}", BASE64URL_NOPAD.encode(&sealed));
+    Ok((secret.id().parse()?, secret.text().clone(), material))
 }
 
 /// The public half of a key that the caller has made.
 fn register(
     config: &Config,
     app: AppId,
+    (algorithm, file): (SignatureAlgorithm, &Path),
     expires: Option<Expiry>,
-    algorithm: SignatureAlgorithm,
-    file: &Path,
+    reason: Option<String>,
 ) -> anyhow::Result<()> {
     let now = SystemClock.now();
     let expires = end(expires, now)?;
+    let (id, material) = public_key(algorithm, file)?;
+    let created = Some(now.to_whole_second());
+    let key = StoredSignatureKey { id: id.clone(), algorithm, material, created, expires };
+    let edit = Edit::AddSignatureKey { app: app.clone(), key };
+    let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
+    let done = clerk::carry_out(config, &edit, made("key.create", &id, reason))?;
+    if let Some(Done { file, .. }) = done {
+        output::tell(&format!("Signature key {id} for {app}{end}; it is in {}.", file.display()));
+        output::print(&format!("{id}\n"))?;
+    }
+    Ok(())
+}
+
+/// A public key as the registry has it, with a fresh name.
+fn public_key(algorithm: SignatureAlgorithm, file: &Path) -> anyhow::Result<(CredentialId, String)> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     SignatureKey::public(algorithm, &text)
         .with_context(|| format!("{} holds no {algorithm} public key", file.display()))?;
     // Only the name is wanted: it is as good as that of any other key.
     let name =
         SigningSecret::generate(&SystemRandom::new()).ok().context("the system gives no random bytes")?;
-    let id: CredentialId = name.id().parse()?;
-    let material = format!("{}\n", text.trim());
-    let key = StoredSignatureKey { id: id.clone(), algorithm, material, expires };
-    let edit = Edit::AddSignatureKey { app: app.clone(), key };
-    let (registry, _) = registry_edit::apply(&config.registry_dirs, &edit)?;
-    let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
-    output::tell(&format!("Signature key {id} for {app}{end}; it is in {}.", registry.display()));
-    Ok(output::print(&format!("{id}\n"))?)
+    Ok((name.id().parse()?, format!("{}\n", text.trim())))
+}
+
+/// The SHA-256 of the key in `file`, if it is one that nobody can guess.
+fn digest_of(file: &Path) -> anyhow::Result<[u8; 32]> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    if file == Path::new("-") {
+        std::io::stdin().lock().take(LONGEST_IMPORT).read_to_end(&mut bytes)?;
+    } else {
+        let opened = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+        opened.take(LONGEST_IMPORT).read_to_end(&mut bytes)?;
+    }
+    let key = bytes.trim_ascii();
+    expect_strong(key).context("the key is not taken over")?;
+    if key.starts_with(API_KEY_MARK.as_bytes()) {
+        bail!("the key is one of postern's own: copy its table from the registry where it was made");
+    }
+    Ok(digest::digest(&digest::SHA256, key).as_ref().try_into()?)
+}
+
+const LONGEST_IMPORT: u64 = 4096;
+
+/// Puts a key on file of which only the SHA-256 is known.
+fn import(
+    config: &Config,
+    app: AppId,
+    id: CredentialId,
+    digest: [u8; 32],
+    expires: Option<Expiry>,
+    terms: EditArgs,
+) -> anyhow::Result<()> {
+    let now = SystemClock.now();
+    let expires = end(expires, now)?;
+    let peppers = peppers(config)?;
+    let pepper = peppers.newest().context("there is no pepper")?;
+    let hash = peppers.hash(pepper, &digest).context("there is no pepper")?;
+    let hash = format!("hmac-sha256-of-sha256:{pepper}:{}", HEXLOWER.encode(&hash));
+    // How old it is, nobody knows.
+    let key = StoredApiKey { id: id.clone(), hash, created: None, expires };
+    let edit = Edit::AddApiKey { app: app.clone(), key };
+    let done = clerk::carry_out(config, &edit, errand("key.import", Target::Credential(id.clone()), terms))?;
+    clerk::tell(done, |file| format!("{id} is a key of {app}, in {file}"))
+}
+
+/// The next key in the place of one that goes on for a while.
+fn rotate(config: &Config, args: RotateArgs) -> anyhow::Result<()> {
+    let RotateArgs { id: old, grace, expires, out, public_key: next_public, terms } = args;
+    let now = SystemClock.now();
+    let snapshot = snapshot(config)?;
+    let former = snapshot.credential(old.as_str());
+    let expires = match (expires, former) {
+        (Some(_), _) | (None, None) => end(expires, now)?,
+        (None, Some(former)) => same_life(former, now)?,
+    };
+    let retire_at = (now + grace).to_whole_second();
+    let kind = former.map(|former| &former.secret);
+    let (id, secret, entries) = match (kind, next_public) {
+        (Some(CredentialSecret::Certificate(_)), _) => {
+            bail!("{old} stands for certificates, which are rotated by whoever issues them");
+        }
+        (Some(CredentialSecret::Token(_)), _) => {
+            bail!("{old} stands for tokens, whose keys are rotated by their issuer");
+        }
+        (Some(CredentialSecret::ClientKey(key) | CredentialSecret::Signature(key)), Some(file))
+            if key.algorithm() != SignatureAlgorithm::HmacSha256 =>
+        {
+            let (id, material) = public_key(key.algorithm(), &file)?;
+            (id, None, ("public_key", material))
+        }
+        (Some(CredentialSecret::ClientKey(key) | CredentialSecret::Signature(key)), None)
+            if key.algorithm() != SignatureAlgorithm::HmacSha256 =>
+        {
+            bail!(
+                "the private half of {old} is where it is used; give the next public key with --public-key"
+            );
+        }
+        (_, Some(_)) => bail!("{old} is a secret, of which the next is made here; it takes no --public-key"),
+        (Some(CredentialSecret::ClientSecret { .. }), None) => {
+            let (id, secret, hash) = fresh_client_secret(config)?;
+            (id, Some(secret), ("hash", hash))
+        }
+        (Some(CredentialSecret::ClientKey(_) | CredentialSecret::Signature(_)), None) => {
+            let (id, secret, material) = fresh_shared_secret(config)?;
+            (id, Some(secret), ("secret", material))
+        }
+        // An unknown one is refused, and that is written down, before anything is handed out.
+        (Some(CredentialSecret::ApiKey { .. } | CredentialSecret::ImportedKey { .. }) | None, None) => {
+            let (id, secret, hash) = fresh_api_key(config)?;
+            (id, Some(secret), ("hash", hash))
+        }
+    };
+    let edit = Edit::Change(Change::Rotate {
+        old: old.clone(),
+        retire_at,
+        entries: vec![("id", id.to_string()), entries],
+        created: now.to_whole_second(),
+        expires,
+    });
+    let errand = Errand {
+        detail: Some(format!("followed by credential:{id}")),
+        ..errand("key.rotate", Target::Credential(old.clone()), terms)
+    };
+    let told = format!("Key {id} follows {old}, which goes on until {}; both are in", moment(retire_at, now));
+    match secret {
+        Some(secret) => hand_out(config, &edit, &secret, out.as_deref(), &told, errand),
+        None => {
+            if let Some(Done { file, .. }) = clerk::carry_out(config, &edit, errand)? {
+                output::tell(&format!("{told} {}.", file.display()));
+                output::print(&format!("{id}\n"))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// When the next key ends, so that it lives as long as the former was to live.
+fn same_life(former: &Credential, now: Timestamp) -> anyhow::Result<Option<Timestamp>> {
+    let Some(expires) = former.expires else { return Ok(None) };
+    match former.created.or(former.not_before) {
+        Some(begun) => Ok(Some((now + expires.since(begun)).to_whole_second())),
+        None => bail!(
+            "{} ends at {expires}, but when it was made is not on file: say with --expires when the next one ends",
+            former.id
+        ),
+    }
+}
+
+fn errand<'a>(verb: &'static str, target: Target, terms: EditArgs) -> Errand<'a> {
+    let EditArgs { reason, dry_run } = terms;
+    Errand { verb, target, reason, detail: None, dry_run, file: None }
+}
+
+fn made<'a>(verb: &'static str, id: &CredentialId, reason: Option<String>) -> Errand<'a> {
+    errand(verb, Target::Credential(id.clone()), EditArgs { reason, dry_run: false })
 }
 
 /// The instant from which a key that is made `now` is no longer good.
@@ -171,27 +367,28 @@ fn hand_out(
     secret: &Secret,
     out: Option<&Path>,
     told: &str,
-    id: &CredentialId,
+    errand: Errand<'_>,
 ) -> anyhow::Result<()> {
     let mut line = Zeroizing::new(secret.expose_secret().to_vec());
     line.push(b'\n');
+    let out = out.filter(|_| !errand.dry_run);
     if let Some(out) = out {
         write_new(out, &line)?;
     }
-    let (file, _) = registry_edit::apply(&config.registry_dirs, edit).inspect_err(|_| {
+    let done = clerk::carry_out(config, edit, errand).inspect_err(|_| {
         if let Some(out) = out {
             drop(fs::remove_file(out));
         }
     })?;
+    let Some(Done { file, .. }) = done else { return Ok(()) };
     output::tell(&format!("{told} {}.", file.display()));
     if let Some(out) = out {
         output::tell(&format!("The key is in {}, and nowhere else.", out.display()));
     } else {
         output::tell("This is the only time that it is shown:");
         let text = std::str::from_utf8(&line)?;
-        output::print_all(text).with_context(|| {
-            format!("the key could not be shown; revoke it with `postern key revoke {id}`")
-        })?;
+        output::print_all(text)
+            .context("the key could not be shown; revoke it with `postern key revoke`, by the id above")?;
     }
     Ok(())
 }
@@ -212,6 +409,79 @@ fn peppers(config: &Config) -> anyhow::Result<Peppers> {
     Ok(Peppers::new(pepper_file::load_or_create(state, &SystemRandom::new())?))
 }
 
+#[derive(Serialize)]
+struct PepperView {
+    version: String,
+    newest: bool,
+    /// Keys on file that rest on it and are not revoked.
+    keys: usize,
+}
+
+fn pepper_views(config: &Config) -> anyhow::Result<Vec<PepperView>> {
+    let peppers = Peppers::new(pepper_file::load(&config.state_dir)?);
+    let snapshot = snapshot(config)?;
+    let resting = |version: &str| {
+        let live = snapshot.credentials().filter(|key| key.status != CredentialStatus::Revoked);
+        live.filter(|key| key.pepper() == Some(version)).count()
+    };
+    let view = |version: &str| PepperView {
+        version: version.to_owned(),
+        newest: peppers.newest() == Some(version),
+        keys: resting(version),
+    };
+    Ok(peppers.versions().map(view).collect())
+}
+
+fn pepper(config: &Config, verb: PepperVerb) -> anyhow::Result<()> {
+    let unwritten = "nothing was changed, for it cannot be written into the audit log";
+    match verb {
+        PepperVerb::List(format) => {
+            let views = pepper_views(config)?;
+            if format.json {
+                return output::print_json(&views);
+            }
+            let mut table = Table::new(["PEPPER", "FOR NEW KEYS", "KEYS"]);
+            for view in views {
+                let newest = if view.newest { "yes" } else { "no" };
+                table.row([view.version, newest.to_owned(), view.keys.to_string()]);
+            }
+            Ok(output::print(&table.to_string())?)
+        }
+        PepperVerb::Add => {
+            peppers(config)?;
+            clerk::note(config, "pepper.add", "peppers", None, AuditOutcome::Done).context(unwritten)?;
+            let version = pepper_file::add(&config.state_dir, &SystemRandom::new())?;
+            let older: usize =
+                pepper_views(config)?.iter().filter(|view| !view.newest).map(|view| view.keys).sum();
+            output::tell(&format!(
+                "Keys are hashed under {version} from now on; {older} on file rest on older peppers."
+            ));
+            Ok(output::print(&format!("{version}\n"))?)
+        }
+        PepperVerb::Remove { version } => {
+            let views = pepper_views(config)?;
+            let Some(view) = views.iter().find(|view| view.version == version) else {
+                bail!("there is no pepper {version}");
+            };
+            let target = format!("pepper:{version}");
+            let why = match view {
+                PepperView { keys: 0, .. } if views.len() > 1 => None,
+                PepperView { keys: 0, .. } => Some("it is the only one".to_owned()),
+                PepperView { keys, .. } => {
+                    Some(format!("{keys} keys that are not revoked rest on it; rotate them first"))
+                }
+            };
+            if let Some(why) = why {
+                clerk::note(config, "pepper.remove", &target, None, AuditOutcome::Refused)?;
+                bail!("{version} is not removed: {why}");
+            }
+            clerk::note(config, "pepper.remove", &target, None, AuditOutcome::Done).context(unwritten)?;
+            pepper_file::remove(&config.state_dir, &version)?;
+            Ok(output::print(&format!("{version} is gone.\n"))?)
+        }
+    }
+}
+
 fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let open = File::options().write(true).create_new(true).mode(0o600).open(path);
     let mut file = open.with_context(|| format!("cannot make {}", path.display()))?;
@@ -226,18 +496,25 @@ struct KeyView<'a> {
     id: &'a CredentialId,
     app: &'a AppId,
     developer: &'a DeveloperId,
-    status: &'static str,
+    status: String,
+    created: Option<Timestamp>,
+    /// When it is refused although it is on file as retiring.
+    retire_at: Option<Timestamp>,
     not_before: Option<Timestamp>,
     expires: Option<Timestamp>,
     /// `api_key`, `client_key`, `client_secret`, or the algorithm of a key for signatures.
     kind: &'static str,
     pepper: Option<&'a str>,
+    /// When it was used last since the agent's start; none, too, if no agent can be asked.
+    last_used: Option<Timestamp>,
 }
 
 impl<'a> KeyView<'a> {
-    fn of(credential: &'a Credential) -> Option<Self> {
+    fn of(credential: &'a Credential, uses: &BTreeMap<CredentialId, Timestamp>) -> Option<Self> {
         let kind = match &credential.secret {
-            CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey.as_str(),
+            CredentialSecret::ApiKey { .. } | CredentialSecret::ImportedKey { .. } => {
+                CredentialKind::ApiKey.as_str()
+            }
             CredentialSecret::Certificate(_) | CredentialSecret::Token(_) => return None,
             CredentialSecret::ClientKey(_) | CredentialSecret::ClientSecret { .. } => {
                 credential.kind().as_str()
@@ -249,28 +526,40 @@ impl<'a> KeyView<'a> {
             app: &credential.app.id,
             developer: &credential.app.developer.id,
             status: match credential.status {
-                CredentialStatus::Approved => "approved",
-                CredentialStatus::Pending => "pending",
-                CredentialStatus::Revoked => "revoked",
+                CredentialStatus::Retiring(_) => "retiring".to_owned(),
+                status @ (CredentialStatus::Approved
+                | CredentialStatus::Pending
+                | CredentialStatus::Revoked) => registry_change::credential_word(status),
+            },
+            created: credential.created,
+            retire_at: match credential.status {
+                CredentialStatus::Retiring(at) => Some(at),
+                CredentialStatus::Approved | CredentialStatus::Pending | CredentialStatus::Revoked => None,
             },
             not_before: credential.not_before,
             expires: credential.expires,
             kind,
             pepper: credential.pepper(),
+            last_used: uses.get(&credential.id).copied(),
         })
     }
 }
 
 fn list(config: &Config, format: Format) -> anyhow::Result<()> {
     let snapshot = snapshot(config)?;
+    // Without an agent there is nobody who would know.
+    let uses =
+        super::dispatch::block_on(async { Ok(Client::new(&config.admin_socket).credential_uses().await?) });
+    let uses = uses.unwrap_or_default();
     let mut keys: Vec<KeyView<'_>> =
-        snapshot.credentials().filter_map(|credential| KeyView::of(credential)).collect();
+        snapshot.credentials().filter_map(|credential| KeyView::of(credential, &uses)).collect();
     keys.sort_by_key(|key| (key.app, key.id));
     if format.json {
         return output::print_json(&keys);
     }
     let now = SystemClock.now();
-    let mut table = Table::new(["KEY", "KIND", "APP", "DEVELOPER", "STATUS", "FROM", "UNTIL"]);
+    let mut table =
+        Table::new(["KEY", "KIND", "APP", "DEVELOPER", "STATUS", "MADE", "FROM", "UNTIL", "LAST USED"]);
     for key in keys {
         let time = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| moment(at, now));
         table.row([
@@ -278,16 +567,21 @@ fn list(config: &Config, format: Format) -> anyhow::Result<()> {
             key.kind.to_owned(),
             key.app.to_string(),
             key.developer.to_string(),
-            key.status.to_owned(),
+            key.status.clone(),
+            time(key.created),
             time(key.not_before),
-            time(key.expires),
+            // Whichever comes first.
+            time(key.retire_at.into_iter().chain(key.expires).min()),
+            key.last_used.map_or_else(|| "-".to_owned(), |at| relative(at, now)),
         ]);
     }
     Ok(output::print(&table.to_string())?)
 }
 
-fn revoke(config: &Config, id: CredentialId) -> anyhow::Result<()> {
-    let (file, outcome) = registry_edit::apply(&config.registry_dirs, &Edit::Revoke(id.clone()))?;
+fn revoke(config: &Config, id: CredentialId, terms: EditArgs) -> anyhow::Result<()> {
+    let edit = Edit::Revoke(id.clone());
+    let errand = errand("key.revoke", Target::Credential(id.clone()), terms);
+    let Some(Done { file, outcome, .. }) = clerk::carry_out(config, &edit, errand)? else { return Ok(()) };
     let file = file.display();
     Ok(output::print(&match outcome {
         Outcome::Changed => {
@@ -297,7 +591,7 @@ fn revoke(config: &Config, id: CredentialId) -> anyhow::Result<()> {
     })?)
 }
 
-fn snapshot(config: &Config) -> anyhow::Result<Snapshot> {
+pub(super) fn snapshot(config: &Config) -> anyhow::Result<Snapshot> {
     let sources = registry_dir::read(&config.registry_dirs)?;
     registry::parse(&sources)
         .map_err(|problems| anyhow::anyhow!("the registry is broken:\n{}", lines(&problems)))

@@ -1,6 +1,7 @@
 //! Finds the running agent and the registry, even when the configuration on disk is broken: then more than ever.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use toml::de::DeTable;
@@ -16,6 +17,8 @@ pub(super) struct Sketch {
     pub(super) admin_socket: Option<PathBuf>,
     /// Where the registry would be.
     pub(super) registry_dirs: Vec<PathBuf>,
+    /// How old keys may become.
+    pub(super) max_key_age: Option<Duration>,
     /// What is wrong with it, if anything.
     pub(super) error: Option<ConfigError>,
 }
@@ -27,6 +30,7 @@ impl Sketch {
             Ok(config) => Self {
                 admin_socket: Some(config.admin_socket),
                 registry_dirs: config.registry_dirs,
+                max_key_age: config.key_rules.max_age,
                 error: None,
             },
             Err(error) => {
@@ -53,6 +57,7 @@ impl Sketch {
         Self {
             admin_socket: text_at(root, "runtime_dir").map(|runtime| base.join(runtime).join(socket)),
             registry_dirs: folders.map(|folder| base.join(folder)).collect(),
+            max_key_age: None,
             error: None,
         }
     }

@@ -14,7 +14,11 @@ mod explain;
 mod signing;
 mod ca;
 mod cert;
+mod diff;
+mod clerk;
+mod registry;
 mod key;
+mod audit;
 mod sign;
 mod dispatch;
 

@@ -43,6 +43,24 @@ fn page(status: &Status, now: Timestamp) -> Result<String, std::fmt::Error> {
     if !status.limits.fullest.is_empty() {
         write!(page, "\n{}", quotas(&status.limits, now))?;
     }
+    for key in &status.keys.retiring {
+        let used = key.last_used.map_or_else(
+            || "not used since the start".to_owned(),
+            |at| format!("last used {}", relative(at, now)),
+        );
+        writeln!(
+            page,
+            "\nRETIRING  the key {} of {} ends {}; {used}",
+            key.id,
+            key.app,
+            moment(key.retires, now)
+        )?;
+    }
+    if status.keys.overdue_count > 0 {
+        let ids: Vec<String> = status.keys.overdue.iter().map(ToString::to_string).collect();
+        let number = count(status.keys.overdue_count, "key");
+        writeln!(page, "\nOLD       {number} older than [keys] max_age: {}", ids.join(", "))?;
+    }
     write!(page, "\n{}", authorities(&status.authorities, now))?;
     write!(page, "\n{}", workloads(&status.workloads, now))?;
     Ok(page)

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::admin::Roles;
 use crate::causes::Causes;
 use crate::id::WorkloadId;
 use crate::issuance;
@@ -92,9 +93,11 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     let own_workload: WorkloadId = "agent".parse().ok()?;
     let own_profile = section::agent(root.table("agent"), domain.as_ref(), leaf);
     let sockets = runtime_dir.as_deref().unwrap_or(base);
-    let admin = admin(root.table("admin"), sockets);
+    let (admin, admin_roles) = admin(root.table("admin"), sockets);
+    let audit = section::audit(root.table("audit"), base, state_dir.as_deref());
     let metrics = metrics(root.table("metrics"));
     let api_key_header = api_key(root.table("api_key"));
+    let key_rules = section::key_rules(root.table("keys"), base);
     let signatures = section::signatures(root.table("signature"));
     let limits = section::limits(root.table("limits"));
     let has_tokens = root.has("token");
@@ -191,9 +194,12 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         own_workload,
         workloads: configs,
         trust: items(trust),
+        audit,
         admin_socket: admin?,
+        admin_roles,
         metrics,
         api_key_header: api_key_header.into(),
+        key_rules,
         signatures,
         tokens: tokens.map(|tokens| tokens.item.into()),
         issuers: items(issuers),
@@ -204,13 +210,17 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     })
 }
 
-fn admin(table: Option<TableReader<'_>>, sockets: &Path) -> Option<PathBuf> {
+fn admin(table: Option<TableReader<'_>>, sockets: &Path) -> (Option<PathBuf>, Roles) {
     let default = sockets.join("admin.sock");
-    let Some(mut table) = table else { return Some(default) };
+    let Some(mut table) = table else { return (Some(default), Roles::default()) };
     let given = table.has("socket");
     let socket = table.optional("socket", |value| section::path(sockets, value));
+    let everybody = !table.has("viewers");
+    let mut listed = |key| table.optional(key, |value| value.list(Value::parse)).unwrap_or_default();
+    let (viewers, editors, operators) = (listed("viewers"), listed("editors"), listed("operators"));
     table.finish();
-    if given { socket } else { Some(default) }
+    let viewers = if everybody { None } else { Some(viewers) };
+    (if given { socket } else { Some(default) }, Roles { viewers, editors, operators })
 }
 
 fn metrics(table: Option<TableReader<'_>>) -> Option<std::net::SocketAddr> {

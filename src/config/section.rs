@@ -10,7 +10,7 @@ use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::issuance::Mode;
 use crate::limit::{Concurrency, Rate, Spike};
-use crate::oauth::{self, Binding, Issuer, KeyRules};
+use crate::oauth::{self, Binding, Issuer};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
     Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
@@ -18,11 +18,11 @@ use crate::proxy::{
 };
 use crate::registry::accepts;
 use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
-use crate::telemetry::{LogFormat, Settings as LogSettings};
+use crate::telemetry::{AuditSettings, LogFormat, ROTATE_AT, Settings as LogSettings};
 use crate::toml_text::{Place, TableReader, Value};
 use crate::workload::{FileMode, Reader, Reload, Selectors, Settings as Delivery};
 
-use super::settings::{CrlFile, ForeignBundle, WorkloadConfig};
+use super::settings::{CrlFile, ForeignBundle, KeyDelivery, KeyRules, WorkloadConfig};
 
 /// Something with a name, and where it stands.
 pub(super) struct Placed<'d, T> {
@@ -80,6 +80,65 @@ pub(super) fn log(table: Option<TableReader<'_>>) -> LogSettings {
     if let Some(access) = table.optional("access", Value::boolean) {
         settings.access = access;
     }
+    table.finish();
+    settings
+}
+
+/// The `[keys]` section: how old keys may become.
+pub(super) fn key_rules(table: Option<TableReader<'_>>, base: &Path) -> KeyRules {
+    let Some(mut table) = table else { return KeyRules::default() };
+    let max_age = table.optional("max_age", some_time);
+    let mut deliver: Vec<KeyDelivery> = Vec::new();
+    for table in table.tables("deliver") {
+        let place = table.place();
+        let Some(delivery) = key_delivery(table, base) else { continue };
+        if deliver.iter().any(|other| other.file == delivery.file) {
+            place.problem(format!("{} is the file of another key already", delivery.file.display()));
+        }
+        deliver.push(delivery);
+    }
+    table.finish();
+    KeyRules { max_age, deliver }
+}
+
+fn some_time(value: &Value<'_>) -> Option<Duration> {
+    let span = value.duration()?;
+    if span.is_zero() {
+        value.problem("expected more than nothing");
+        return None;
+    }
+    Some(span)
+}
+
+fn key_delivery(mut table: TableReader<'_>, base: &Path) -> Option<KeyDelivery> {
+    let app = table.required("app", Value::parse);
+    let file = table.required("file", |value| path(base, value));
+    let owner =
+        table.optional("owner", |value| value.convert(|name| name.parse().or_else(|_| user_id(name))));
+    let every = table.required("every", some_time);
+    let grace = table.optional("grace", some_time).unwrap_or(GRACE);
+    if every.is_some_and(|every| every <= grace) {
+        table.problem("`grace` must be shorter than `every`: else more and more keys are good at a time");
+    }
+    table.finish();
+    Some(KeyDelivery { app: app?, file: file?, owner, every: every?, grace })
+}
+
+/// A key that another has taken the place of goes on for so long, unless something else is said.
+const GRACE: Duration = Duration::from_secs(48 * 3600);
+
+/// The `[audit]` section; in the state directory, unless something else is said.
+pub(super) fn audit(table: Option<TableReader<'_>>, base: &Path, state_dir: Option<&Path>) -> AuditSettings {
+    let folder = state_dir.unwrap_or(base).join("audit");
+    let mut settings = AuditSettings { folder, rotate_at: ROTATE_AT, key: None };
+    let Some(mut table) = table else { return settings };
+    if let Some(folder) = table.optional("directory", |value| path(base, value)) {
+        settings.folder = folder;
+    }
+    if let Some(size) = table.optional("rotate_at", Value::byte_size) {
+        settings.rotate_at = size;
+    }
+    settings.key = secret(&mut table, base, ("key_file", "key_credential"));
     table.finish();
     settings
 }
@@ -686,7 +745,7 @@ pub(super) fn tokens<'d>(mut table: TableReader<'d>, sockets: &Path) -> Option<P
     table.finish();
     let issuer = issuer?;
     let audiences = audiences.unwrap_or_else(|| vec![issuer.to_string()]);
-    let keys = KeyRules { algorithm, lifetime: lifetime.unwrap_or(USUAL_TOKEN_KEY_LIFETIME), ttl };
+    let keys = oauth::KeyRules { algorithm, lifetime: lifetime.unwrap_or(USUAL_TOKEN_KEY_LIFETIME), ttl };
     let path = path.unwrap_or_else(|| "/oauth".to_owned());
     let listeners = listeners?;
     let item =

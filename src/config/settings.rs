@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::issuer::IssuerConfig;
+use crate::admin::Roles;
 use crate::credential::SignatureRules;
-use crate::id::{EnvironmentId, WorkloadId};
+use crate::id::{AppId, EnvironmentId, WorkloadId};
 use crate::identity::TrustDomain;
 use crate::pki::StaleCrls;
 use crate::proxy::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
@@ -45,12 +47,18 @@ pub struct Config {
     pub workloads: BTreeMap<WorkloadId, WorkloadConfig>,
     /// Other trust domains, and further roots of our own.
     pub trust: Vec<ForeignBundle>,
+    /// The audit log.
+    pub audit: telemetry::AuditSettings,
     /// Where operators ask.
     pub admin_socket: PathBuf,
+    /// Who may ask there, and for what.
+    pub admin_roles: Roles,
     /// Where metrics and health are served, if anywhere.
     pub metrics: Option<SocketAddr>,
     /// The header that carries API keys, in lower case.
     pub api_key_header: Arc<str>,
+    /// How old keys may become, and whom they are handed to.
+    pub key_rules: KeyRules,
     /// What signatures must be like.
     pub signatures: SignatureRules,
     /// Tokens of our own, if there are to be any.
@@ -82,6 +90,30 @@ pub struct WorkloadConfig {
     pub selectors: workload::Selectors,
     /// Where its certificate goes as files, if anywhere.
     pub files: Option<workload::Settings>,
+}
+
+/// How old API keys and keys for signatures may become.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct KeyRules {
+    /// Older ones are told of.
+    pub max_age: Option<Duration>,
+    /// Those that the agent makes and hands out itself.
+    pub deliver: Vec<KeyDelivery>,
+}
+
+/// An API key that is handed to an app in a file, and replaced in time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyDelivery {
+    /// Whose key it is.
+    pub app: AppId,
+    /// The file.
+    pub file: PathBuf,
+    /// Who may read it, if not the agent's own user.
+    pub owner: Option<u32>,
+    /// A key of this age is replaced.
+    pub every: Duration,
+    /// How long the former one goes on.
+    pub grace: Duration,
 }
 
 /// Roots that are read from a file.

@@ -113,6 +113,11 @@ impl Peppers {
         self.keys.keys().max_by_key(|version| (version.len(), version.as_str())).map(String::as_str)
     }
 
+    /// All versions that are here.
+    pub fn versions(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(String::as_str)
+    }
+
     /// The keyed hash of `key` under pepper `version`; `None` when that pepper is not here.
     #[must_use]
     pub fn hash(&self, version: &str, key: &[u8]) -> Option<[u8; 32]> {

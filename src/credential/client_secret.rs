@@ -75,6 +75,7 @@ fn stored(credential: &Credential) -> Option<(&[u8; 32], &str)> {
         CredentialSecret::ApiKey { .. }
         | CredentialSecret::Certificate(_)
         | CredentialSecret::ClientKey(_)
+        | CredentialSecret::ImportedKey { .. }
         | CredentialSecret::Signature(_)
         | CredentialSecret::Token(_) => None,
     }

@@ -13,6 +13,7 @@ pub mod token;
 mod evidence;
 mod principal;
 mod refusal;
+mod strength;
 mod verify;
 
 pub use api_key::{API_KEY_MARK, ApiKey, InvalidApiKey, Peppers};
@@ -26,4 +27,5 @@ pub use refusal::Refusal;
 pub use signature::{BaseError, NonceRule, NonceUse, SignatureRules, SignatureTerms, Signed, signature_base};
 pub use signer::{Plan, SignError, SignatureLines, Signer, base_for, usual_cover};
 pub use signing_secret::SigningSecret;
+pub use strength::{WeakKey, expect_strong};
 pub use verify::{authenticate, bound, usable};

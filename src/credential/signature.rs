@@ -222,6 +222,7 @@ impl<'a> Signed<'a> {
             | CredentialSecret::Certificate(_)
             | CredentialSecret::ClientKey(_)
             | CredentialSecret::ClientSecret { .. }
+            | CredentialSecret::ImportedKey { .. }
             | CredentialSecret::Token(_) => None,
         });
         // > If the algorithm […] is not appropriate for the key material, the verification fails. — RFC 9421 §3.2

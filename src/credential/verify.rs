@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
+
 use crate::clock::Timestamp;
 use crate::credential::token::{Bearer, Token};
-use crate::credential::{ApiKey, Evidence, Peppers, Principal, Refusal, Signed};
+use crate::credential::{API_KEY_MARK, ApiKey, Evidence, Peppers, Principal, Refusal, Signed};
 use crate::identity::{Match, Subject};
 use crate::registry::{Bindings, Credential, CredentialKind, CredentialSecret, CredentialStatus, Snapshot};
 
@@ -59,12 +61,35 @@ fn by_certificate<'s>(subject: &Subject, registry: &'s Snapshot) -> Result<&'s C
 }
 
 fn by_api_key<'s>(text: &[u8], registry: &'s Snapshot, peppers: &Peppers) -> Result<&'s Credential, Refusal> {
-    let id = ApiKey::id_of(text).map_err(|_| Refusal::InvalidCredential)?;
+    let Ok(id) = ApiKey::id_of(text) else { return by_imported_key(text, registry, peppers) };
     let on_file = registry.api_key(id);
     let (hash, pepper) = on_file.and_then(|credential| stored_hash(credential)).unwrap_or((&UNKNOWN, ""));
     let proven = peppers.matches(pepper, text, hash);
     on_file.filter(|_| proven).map(|credential| &**credential).ok_or(Refusal::InvalidCredential)
 }
+
+/// Keys of somebody else's making have no name in them: what the registry would keep of it is looked for.
+fn by_imported_key<'s>(
+    text: &[u8],
+    registry: &'s Snapshot,
+    peppers: &Peppers,
+) -> Result<&'s Credential, Refusal> {
+    // What was meant to be one of ours is mistyped.
+    if text.starts_with(API_KEY_MARK.as_bytes()) || !IMPORTED_LENGTH.contains(&text.len()) {
+        return Err(Refusal::InvalidCredential);
+    }
+    let mut versions = registry.imported_peppers().peekable();
+    if versions.peek().is_none() {
+        return Err(Refusal::InvalidCredential);
+    }
+    let digest = digest::digest(&digest::SHA256, text);
+    let hashes = versions.filter_map(|version| peppers.hash(version, digest.as_ref()));
+    let found = hashes.filter_map(|hash| registry.imported_key(&hash)).next();
+    found.map(|credential| &**credential).ok_or(Refusal::InvalidCredential)
+}
+
+/// No key that was made with care is shorter, and none is longer.
+const IMPORTED_LENGTH: std::ops::RangeInclusive<usize> = 16..=512;
 
 fn by_signature<'s>(
     signed: &Signed<'_>,
@@ -95,6 +120,7 @@ fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
         CredentialSecret::Certificate(_)
         | CredentialSecret::ClientKey(_)
         | CredentialSecret::ClientSecret { .. }
+        | CredentialSecret::ImportedKey { .. }
         | CredentialSecret::Signature(_)
         | CredentialSecret::Token(_) => None,
     }
@@ -123,6 +149,8 @@ pub fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {
     match credential.status {
         CredentialStatus::Approved => Ok(()),
         CredentialStatus::Pending => Err(Refusal::CredentialPending),
+        CredentialStatus::Retiring(at) if now < at => Ok(()),
+        CredentialStatus::Retiring(_) => Err(Refusal::CredentialRevoked),
         CredentialStatus::Revoked => Err(Refusal::CredentialRevoked),
     }
 }

@@ -91,6 +91,7 @@ fn signed_by<'s>(jws: &Jws<'_>, claims: &Claims, registry: &'s Snapshot) -> Opti
         CredentialSecret::ApiKey { .. }
         | CredentialSecret::Certificate(_)
         | CredentialSecret::ClientSecret { .. }
+        | CredentialSecret::ImportedKey { .. }
         | CredentialSecret::Signature(_)
         | CredentialSecret::Token(_) => None,
     });

@@ -9,7 +9,7 @@ use crate::identity::Subject;
 use crate::oauth::client::fresh_word;
 use crate::oauth::scope::{granted, grants};
 use crate::oauth::{Binding, Fault, KeyRing, Settings};
-use crate::registry::Credential;
+use crate::registry::{Credential, CredentialStatus};
 
 /// What a client wishes for.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +62,11 @@ pub(super) fn mint(
     if let Some(certificate) = wish.certificate {
         expires = expires.min(certificate.not_after.to_whole_second());
     }
-    let ends = [credential.expires, wish.certificate.map(|certificate| certificate.not_after)];
+    let retires = match credential.status {
+        CredentialStatus::Retiring(at) => Some(at),
+        CredentialStatus::Approved | CredentialStatus::Pending | CredentialStatus::Revoked => None,
+    };
+    let ends = [credential.expires, retires, wish.certificate.map(|certificate| certificate.not_after)];
     if let Some(end) = ends.into_iter().flatten().min() {
         expires = expires.min(end.to_whole_second());
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::sightings::Lookout;
 use super::snapshot::Current;
+use super::uses::UseReports;
 use crate::clock::Clock;
 use crate::id::WorkloadId;
 use crate::issuance::TokenDesk;
@@ -31,6 +32,8 @@ pub struct PlaneContext {
     pub lookout: Lookout,
     /// Where tokens are taken back.
     pub tokens: TokenDesk,
+    /// Where it is reported by which credentials callers are let in.
+    pub uses: UseReports,
 }
 
 /// Finds out which workload a local caller is. Implemented by the agent over kernel attestation; it may block for as long as

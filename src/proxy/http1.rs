@@ -411,6 +411,7 @@ fn judge<'a>(
         Peer::Visitor(visitor) => {
             match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
                 Ok(admission) => {
+                    worker.note_use(admission.permit.terms().credential, now);
                     let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
                     (Outcome::Forward(Route::Service(admission)), verdict)
                 }

@@ -214,6 +214,7 @@ impl Stream {
                     (verdict, Done { status: answer.status, received: 0, sent, code: None, client: None })
                 }
                 Ok(admission) => {
+                    self.worker.note_use(admission.permit.terms().credential, now);
                     let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
                     let done = if admission.service.endpoint == Endpoint::Whoami {
                         show(&mut respond, &upstream_head, &admission, &id, to_head_request)

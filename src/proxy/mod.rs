@@ -3,6 +3,7 @@
 mod settings;
 mod snapshot;
 mod sightings;
+mod uses;
 mod sessions;
 mod tls;
 mod deadline;
@@ -42,6 +43,7 @@ pub use settings::{
 pub use sightings::{Lookout, Sighting};
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing};
 pub use tls::{TlsError, client_config, server_config, web_client_config};
+pub use uses::{CredentialUse, UseReports};
 
 #[cfg(test)]
 mod tests;

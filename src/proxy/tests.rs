@@ -188,6 +188,7 @@ impl World {
         let (lookout, _) = crate::proxy::Lookout::new();
         let context = PlaneContext {
             lookout,
+            uses: crate::proxy::UseReports::new().0,
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             clock: Arc::new(ManualClock::at(Timestamp::FLOOR)),
             attestor: Arc::new(Nobody),

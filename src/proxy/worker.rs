@@ -15,9 +15,11 @@ use super::sightings::Lookout;
 use super::snapshot::{Current, Snapshot};
 use super::tls::NotYetValid;
 use super::upstream::Pool;
+use super::uses::UseLog;
 use crate::clock::{Clock, Timestamp};
 use crate::issuance::TokenDesk;
 use crate::pki::{Skews, Verified, VerifyError};
+use crate::registry::Credential;
 use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics};
 
 /// Access-log lines wait no longer than this for company.
@@ -43,6 +45,7 @@ pub(super) struct Worker {
     pub(super) metrics: Arc<Metrics>,
     pub(super) tokens: TokenDesk,
     lookout: Lookout,
+    uses: UseLog,
     skews: Arc<Mutex<Skews>>,
     access: AccessLog,
     access_pending: Notify,
@@ -66,6 +69,7 @@ impl Worker {
             metrics: Arc::clone(&context.metrics),
             tokens: context.tokens.clone(),
             lookout: context.lookout.clone(),
+            uses: UseLog::new(context.uses.clone()),
             skews: Arc::clone(&context.skews),
             access: AccessLog::new(context.access.clone()),
             access_pending: Notify::new(),
@@ -89,6 +93,11 @@ impl Worker {
     pub(super) fn moment(&self, at: Timestamp) -> Instant {
         // A span beyond what an instant can express is cut to some thirty years: longer than any connection.
         Instant::now() + at.since(self.now()).min(Duration::from_secs(1_000_000_000))
+    }
+
+    /// Remembers by which credential somebody was let in.
+    pub(super) fn note_use(&self, credential: &Credential, now: Timestamp) {
+        self.uses.note(credential, &self.metrics, now);
     }
 
     /// Remembers a peer whose clock is ahead.

@@ -8,6 +8,7 @@ mod binding;
 mod condition;
 mod token_rule;
 mod model;
+mod changes;
 mod snapshot;
 mod page;
 mod limits;
@@ -16,6 +17,7 @@ mod parse;
 mod library;
 
 pub use binding::{Bindings, Hours, InvalidHours, InvalidNetwork, Network, Origin, Unbound};
+pub use changes::Changes;
 pub use condition::{AttributeValue, Attributes, Condition, Facts, InvalidCondition};
 pub use kind::{Accepts, CredentialKind, InvalidAccepts, KindSet, UnknownKind};
 pub use library::{Change, Library};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::id::{AppId, CredentialId, DeveloperId, EnvironmentId, OperationId, ProductId, ServiceId};
@@ -57,7 +58,7 @@ pub struct App {
 pub enum AppStatus {
     /// It may.
     Approved,
-    /// It may not, ever again.
+    /// It may not.
     Revoked,
 }
 
@@ -303,6 +304,8 @@ pub struct Credential {
     pub secret: CredentialSecret,
     /// Whether it is good.
     pub status: CredentialStatus,
+    /// When it was made, as far as that was written down.
+    pub created: Option<Timestamp>,
     /// The instant from which it is good; `None` for always.
     pub not_before: Option<Timestamp>,
     /// The instant from which it is no longer good; `None` for never.
@@ -348,6 +351,7 @@ impl Credential {
             CredentialSecret::ApiKey { .. }
             | CredentialSecret::ClientKey(_)
             | CredentialSecret::ClientSecret { .. }
+            | CredentialSecret::ImportedKey { .. }
             | CredentialSecret::Signature(_)
             | CredentialSecret::Token(_) => false,
             CredentialSecret::Certificate(on_file) => {
@@ -367,6 +371,7 @@ impl Credential {
             CredentialSecret::ApiKey { .. }
             | CredentialSecret::ClientKey(_)
             | CredentialSecret::ClientSecret { .. }
+            | CredentialSecret::ImportedKey { .. }
             | CredentialSecret::Signature(_)
             | CredentialSecret::Token(_) => false,
             CredentialSecret::Certificate(on_file) => {
@@ -375,11 +380,20 @@ impl Credential {
         }
     }
 
+    /// Whether it is a secret or a key that is good, and was made longer ago than `most`, as far as that was written down.
+    #[must_use]
+    pub fn is_older_than(&self, most: Duration, now: Timestamp) -> bool {
+        let good =
+            self.status == CredentialStatus::Approved && self.expires.is_none_or(|expires| now < expires);
+        let begun = self.created.or(self.not_before);
+        good && self.kind() != CredentialKind::Mtls && begun.is_some_and(|begun| now.since(begun) > most)
+    }
+
     /// Its kind.
     #[must_use]
     pub const fn kind(&self) -> CredentialKind {
         match self.secret {
-            CredentialSecret::ApiKey { .. } => CredentialKind::ApiKey,
+            CredentialSecret::ApiKey { .. } | CredentialSecret::ImportedKey { .. } => CredentialKind::ApiKey,
             CredentialSecret::Certificate(_) => CredentialKind::Mtls,
             CredentialSecret::ClientKey(_) => CredentialKind::ClientKey,
             CredentialSecret::ClientSecret { .. } => CredentialKind::ClientSecret,
@@ -397,6 +411,7 @@ impl Credential {
             | CredentialSecret::Certificate(_)
             | CredentialSecret::ClientKey(_)
             | CredentialSecret::ClientSecret { .. }
+            | CredentialSecret::ImportedKey { .. }
             | CredentialSecret::Signature(_) => None,
         }
     }
@@ -408,6 +423,7 @@ impl Credential {
             CredentialSecret::ApiKey { pepper, .. }
             | CredentialSecret::ClientKey(SignatureKey::Sealed { pepper, .. })
             | CredentialSecret::ClientSecret { pepper, .. }
+            | CredentialSecret::ImportedKey { pepper, .. }
             | CredentialSecret::Signature(SignatureKey::Sealed { pepper, .. }) => Some(pepper),
             CredentialSecret::Certificate(_)
             | CredentialSecret::ClientKey(SignatureKey::Public { .. })
@@ -424,6 +440,8 @@ pub enum CredentialStatus {
     Approved,
     /// Not yet.
     Pending,
+    /// It is until this instant, at which it counts as revoked: another one has taken its place.
+    Retiring(Timestamp),
     /// Never again. It stays on file so that its use can be told from that of an unknown one.
     Revoked,
 }
@@ -445,6 +463,13 @@ pub enum CredentialSecret {
     /// A secret whose HMAC-SHA-256 under a pepper is this, at the token endpoint only.
     ClientSecret {
         /// The HMAC of the secret.
+        hash: [u8; 32],
+        /// The name of the pepper.
+        pepper: Arc<str>,
+    },
+    /// A key of somebody else's making, of which only the SHA-256 is known: the HMAC-SHA-256 of that under a pepper is this.
+    ImportedKey {
+        /// The HMAC of the key's SHA-256.
         hash: [u8; 32],
         /// The name of the pepper.
         pepper: Arc<str>,
@@ -479,6 +504,7 @@ impl fmt::Debug for CredentialSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ApiKey { pepper, .. } => write!(f, "ApiKey {{ hash: …, pepper: {pepper:?} }}"),
+            Self::ImportedKey { pepper, .. } => write!(f, "ImportedKey {{ hash: …, pepper: {pepper:?} }}"),
             Self::Certificate(CertificatesOnFile { rule, multi_valued, issuer }) => {
                 write!(f, "Certificate({rule}, multi-valued names: {multi_valued:?}, issuer: {issuer:?})")
             }

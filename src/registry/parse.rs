@@ -296,8 +296,18 @@ impl<'b> Reader<'b> {
     }
 
     fn keep(&mut self, draft: CredentialDraft<'_>, app: Option<&Arc<App>>) {
-        let CredentialDraft { place, id, secret, status, not_before, expires, scopes, grants, bindings } =
-            draft;
+        let CredentialDraft {
+            place,
+            id,
+            secret,
+            status,
+            created,
+            not_before,
+            expires,
+            scopes,
+            grants,
+            bindings,
+        } = draft;
         let scopes = scopes.map(|value| self.read_confinement(&value));
         let grants = grants.map(|value| self.read_share(&value, app));
         let (Some(app), Some(secret)) = (app, secret) else { return };
@@ -306,6 +316,7 @@ impl<'b> Reader<'b> {
             app: Arc::clone(app),
             secret,
             status,
+            created,
             not_before,
             expires,
             scopes,
@@ -315,6 +326,9 @@ impl<'b> Reader<'b> {
         match self.snapshot.put_credential(Arc::new(credential)) {
             Ok(()) => self.page.credentials.push(entry(id, &place)),
             Err(Conflict::Taken) => self.taken(&place, "a credential", &id, |page| &page.credentials),
+            Err(Conflict::SameKey(other)) => {
+                self.ambiguous(&place, &other, "is the same key, which is on file already, under another name");
+            }
             Err(Conflict::SameRule(other)) => {
                 self.ambiguous(&place, &other, "stands for the same certificates");
             }

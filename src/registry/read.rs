@@ -27,6 +27,7 @@ pub(super) struct CredentialDraft<'d> {
     /// `None` when it could not be read, which has been reported.
     pub(super) secret: Option<CredentialSecret>,
     pub(super) status: CredentialStatus,
+    pub(super) created: Option<Timestamp>,
     pub(super) not_before: Option<Timestamp>,
     pub(super) expires: Option<Timestamp>,
     /// What it is confined to; not read yet, for it names what products convey.
@@ -103,12 +104,36 @@ enum KeyAloneByRule {
     Refuse,
 }
 
-fn credential_status(value: &Value<'_>) -> Option<CredentialStatus> {
-    value.word(&[
-        ("approved", CredentialStatus::Approved),
-        ("pending", CredentialStatus::Pending),
-        ("revoked", CredentialStatus::Revoked),
-    ])
+/// `status`, and `retire_at` with it, without which nobody is retiring.
+fn credential_status(table: &mut TableReader<'_>) -> CredentialStatus {
+    // What retires without an instant is refused, and reported.
+    let at = table.optional("retire_at", |value| value.timestamp());
+    let has_end = table.has("retire_at");
+    let place = table.place();
+    let status = table.optional("status", |value| {
+        value
+            .word(&[
+                ("approved", None),
+                ("pending", Some(CredentialStatus::Pending)),
+                (
+                    "retiring",
+                    at.map_or(Some(CredentialStatus::Revoked), |at| Some(CredentialStatus::Retiring(at))),
+                ),
+                ("revoked", Some(CredentialStatus::Revoked)),
+            ])
+            .map(|status| (value.text() == Some("retiring"), status))
+    });
+    let (retiring, status) = status.unwrap_or((false, None));
+    match (retiring, has_end) {
+        (true, false) => place.problem("`status = \"retiring\"` needs `retire_at`, at which it ends"),
+        (false, true) if status != Some(CredentialStatus::Revoked) => {
+            place.problem(
+                "`retire_at` goes with `status = \"retiring\"`; a credential that simply ends has `expires`",
+            );
+        }
+        (false | true, _) => (),
+    }
+    status.unwrap_or(CredentialStatus::Approved)
 }
 
 /// Alternatives, each a list of kinds: `[["mtls"], ["api_key"]]`.
@@ -319,17 +344,19 @@ fn on_file(table: &TableReader<'_>, certificates: CertificatesOnFile) -> Option<
 
 /// An API key on file.
 pub(super) fn api_key(mut table: TableReader<'_>) -> Option<CredentialDraft<'_>> {
-    let id = table.required("id", |value| Some((value.place(), value.convert(key_id)?)));
     let secret = table.required("hash", |value| value.convert(key_hash));
-    let secret = secret.map(|(hash, pepper)| CredentialSecret::ApiKey { hash, pepper });
+    let id = match secret {
+        // Its name is no part of it.
+        Some(CredentialSecret::ImportedKey { .. }) => table.required("id", placed),
+        Some(_) | None => table.required("id", |value| Some((value.place(), value.convert(key_id)?))),
+    };
     draft(table, CredentialKind::ApiKey, id, secret)
 }
 
 /// A client secret on file.
 pub(super) fn client_secret(mut table: TableReader<'_>) -> Option<CredentialDraft<'_>> {
     let id = table.required("id", |value| Some((value.place(), value.convert(key_id)?)));
-    let secret = table.required("hash", |value| value.convert(key_hash));
-    let secret = secret.map(|(hash, pepper)| CredentialSecret::ClientSecret { hash, pepper });
+    let secret = table.required("hash", |value| value.convert(secret_hash));
     draft(table, CredentialKind::ClientSecret, id, secret)
 }
 
@@ -411,7 +438,8 @@ fn draft<'d>(
     id: Option<(Place<'d>, CredentialId)>,
     secret: Option<CredentialSecret>,
 ) -> Option<CredentialDraft<'d>> {
-    let status = table.optional("status", credential_status).unwrap_or(CredentialStatus::Approved);
+    let status = credential_status(&mut table);
+    let created = table.optional("created", |value| value.timestamp());
     let not_before = table.optional("not_before", |value| value.timestamp());
     let expires = table.optional("expires", |value| value.timestamp());
     if not_before.zip(expires).is_some_and(|(from, to)| from >= to) {
@@ -421,7 +449,18 @@ fn draft<'d>(
     let (scopes, grants) = (table.value("scopes"), table.value("grants"));
     table.finish();
     let (place, id) = id?;
-    Some(CredentialDraft { place, id, secret, status, not_before, expires, scopes, grants, bindings })
+    Some(CredentialDraft {
+        place,
+        id,
+        secret,
+        status,
+        created,
+        not_before,
+        expires,
+        scopes,
+        grants,
+        bindings,
+    })
 }
 
 fn subject(value: &Value<'_>) -> Option<CertificateRule> {
@@ -492,14 +531,27 @@ fn key_id(text: &str) -> Result<CredentialId, &'static str> {
 }
 
 /// `hmac-sha256:<pepper>:<64 hexadecimal digits>`. Nothing of it is ever repeated in a message.
-fn key_hash(text: &str) -> Result<([u8; 32], Arc<str>), &'static str> {
-    let read = || {
-        let (pepper, digits) = text.strip_prefix("hmac-sha256:")?.split_once(':')?;
-        let hash = digest(digits).ok().filter(|_| is_pepper(pepper))?;
-        Some((hash, pepper.into()))
-    };
-    read().ok_or("expected hmac-sha256:<name of the pepper>:<64 hexadecimal digits>")
+fn key_hash(text: &str) -> Result<CredentialSecret, &'static str> {
+    if let Some((hash, pepper)) = hashed(text, "hmac-sha256-of-sha256:") {
+        return Ok(CredentialSecret::ImportedKey { hash, pepper });
+    }
+    let (hash, pepper) = hashed(text, "hmac-sha256:").ok_or(EXPECTED_HASH)?;
+    Ok(CredentialSecret::ApiKey { hash, pepper })
 }
+
+/// The same of a client secret.
+fn secret_hash(text: &str) -> Result<CredentialSecret, &'static str> {
+    let (hash, pepper) = hashed(text, "hmac-sha256:").ok_or(EXPECTED_HASH)?;
+    Ok(CredentialSecret::ClientSecret { hash, pepper })
+}
+
+fn hashed(text: &str, method: &str) -> Option<([u8; 32], Arc<str>)> {
+    let (pepper, digits) = text.strip_prefix(method)?.split_once(':')?;
+    let hash = digest(digits).ok().filter(|_| is_pepper(pepper))?;
+    Some((hash, pepper.into()))
+}
+
+const EXPECTED_HASH: &str = "expected hmac-sha256:<name of the pepper>:<64 hexadecimal digits>";
 
 /// `aes-256-gcm:<pepper>:<base64url>`. Nothing of it is ever repeated in a message.
 fn sealed_secret(text: &str) -> Result<SignatureKey, &'static str> {

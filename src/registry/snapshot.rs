@@ -1,12 +1,13 @@
 //! All that is on file at one moment, indexed and immutable: replaced whole or not at all.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::id::{AppId, CredentialId, DeveloperId, ProductId};
 use crate::identity::{Mapping, Match, Subject};
+use crate::registry::changes::Changes;
 use crate::registry::page::Page;
 use crate::registry::token_rule::TokenRules;
 use crate::registry::{App, Credential, CredentialKind, CredentialSecret, Developer, Product};
@@ -24,6 +25,10 @@ pub struct Snapshot {
     /// Every scope that some product conveys.
     scopes: ShardMap<String, ()>,
     client_keys: ShardMap<AppId, Vec<Arc<Credential>>>,
+    /// By what the registry keeps of them, which nobody can steer who does not know the pepper.
+    imported_keys: ShardMap<[u8; 32], Arc<Credential>>,
+    /// How many such keys rest on each pepper.
+    imported_peppers: BTreeMap<Arc<str>, usize>,
     certificates: Mapping<Arc<Credential>>,
     tokens: TokenRules,
     version: Box<str>,
@@ -49,6 +54,8 @@ pub(super) struct Taken;
 /// Why a credential cannot be put on file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Conflict {
+    /// This one is the same key, under another name.
+    SameKey(CredentialId),
     /// This one stands for the same certificates.
     SameRule(CredentialId),
     /// One token could meet the rules of both this one and it.
@@ -100,6 +107,13 @@ impl Snapshot {
             CredentialSecret::ApiKey { .. }
             | CredentialSecret::ClientSecret { .. }
             | CredentialSecret::Signature(_) => Ok(()),
+            CredentialSecret::ImportedKey { hash, pepper } => {
+                let (hash, pepper) = (*hash, Arc::clone(pepper));
+                let put = self.imported_keys.insert(hash, credential);
+                put.map_err(|other| Conflict::SameKey(other.id.clone()))?;
+                *self.imported_peppers.entry(pepper).or_default() += 1;
+                Ok(())
+            }
             CredentialSecret::ClientKey(_) => {
                 let app = credential.app.id.clone();
                 let mut keys = self.client_keys.remove(&app).unwrap_or_default();
@@ -130,6 +144,15 @@ impl Snapshot {
             CredentialSecret::ApiKey { .. }
             | CredentialSecret::ClientSecret { .. }
             | CredentialSecret::Signature(_) => {}
+            CredentialSecret::ImportedKey { hash, pepper } => {
+                drop(self.imported_keys.remove(hash));
+                if let Some(keys) = self.imported_peppers.get_mut(pepper) {
+                    *keys -= 1;
+                    if *keys == 0 {
+                        self.imported_peppers.remove(pepper);
+                    }
+                }
+            }
             CredentialSecret::ClientKey(_) => {
                 let mut keys = self.client_keys.remove(&taken.app.id).unwrap_or_default();
                 keys.retain(|key| key.id != *id);
@@ -180,6 +203,17 @@ impl Snapshot {
     #[must_use]
     pub fn api_key(&self, id: &str) -> Option<&Arc<Credential>> {
         self.credential(id).filter(|credential| credential.kind() == CredentialKind::ApiKey)
+    }
+
+    /// The key of somebody else's making of which the registry keeps `hash`, good or not.
+    #[must_use]
+    pub fn imported_key(&self, hash: &[u8; 32]) -> Option<&Arc<Credential>> {
+        self.imported_keys.get(hash)
+    }
+
+    /// The peppers that such keys rest on; none if there are no such keys.
+    pub fn imported_peppers(&self) -> impl Iterator<Item = &str> {
+        self.imported_peppers.keys().map(|pepper| &**pepper)
     }
 
     /// The signature key on file under this `keyid`, good or not.
@@ -297,6 +331,17 @@ impl Snapshot {
         }
     }
 
+    /// What is different in `new`. It costs no more than what the two do not share.
+    #[must_use]
+    pub fn changes_to(&self, new: &Self) -> Changes {
+        let mut changes = Changes::default();
+        changes.add("developers", &self.developers, &new.developers);
+        changes.add("products", &self.products, &new.products);
+        changes.add("apps", &self.apps, &new.apps);
+        changes.add("credentials", &self.credentials, &new.credentials);
+        changes
+    }
+
     /// A word that tells this snapshot from another; empty for the empty one.
     #[must_use]
     pub fn version(&self) -> &str {
@@ -348,6 +393,7 @@ mod tests {
             app: app("ledger"),
             secret,
             status,
+            created: None,
             not_before: None,
             expires: None,
             scopes: None,

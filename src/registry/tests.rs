@@ -762,6 +762,41 @@ fn an_app_that_changes_is_taken_in_by_reading_its_file_alone() {
 }
 
 #[test]
+fn imported_keys_come_and_go_with_their_file() {
+    let key = |name: &str, pepper: &str, digits: &str| {
+        let hash = digits.repeat(32);
+        format!("[[app.api_key]]\nid = '{name}'\nhash = 'hmac-sha256-of-sha256:{pepper}:{hash}'\n")
+    };
+    let with = |app: &str, keys: String| format!("[[app]]\nid = '{app}'\ndeveloper = 'team'\n{keys}");
+    let files = sources(&[
+        ("a.toml", SHARED),
+        ("b.toml", &with("a", key("one", "p1", "aa") + &key("two", "p1", "bb"))),
+        ("c.toml", &with("b", key("three", "p2", "cc"))),
+    ]);
+    let mut library = Library::read(&files).unwrap();
+    let before = Arc::clone(library.snapshot());
+    let found = |snapshot: &Snapshot| {
+        let names =
+            [0xaa, 0xbb, 0xcc].map(|byte| snapshot.imported_key(&[byte; 32]).map(|one| one.id.to_string()));
+        (names.map(Option::unwrap_or_default), snapshot.imported_peppers().collect::<Vec<_>>().join(" "))
+    };
+    let says = |path: &str, text: &str| Change::Says(sources(&[(path, text)]).remove(0));
+    let names = |one: &str, two: &str, three: &str| [one, two, three].map(ToOwned::to_owned);
+    assert_eq!(found(&before), (names("one", "two", "three"), "p1 p2".to_owned()));
+
+    assert!(!library.amend(&[says("c.toml", &with("b", key("four", "p2", "aa")))]), "it is the key `one`");
+    let moved = [
+        says("b.toml", &with("a", key("one", "p1", "aa"))),
+        says("c.toml", &with("b", key("two", "p1", "bb"))),
+    ];
+    assert!(library.amend(&moved));
+    assert_eq!(found(library.snapshot()), (names("one", "two", ""), "p1".to_owned()));
+    assert!(library.amend(&[Change::Gone(PathBuf::from("b.toml")), Change::Gone(PathBuf::from("c.toml"))]));
+    assert_eq!(found(library.snapshot()), (names("", "", ""), String::new()));
+    assert_eq!(found(&before), (names("one", "two", "three"), "p1 p2".to_owned()));
+}
+
+#[test]
 fn what_concerns_other_files_is_not_taken_in_by_reading_one() {
     let files = sources(&[
         ("a.toml", SHARED),
@@ -1014,7 +1049,7 @@ fn what_a_credential_is_bound_to_is_read_and_what_could_never_hold_is_refused() 
     assert_eq!(
         app_problems(&format!("{certificate}certificate = 'spiffe://td/b'")),
         [
-            "8:1: app.ledger.certificate[1].certificate: unknown key; known here: dns, expires, from, grants, hours, id, issuer, multi_valued, not_before, scopes, sha256, sni, spki, status, subject, uri"
+            "8:1: app.ledger.certificate[1].certificate: unknown key; known here: created, dns, expires, from, grants, hours, id, issuer, multi_valued, not_before, retire_at, scopes, sha256, sni, spki, status, subject, uri"
         ]
     );
 }

@@ -51,6 +51,18 @@ pub fn replace_alike(path: &Path, bytes: &[u8]) -> Result<(), AtomicError> {
     sync_directory(parent_of(&target), &|_| Ok(())).map_err(fail("force to the disk the new name of"))
 }
 
+/// [`replace`] for a file that does not exist yet: it gets the owner and the group of its folder, and the mode 0640.
+pub fn create_alike(path: &Path, bytes: &[u8]) -> Result<(), AtomicError> {
+    let fail = |step: &'static str| move |source| AtomicError { path: path.to_owned(), step, source };
+    let folder = fs::metadata(parent_of(path)).map_err(fail("look at the folder of"))?;
+    replace(path, bytes, 0o640)?;
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(path, Some(folder.uid()), Some(folder.gid()))
+            .map_err(fail("give to its folder's owner"))?;
+    }
+    Ok(())
+}
+
 fn keep_owner(file: &File, former: &fs::Metadata) -> io::Result<()> {
     let own = file.metadata()?;
     if (own.uid(), own.gid()) == (former.uid(), former.gid()) {

@@ -5,6 +5,7 @@ pub mod pem;
 pub mod seal;
 pub mod disk;
 pub mod registry_dir;
+pub mod registry_change;
 pub mod registry_edit;
 pub mod pepper_file;
 pub mod revocation_file;

@@ -147,6 +147,70 @@ pub fn load_or_create(state: &Path, random: &dyn SecureRandom) -> Result<Vec<(St
     Ok(vec![(FIRST.to_owned(), Secret::new(pepper.to_vec()))])
 }
 
+/// Makes one more pepper, under which everything is hashed from now on, and gives its version.
+///
+/// # Errors
+/// As for [`load_or_create`].
+pub fn add(state: &Path, random: &dyn SecureRandom) -> Result<String, PepperError> {
+    // A first one that is made just now is not the one that is asked for.
+    load_or_create(state, random)?;
+    let _lock = lock(state)?;
+    let mut peppers = load(state)?;
+    let number = |version: &str| version.get(1..).and_then(|digits| digits.parse::<u32>().ok()).unwrap_or(0);
+    let newest = peppers.iter().map(|(version, _)| number(version)).max().unwrap_or(0);
+    let version = format!("p{}", newest + 1);
+    let mut pepper = Zeroizing::new([0_u8; LENGTH]);
+    random.fill(&mut *pepper).map_err(|_| PepperError::Random)?;
+    peppers.push((version.clone(), Secret::new(pepper.to_vec())));
+    write(state, &peppers)?;
+    Ok(version)
+}
+
+/// Throws the pepper `version` away; false if there is none of that version. What was hashed under it is worthless then.
+///
+/// # Errors
+/// They cannot be read or written.
+pub fn remove(state: &Path, version: &str) -> Result<bool, PepperError> {
+    let _lock = lock(state)?;
+    let mut peppers = load(state)?;
+    let count = peppers.len();
+    peppers.retain(|(known, _)| known != version);
+    if peppers.len() == count {
+        return Ok(false);
+    }
+    write(state, &peppers)?;
+    Ok(true)
+}
+
+fn lock(state: &Path) -> Result<File, PepperError> {
+    let fail = |step| move |source| PepperError::Io { step, path: state.to_owned(), source };
+    let directory = File::open(state).map_err(fail("open"))?;
+    directory.lock().map_err(fail("lock"))?;
+    Ok(directory)
+}
+
+fn write(state: &Path, peppers: &[(String, Secret)]) -> Result<(), PepperError> {
+    let mut text = Zeroizing::new(HEADER.to_owned());
+    for (version, pepper) in peppers {
+        let digits = Zeroizing::new(HEXLOWER.encode(pepper.expose_secret()));
+        for part in [version, " = \"", &*digits, "\"\n"] {
+            text.push_str(part);
+        }
+    }
+    let text = Zeroizing::new(seal::sealed(&text));
+    let path = path(state);
+    if path.exists() {
+        return Ok(atomic_file::replace_alike(&path, text.as_bytes())?);
+    }
+    Ok(atomic_file::replace(&path, text.as_bytes(), 0o600)?)
+}
+
+/// Where the peppers of `state` stand.
+#[must_use]
+pub fn path(state: &Path) -> PathBuf {
+    state.join(NAME)
+}
+
 /// Whether `state` has peppers at all, readable or not.
 ///
 /// # Errors
@@ -224,6 +288,21 @@ mod tests {
         assert_eq!((made[0].0.as_str(), made[0].1.expose_secret().len()), ("p1", 32));
         assert_eq!(fs::metadata(state.join(NAME)).unwrap().permissions().mode() & 0o7777, 0o600);
         assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn one_more_is_the_newest_and_one_that_is_gone_leaves_the_others() {
+        let place = tempfile::tempdir().unwrap();
+        let random = SystemRandom::new();
+
+        assert_eq!(add(place.path(), &random).unwrap(), "p2");
+        let both = load(place.path()).unwrap();
+        assert_eq!(add(place.path(), &random).unwrap(), "p3");
+        assert!(remove(place.path(), "p3").unwrap() && !remove(place.path(), "p3").unwrap());
+
+        assert_eq!(load(place.path()).unwrap(), both);
+        assert_ne!(both[0].1.expose_secret(), both[1].1.expose_secret());
+        assert_eq!(fs::metadata(place.path().join(NAME)).unwrap().permissions().mode() & 0o7777, 0o600);
     }
 
     #[test]

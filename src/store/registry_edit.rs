@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::id::{AppId, CredentialId};
 use crate::registry::{self, SignatureAlgorithm, Snapshot, Source};
 use crate::store::atomic_file::{self, AtomicError};
+use crate::store::registry_change::{self, Change};
 use crate::store::registry_dir::{self, RegistryReadError};
 use crate::toml_text::Problem;
 
@@ -41,6 +42,8 @@ pub enum Edit {
         /// The key, as it is stored.
         key: StoredSignatureKey,
     },
+    /// Change what is there, or what it is granted.
+    Change(Change),
     /// Declare a credential of any kind void for good.
     Revoke(CredentialId),
 }
@@ -52,6 +55,8 @@ pub struct StoredApiKey {
     pub id: CredentialId,
     /// Its keyed hash, as the registry writes it: `hmac-sha256:p1:<64 hexadecimal digits>`.
     pub hash: String,
+    /// When it was made.
+    pub created: Option<Timestamp>,
     /// The instant from which it is no longer good.
     pub expires: Option<Timestamp>,
 }
@@ -65,6 +70,8 @@ pub struct StoredSignatureKey {
     pub algorithm: SignatureAlgorithm,
     /// The sealed secret as the registry writes it, `aes-256-gcm:p1:…`, or the public key as PEM or JWK.
     pub material: String,
+    /// When it was made.
+    pub created: Option<Timestamp>,
     /// The instant from which it is no longer good.
     pub expires: Option<Timestamp>,
 }
@@ -81,6 +88,14 @@ pub enum Outcome {
 /// Why the registry was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
+    /// It is not to be had for what it is now.
+    #[error("{what} {why}")]
+    Barred {
+        /// What it is about.
+        what: String,
+        /// Why not, as what is said of it.
+        why: String,
+    },
     /// The registry was broken before.
     #[error("the registry is broken; repair it first:\n{}", Lines(.0))]
     Broken(Vec<Problem>),
@@ -137,25 +152,80 @@ impl fmt::Display for Lines<'_> {
 
 /// Carries out `edit` in the file of `folders` that it is about, and says which that is.
 ///
-/// One process edits at a time; who only reads sees the old file or the new one.
+/// # Errors
+/// As for [`prepare`] and [`Prepared::commit`]; nothing has changed then.
+pub fn apply(folders: &[PathBuf], edit: &Edit) -> Result<(PathBuf, Outcome), EditError> {
+    let prepared = prepare(folders, edit, None)?;
+    let outcome = (prepared.path.clone(), prepared.outcome());
+    prepared.commit()?;
+    Ok(outcome)
+}
+
+/// An edit that is thought through to its end, but not carried out. Nobody else edits while it is there; who only reads sees
+/// the old file or the new one.
+#[derive(Debug)]
+#[must_use = "nothing is changed before `commit`"]
+pub struct Prepared {
+    _lock: Option<File>,
+    /// The file that it changes.
+    pub path: PathBuf,
+    /// What the file says so far; nothing if there is none yet.
+    pub former: Option<String>,
+    /// What it is to say.
+    pub text: String,
+    /// The registry as it is.
+    pub before: Snapshot,
+    /// The registry as it will be.
+    pub after: Snapshot,
+}
+
+impl Prepared {
+    /// Whether anything will be different.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        if self.former.as_deref() == Some(&*self.text) { Outcome::Unchanged } else { Outcome::Changed }
+    }
+
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// The file cannot be written; nothing has changed then.
+    pub fn commit(self) -> Result<(), EditError> {
+        match (self.outcome(), &self.former) {
+            (Outcome::Unchanged, _) => Ok(()),
+            (Outcome::Changed, Some(_)) => Ok(atomic_file::replace_alike(&self.path, self.text.as_bytes())?),
+            (Outcome::Changed, None) => Ok(atomic_file::create_alike(&self.path, self.text.as_bytes())?),
+        }
+    }
+}
+
+/// Thinks `edit` through in the file of `folders` that it is about; something new that belongs to nobody goes into `file`, if
+/// that is given.
 ///
 /// # Errors
-/// Why not; nothing has changed then.
-pub fn apply(folders: &[PathBuf], edit: &Edit) -> Result<(PathBuf, Outcome), EditError> {
-    let _lock = folders.iter().find(|folder| folder.is_dir()).map(|folder| lock(folder)).transpose()?;
+/// Why it cannot be; nothing has changed then.
+pub fn prepare(folders: &[PathBuf], edit: &Edit, file: Option<&Path>) -> Result<Prepared, EditError> {
+    let lock = folders.iter().find(|folder| folder.is_dir()).map(|folder| lock(folder)).transpose()?;
     let mut sources = registry_dir::read(folders)?;
-    let snapshot = registry::parse(&sources).map_err(EditError::Broken)?;
-    expect_known(&snapshot, edit)?;
-    for source in &mut sources {
+    let before = registry::parse(&sources).map_err(EditError::Broken)?;
+    expect_known(&before, edit)?;
+    let home = match edit {
+        Edit::Change(change) => registry_change::home(change, folders, file, &mut sources)?,
+        Edit::AddApiKey { .. }
+        | Edit::AddClientSecret { .. }
+        | Edit::AddSignatureKey { .. }
+        | Edit::Revoke(_) => None,
+    };
+    for number in 0..sources.len() {
+        let Some(source) = sources.get_mut(number).filter(|_| home.is_none_or(|home| home == number)) else {
+            continue;
+        };
         let Some(text) = in_text(source, edit)? else { continue };
         let path = source.path.clone();
-        if text == source.text {
-            return Ok((path, Outcome::Unchanged));
-        }
-        source.text.clone_from(&text);
-        registry::parse(&sources).map_err(EditError::NotValid)?;
-        atomic_file::replace_alike(&path, text.as_bytes())?;
-        return Ok((path, Outcome::Changed));
+        let former = std::mem::replace(&mut source.text, text.clone());
+        let former = Some(former).filter(|former| !former.is_empty() || path.exists());
+        let after = registry::parse(&sources).map_err(EditError::NotValid)?;
+        return Ok(Prepared { _lock: lock, path, former, text, before, after });
     }
     Err(unknown(edit, String::new()))
 }
@@ -182,6 +252,7 @@ fn expect_known(snapshot: &Snapshot, edit: &Edit) -> Result<(), EditError> {
             id.as_str(),
             snapshot.credentials().map(|credential| credential.id.as_str()).collect(),
         ),
+        Edit::Change(change) => return registry_change::expect_possible(change, snapshot),
     };
     if known { Ok(()) } else { Err(unknown(edit, crate::suggest::did_you_mean(name, names))) }
 }
@@ -192,6 +263,7 @@ fn unknown(edit: &Edit, guess: String) -> EditError {
         | Edit::AddClientSecret { app, .. }
         | Edit::AddSignatureKey { app, .. } => ("app", app.to_string()),
         Edit::Revoke(id) => ("credential", id.to_string()),
+        Edit::Change(change) => change.names(),
     };
     EditError::Unknown { kind, name, guess }
 }
@@ -200,18 +272,20 @@ fn unknown(edit: &Edit, guess: String) -> EditError {
 fn in_text(source: &Source, edit: &Edit) -> Result<Option<String>, EditError> {
     // It has been read once already, so it is TOML.
     let Ok(mut document) = source.text.parse::<DocumentMut>() else { return Ok(None) };
+    if let Edit::Change(change) = edit {
+        return registry_change::in_document(source, document, change);
+    }
     let Some(apps) = document.get_mut("app") else { return Ok(None) };
     let found = match edit {
         Edit::AddApiKey { app, key } | Edit::AddClientSecret { app, key } => {
-            let (kind, whole) = match edit {
-                Edit::AddClientSecret { .. } => ("client_secret", "app.client_secret"),
-                Edit::AddApiKey { .. } | Edit::AddSignatureKey { .. } | Edit::Revoke(_) => {
-                    ("api_key", "app.api_key")
-                }
+            let (kind, whole) = if matches!(edit, Edit::AddClientSecret { .. }) {
+                ("client_secret", "app.client_secret")
+            } else {
+                ("api_key", "app.api_key")
             };
             let entries = vec![("id", value(key.id.as_str())), ("hash", value(&key.hash))];
             match table_of(source, apps, app)? {
-                Some(table) => add_credential(table, kind, entries, key.expires)
+                Some(table) => add_credential(table, kind, entries, (key.created, key.expires))
                     .ok_or_else(|| unsupported(source, whole))?,
                 None => return Ok(None),
             }
@@ -226,19 +300,20 @@ fn in_text(source: &Source, edit: &Edit) -> Result<Option<String>, EditError> {
                 (material, value(&key.material)),
             ];
             match table_of(source, apps, app)? {
-                Some(table) => add_credential(table, "signature", entries, key.expires)
+                Some(table) => add_credential(table, "signature", entries, (key.created, key.expires))
                     .ok_or_else(|| unsupported(source, "app.signature"))?,
                 None => return Ok(None),
             }
             true
         }
+        Edit::Change(_) => false,
         Edit::Revoke(id) => tables(apps).into_iter().any(|app| revoke(app, id)),
     };
     Ok(found.then(|| document.to_string()))
 }
 
 /// The table of `app`, if the file has it.
-fn table_of<'t>(
+pub(super) fn table_of<'t>(
     source: &Source,
     apps: &'t mut Item,
     app: &AppId,
@@ -249,12 +324,12 @@ fn table_of<'t>(
     Ok(tables.get_mut(place))
 }
 
-fn unsupported(source: &Source, what: &'static str) -> EditError {
+pub(super) fn unsupported(source: &Source, what: &'static str) -> EditError {
     EditError::Unsupported { path: source.path.clone(), what }
 }
 
 /// All tables of an array, however it is written.
-fn tables(item: &mut Item) -> Vec<&mut dyn TableLike> {
+pub(super) fn tables(item: &mut Item) -> Vec<&mut dyn TableLike> {
     match item {
         Item::ArrayOfTables(array) => array.iter_mut().map(|table| -> &mut dyn TableLike { table }).collect(),
         Item::Value(toml_edit::Value::Array(array)) => array
@@ -266,7 +341,7 @@ fn tables(item: &mut Item) -> Vec<&mut dyn TableLike> {
     }
 }
 
-fn text_of<'t>(table: &'t (impl TableLike + ?Sized), key: &str) -> Option<&'t str> {
+pub(super) fn text_of<'t>(table: &'t (impl TableLike + ?Sized), key: &str) -> Option<&'t str> {
     table.get(key).and_then(Item::as_str)
 }
 
@@ -274,17 +349,29 @@ fn text_of<'t>(table: &'t (impl TableLike + ?Sized), key: &str) -> Option<&'t st
 fn add_credential(
     app: &mut Table,
     kind: &str,
-    entries: Vec<(&str, Item)>,
-    expires: Option<Timestamp>,
+    mut entries: Vec<(&str, Item)>,
+    (created, expires): (Option<Timestamp>, Option<Timestamp>),
 ) -> Option<()> {
+    for (key, at) in [("created", created), ("expires", expires)] {
+        if let Some(at) = at {
+            entries.push((key, instant(at)?));
+        }
+    }
+    add_table(app, kind, entries)
+}
+
+/// An instant as TOML has it.
+pub(super) fn instant(at: Timestamp) -> Option<Item> {
+    Some(value(at.to_string().parse::<toml_edit::Datetime>().ok()?))
+}
+
+/// Adds a table to the array `kind` of `owner`, indented like its neighbours; `None` if the array is written on one line.
+pub(super) fn add_table(owner: &mut Table, kind: &str, entries: Vec<(&str, Item)>) -> Option<()> {
     let mut table = Table::new();
     for (key, entry) in entries {
         table.insert(key, entry);
     }
-    if let Some(expires) = expires {
-        table.insert("expires", value(expires.to_string().parse::<toml_edit::Datetime>().ok()?));
-    }
-    let indent = indent_below(app);
+    let indent = indent_below(owner);
     table.decor_mut().set_prefix(format!("\n{indent}"));
     let keys: Vec<String> = table.iter().map(|(key, _)| key.to_owned()).collect();
     for key in keys {
@@ -292,7 +379,8 @@ fn add_credential(
             key.leaf_decor_mut().set_prefix(indent.clone());
         }
     }
-    app.entry(kind)
+    owner
+        .entry(kind)
         .or_insert(Item::ArrayOfTables(ArrayOfTables::new()))
         .as_array_of_tables_mut()?
         .push(table);
@@ -307,23 +395,32 @@ fn indent_below(app: &Table) -> String {
 }
 
 /// The white space behind the last line end.
-fn last_line(prefix: &str) -> String {
+pub(super) fn last_line(prefix: &str) -> String {
     let line = prefix.rsplit('\n').next().unwrap_or_default();
     if line.chars().all(|letter| matches!(letter, ' ' | '\t')) { line.to_owned() } else { String::new() }
 }
 
 /// Whether the app has this credential; it is revoked then.
 fn revoke(app: &mut dyn TableLike, id: &CredentialId) -> bool {
+    credential_in(app, id, |credential| set_word(credential, "status", REVOKED))
+}
+
+/// Whether the app has this credential; `change` has been done to it then.
+pub(super) fn credential_in(
+    app: &mut dyn TableLike,
+    id: &CredentialId,
+    mut change: impl FnMut(&mut dyn TableLike),
+) -> bool {
     let app_id = text_of(app, "id").unwrap_or_default().to_owned();
-    for kind in ["api_key", "certificate", "client_key", "client_secret", "signature"] {
+    for kind in CREDENTIALS {
         let Some(item) = app.get_mut(kind) else { continue };
         for (number, credential) in (1..).zip(tables(item)) {
             let name = match text_of(credential, "id") {
                 Some(name) => name.to_owned(),
-                None => format!("{app_id}-cert-{number}"),
+                None => default_name(&app_id, kind, number),
             };
             if name == id.as_str() {
-                set_status(credential);
+                change(credential);
                 return true;
             }
         }
@@ -331,22 +428,40 @@ fn revoke(app: &mut dyn TableLike, id: &CredentialId) -> bool {
     false
 }
 
-fn set_status(credential: &mut dyn TableLike) {
-    if let Some(status) = credential.get_mut("status").and_then(Item::as_value_mut) {
-        if status.as_str() != Some(REVOKED) {
-            let decor = status.decor().clone();
-            *status = toml_edit::Value::from(REVOKED);
-            *status.decor_mut() = decor;
+/// What a credential is called that has no name of its own; keys have one.
+fn default_name(app: &str, kind: &str, number: usize) -> String {
+    let kind = if kind == "certificate" { "cert" } else { kind };
+    format!("{app}-{kind}-{number}")
+}
+
+/// The arrays of an app that hold its credentials.
+pub(super) const CREDENTIALS: [&str; 6] =
+    ["api_key", "certificate", "client_key", "client_secret", "signature", "token"];
+
+/// Lets `key` say `word`, and leaves all around it as it is.
+pub(super) fn set_word(table: &mut dyn TableLike, key: &str, word: &str) {
+    if table.get(key).and_then(Item::as_str) != Some(word) {
+        set(table, key, value(word));
+    }
+}
+
+/// Lets `key` have the value `item`, and leaves all around it as it is.
+pub(super) fn set(table: &mut dyn TableLike, key: &str, item: Item) {
+    if let Some(former) = table.get_mut(key).and_then(Item::as_value_mut) {
+        let decor = former.decor().clone();
+        if let Ok(next) = item.into_value() {
+            *former = next;
+            *former.decor_mut() = decor;
         }
         return;
     }
-    let first = credential.iter().next().map(|(key, _)| key.to_owned());
+    let first = table.iter().next().map(|(key, _)| key.to_owned());
     let indent = first.and_then(|first| {
-        let key = credential.key(&first)?;
+        let key = table.key(&first)?;
         key.leaf_decor().prefix().and_then(RawString::as_str).map(last_line)
     });
-    credential.insert("status", value(REVOKED));
-    if let (Some(indent), Some(mut key)) = (indent, credential.key_mut("status")) {
+    table.insert(key, item);
+    if let (Some(indent), Some(mut key)) = (indent, table.key_mut(key)) {
         key.leaf_decor_mut().set_prefix(indent);
     }
 }
@@ -412,7 +527,7 @@ id = "orders-read"
     fn key(app: &str, id: &str) -> Edit {
         let hash = format!("hmac-sha256:p1:{}", "ab".repeat(32));
         let expires = Some("2027-01-01T00:00:00Z".parse().unwrap());
-        let key = StoredApiKey { id: id.parse().unwrap(), hash, expires };
+        let key = StoredApiKey { id: id.parse().unwrap(), hash, created: None, expires };
         Edit::AddApiKey { app: app.parse().unwrap(), key }
     }
 
@@ -448,6 +563,7 @@ id = "orders-read"
             id: "0000000000B2".parse().unwrap(),
             algorithm: SignatureAlgorithm::Ed25519,
             material: pem.to_owned(),
+            created: None,
             expires: None,
         };
 

@@ -44,6 +44,11 @@ struct ServiceLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct AppLabel {
+    app: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct LevelLabel {
     level: &'static str,
 }
@@ -97,6 +102,9 @@ pub struct Metrics {
     pub state_writable: Gauge,
     /// Accounts of limits that are counted.
     pub limit_accounts: Gauge,
+    retiring_uses: Family<AppLabel, Counter>,
+    /// Keys that are older than they may become.
+    pub keys_overdue: Gauge,
     concurrency_limit: Family<ServiceLabel, Gauge>,
     concurrency_under_way: Family<ServiceLabel, Gauge>,
 }
@@ -203,6 +211,16 @@ impl Metrics {
                 "Revocation lists of a foreign trust domain that do not speak for now",
             ),
             limit_accounts: family(&mut registry, "limit_accounts", "Accounts of limits that are counted"),
+            retiring_uses: family(
+                &mut registry,
+                "credential_retiring_uses",
+                "Requests that were let in by a key that another has taken the place of",
+            ),
+            keys_overdue: family(
+                &mut registry,
+                "keys_overdue",
+                "Keys that are older than [keys] max_age, and good",
+            ),
             concurrency_limit: family(
                 &mut registry,
                 "concurrency_limit",
@@ -307,6 +325,12 @@ impl Metrics {
     pub fn clear_crls(&self) {
         self.crl_next_update.clear();
         self.crl_stale.clear();
+    }
+
+    /// Counts that `app` was let in by a key that is about to retire.
+    pub fn count_retiring_use(&self, app: &str) {
+        // As many series as there are apps that lag behind in a rotation.
+        self.retiring_uses.get_or_create_owned(&AppLabel { app: app.to_owned() }).inc();
     }
 
     /// Forgets all services, before the present ones are set.
