@@ -11,8 +11,8 @@ use crate::issuance::Mode;
 use crate::limit::{Concurrency, Rate, Spike};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
-    Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
-    ServiceSettings,
+    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
+    RemoteSettings, ServiceSettings,
 };
 use crate::registry::accepts;
 use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
@@ -500,11 +500,16 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let endpoint = table.required("endpoint", |value| value.convert(|text| endpoint(base, text)));
     let accepts = table.optional("accepts", accepts);
     let concurrency = table.table("concurrency").and_then(concurrency);
+    let error_format = table.optional("error_format", |value| value.word(&ERROR_FORMATS)).unwrap_or_default();
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
-    let item = ServiceSettings { id: id?, hosts, base_path, endpoint: endpoint?, accepts, concurrency };
+    let (id, endpoint) = (id?, endpoint?);
+    let item = ServiceSettings { id, hosts, base_path, endpoint, accepts, concurrency, error_format };
     Some(Placed { place, item })
 }
+
+const ERROR_FORMATS: [(&str, ErrorFormat); 2] =
+    [("apigee", ErrorFormat::Apigee), ("problem", ErrorFormat::Problem)];
 
 /// Between what the number of requests to a service moves.
 fn concurrency(mut table: TableReader<'_>) -> Option<Concurrency> {

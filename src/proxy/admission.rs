@@ -7,7 +7,7 @@ use super::framing::Framing;
 use super::headers::{Fate, fate_of_request_field, forwarded_client_cert, names_api_key};
 use super::http_gate::Head;
 use super::limit_fields::Notice;
-use super::refuse::Answer;
+use super::refuse::{Answer, Place};
 use super::request_id::{RequestId, RequestIds};
 use super::response::{field, number_into};
 use super::settings::ServiceSettings;
@@ -22,7 +22,7 @@ use crate::credential::{
 use crate::identity::Subject;
 use crate::limit::{Spike, Throttle};
 use crate::pki::Verified;
-use crate::registry::PolicyPath;
+use crate::registry::{CredentialKind, KindSet, PolicyPath};
 
 /// A caller from outside, with all that each of its requests inherits.
 #[derive(Debug)]
@@ -187,34 +187,46 @@ pub(super) fn admit<'s>(
     (purpose, now): (Purpose, Timestamp),
     out: &mut Vec<u8>,
 ) -> Result<Admission<'s>, (Answer, Verdict<'s>)> {
+    let path = PolicyPath::parse(head.path);
+    let service = path.as_ref().ok().and_then(|path| snapshot.routes.find(head.authority, path.as_str()));
     let listener = visitor.listener.settings.accepts.as_ref();
-    let signatures = &snapshot.signatures;
-    let refuse = |refusal: Refusal| {
-        let answer = Answer::from_refusal(refusal, [listener]).with_terms(signatures, now);
+    let signatures = &*snapshot.signatures;
+    let place = Place {
+        levels: [listener, None],
+        presented: KindSet::EMPTY,
+        signatures,
+        format: service.map(|service| service.error_format).unwrap_or_default(),
+        now,
+    };
+    let refuse = |refusal: Refusal, presented: KindSet| {
+        let answer = Answer::from_refusal(refusal, &Place { presented, ..place });
         (answer, Verdict::of_nobody(refusal.code()))
     };
     if names_api_key(head.path) || head.query.is_some_and(names_api_key) {
-        return Err(refuse(Refusal::KeyInUrl));
+        return Err(refuse(Refusal::KeyInUrl, KindSet::EMPTY));
     }
-    let Ok(path) = PolicyPath::parse(head.path) else {
+    let Ok(path) = path else {
         return Err((BAD_PATH, Verdict::of_nobody(BAD_PATH.code)));
     };
     let fields = head.fields.iter().map(|field| (field.name, field.value));
-    let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header).map_err(refuse)?;
-    let signed = Signed::read(message(head), signatures, purpose.nonce_use()).map_err(refuse)?;
+    let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header)
+        .map_err(|refusal| refuse(refusal, KindSet::EMPTY))?;
+    let signed = Signed::read(message(head), signatures, purpose.nonce_use())
+        .map_err(|refusal| refuse(refusal, KindSet::from_iter([CredentialKind::Signature])))?;
     let headers = HeaderEvidence { signature: signed.as_ref(), ..headers };
     let evidence = Evidence { certificate: visitor.subject(), headers };
+    let presented = evidence.kinds();
     let throttle = Throttled::of(&evidence, visitor, snapshot, purpose);
     throttle.admit(now).map_err(|answer| {
         let verdict = Verdict::of_nobody(answer.code);
-        (answer, verdict)
+        (answer.in_format(place.format), verdict)
     })?;
 
-    let Some(service) = snapshot.routes.find(head.authority, path.as_str()) else {
+    let Some(service) = service else {
         // Who cannot say who it is learns nothing about what exists here.
         authenticate(&evidence, &snapshot.registry, &snapshot.peppers, now)
             .inspect_err(|&refusal| throttle.note(refusal, now))
-            .map_err(refuse)?;
+            .map_err(|refusal| refuse(refusal, presented))?;
         return Err((NO_SERVICE, Verdict::of_nobody(NO_SERVICE.code)));
     };
     let door = Door { listener, service: service.accepts.as_ref() };
@@ -225,8 +237,8 @@ pub(super) fn admit<'s>(
         if let No::Refused(refusal) = no {
             throttle.note(refusal, now);
         }
-        let answer = Answer::from_no(&no, [door.listener, door.service]).with_terms(signatures, now);
-        (answer, Verdict::of_no(&no, service.id.as_str()))
+        let place = Place { levels: [door.listener, door.service], presented, ..place };
+        (Answer::from_no(&no, &place), Verdict::of_no(&no, service.id.as_str()))
     })?;
     let digest = signed.as_ref().and_then(Signed::content_digest).map(ContentDigest::begin);
 

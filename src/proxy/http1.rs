@@ -309,6 +309,7 @@ where
                     Ok(relayed) => Done::from(relayed),
                     Err(Failure::Broken) => BROKEN_OFF,
                     Err(Failure::Answer(answer)) => {
+                        let answer = answer.in_format(route.error_format());
                         let failed = answer_here(connection, out, &answer, &request, &caller).await;
                         Done { code: Some(answer.code), ..failed }
                     }

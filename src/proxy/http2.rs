@@ -25,7 +25,7 @@ use super::headers::loggable;
 use super::http_gate::read_http2;
 use super::limit_fields::{is_limit_field, values};
 use super::pump::PumpError;
-use super::refuse::{Answer, PROBLEM};
+use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
 use super::request_id::RequestId;
 use super::response::{self, BadResponse, ResponseHead};
@@ -265,7 +265,7 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_
     let body = answer.body(id);
     let mut response = http::Response::builder()
         .status(answer.status)
-        .header("content-type", PROBLEM)
+        .header("content-type", answer.media_type())
         .header("cache-control", "no-store")
         .header("x-request-id", id.as_str())
         .header("content-length", body.len());
@@ -339,6 +339,7 @@ impl Exchange {
         // What has a body is sent once only.
         let mut digest = admission.digest.clone();
         let limits_of_caller: Vec<_> = values(admission.permit.statement()).collect();
+        let format = admission.service.error_format;
         let route = Route::Service(admission);
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
@@ -367,6 +368,7 @@ impl Exchange {
         match exchanged.await {
             Ok(Relayed { status, received, sent, .. }) => Done { status, received, sent, code: None },
             Err(Failure::Answer(answer)) => {
+                let answer = answer.in_format(format);
                 let sent = reply(&mut respond, &answer, &id, to_head_request);
                 Done { status: answer.status, received: 0, sent, code: Some(answer.code) }
             }

@@ -15,6 +15,7 @@ mod request_id;
 mod http_gate;
 mod response;
 mod limit_fields;
+mod fault;
 mod refuse;
 mod whoami;
 mod upstream;
@@ -35,8 +36,8 @@ pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Socket};
 pub use rehearse::{Outcome, Part, rehearse};
 pub use settings::{
-    Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
-    ServiceSettings,
+    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
+    RemoteSettings, ServiceSettings,
 };
 pub use sightings::{Lookout, Sighting};
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing};

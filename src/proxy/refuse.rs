@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fault::{FAULT, Fault};
 use super::limit_fields::Notice;
 use super::request_id::RequestId;
 use super::response::{field, number_into};
+use super::settings::ErrorFormat;
 use crate::authz::No;
 use crate::clock::Timestamp;
 use crate::credential::{Refusal, SignatureTerms};
@@ -21,19 +23,16 @@ pub(super) struct Answer {
     pub(super) sentence: &'static str,
     /// What would have been accepted, for `WWW-Authenticate`.
     pub(super) challenge: Challenge,
-    /// What a signature would have to be like, where one would be accepted.
-    invitation: Option<Invitation>,
+    /// What was presented instead.
+    presented: KindSet,
+    /// What a signature would have to be like, where one would be accepted: the value of `Accept-Signature` (RFC 9421 §5.1).
+    invitation: Option<Arc<str>>,
+    /// The agent's time, for `Date`, where the caller's clock may be the reason.
+    told_at: Option<Timestamp>,
     /// When to try again, where that is all that is needed.
     pub(super) notice: Option<Box<Notice>>,
-}
-
-/// What helps a caller to sign.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Invitation {
-    /// The value of `Accept-Signature` (RFC 9421 §5.1).
-    accept: Arc<str>,
-    /// The agent's time, for `Date`: the caller's clock may be wrong.
-    now: Timestamp,
+    /// The same as Apigee says it, where callers are used to that.
+    fault: Option<Fault>,
 }
 
 /// What a 401 asks for.
@@ -48,19 +47,50 @@ pub(super) enum Challenge {
     None,
 }
 
+/// Where a caller is refused, and with what in its hands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// The levels that guard it, each with what it accepts.
+    pub(super) levels: [Option<&'a Accepts>; 2],
+    /// What the caller presented.
+    pub(super) presented: KindSet,
+    /// What signatures must be like.
+    pub(super) signatures: &'a SignatureTerms,
+    /// How callers of the service are told.
+    pub(super) format: ErrorFormat,
+    /// When it is.
+    pub(super) now: Timestamp,
+}
+
 impl Answer {
     /// An answer that is no matter of authentication.
     pub(super) const fn new(status: u16, code: &'static str, sentence: &'static str) -> Self {
-        Self { status, code, sentence, challenge: Challenge::None, invitation: None, notice: None }
+        Self {
+            status,
+            code,
+            sentence,
+            challenge: Challenge::None,
+            presented: KindSet::EMPTY,
+            invitation: None,
+            told_at: None,
+            notice: None,
+            fault: None,
+        }
     }
 
-    /// The gate's no, in a place that `levels` guard.
-    pub(super) fn from_no<'a>(no: &No<'_>, levels: impl IntoIterator<Item = Option<&'a Accepts>>) -> Self {
-        let answer = Self::new(no.status(), no.code(), no.sentence());
+    /// The gate's no.
+    pub(super) fn from_no(no: &No<'_>, place: &Place<'_>) -> Self {
+        let answer = Self::new(no.status(), no.code(), no.sentence()).in_format(place.format);
         match no {
             No::Limited { shortage, .. } => answer.with_notice(Notice::of(shortage)),
-            No::Denied { .. } | No::Refused(_) => answer.with_challenge(levels),
+            No::Denied { .. } | No::Refused(_) => answer.with_challenge(place),
         }
+    }
+
+    /// A refusal.
+    pub(super) fn from_refusal(refusal: Refusal, place: &Place<'_>) -> Self {
+        let answer = Self::new(refusal.status(), refusal.code(), refusal.sentence());
+        answer.in_format(place.format).with_challenge(place)
     }
 
     /// The same, with when to try again.
@@ -69,33 +99,32 @@ impl Answer {
         self
     }
 
-    /// A refusal, in a place that `levels` guard.
-    pub(super) fn from_refusal<'a>(
-        refusal: Refusal,
-        levels: impl IntoIterator<Item = Option<&'a Accepts>>,
-    ) -> Self {
-        Self::new(refusal.status(), refusal.code(), refusal.sentence()).with_challenge(levels)
+    /// The same as callers of a service are used to hear it.
+    pub(super) fn in_format(mut self, format: ErrorFormat) -> Self {
+        if format == ErrorFormat::Apigee {
+            let fault = Fault::of(self.code);
+            self.status = fault.status.unwrap_or(self.status);
+            self.fault = Some(fault);
+        }
+        self
     }
 
-    fn with_challenge<'a>(mut self, levels: impl IntoIterator<Item = Option<&'a Accepts>>) -> Self {
+    fn with_challenge(mut self, place: &Place<'_>) -> Self {
         if self.status == 401 {
-            let levels: Vec<&Accepts> = levels.into_iter().flatten().collect();
             let everywhere = |kind: CredentialKind| {
-                levels.iter().all(|accepts| accepts.iter().any(|kinds| kinds.contains(kind)))
+                let mut levels = place.levels.into_iter().flatten();
+                levels.all(|accepts| accepts.iter().any(|kinds| kinds.contains(kind)))
             };
             let of_headers =
                 CredentialKind::ALL.into_iter().filter(|&kind| Refusal::challenge(kind).is_some());
             let kinds: KindSet = of_headers.filter(|&kind| everywhere(kind)).collect();
             self.challenge =
                 if kinds.is_empty() { Challenge::Certificate } else { Challenge::Headers(kinds) };
-        }
-        self
-    }
-
-    /// The same, with what a signature must be like if one would have been accepted.
-    pub(super) fn with_terms(mut self, terms: &SignatureTerms, now: Timestamp) -> Self {
-        if matches!(self.challenge, Challenge::Headers(kinds) if kinds.contains(CredentialKind::Signature)) {
-            self.invitation = Some(Invitation { accept: Arc::clone(&terms.invitation), now });
+            self.presented = place.presented;
+            self.told_at = Some(place.now);
+            if kinds.contains(CredentialKind::Signature) {
+                self.invitation = Some(Arc::clone(&place.signatures.invitation));
+            }
         }
         if self.code == Refusal::ReplayMemoryFull.code() {
             // Nonces are forgotten every second.
@@ -104,8 +133,32 @@ impl Answer {
         self
     }
 
-    /// The problem document.
+    /// What the body is.
+    pub(super) const fn media_type(&self) -> &'static str {
+        if self.fault.is_some() { FAULT } else { PROBLEM }
+    }
+
+    /// The body: a problem document, or what takes its place.
     pub(super) fn body(&self, request_id: &RequestId) -> String {
+        match self.fault {
+            Some(fault) => self.fault_body(fault),
+            None => self.problem(request_id),
+        }
+    }
+
+    fn fault_body(&self, fault: Fault) -> String {
+        let errorcode = match fault.errorcode {
+            Some(errorcode) => Cow::Borrowed(errorcode),
+            None => Cow::Owned(format!("postern.{}", self.code)),
+        };
+        let faultstring = fault.faultstring.unwrap_or(self.sentence);
+        format!(
+            "{{\"fault\":{{\"faultstring\":\"{faultstring}\",\"detail\":{{\"errorcode\":\"{errorcode}\"}}}}}}"
+        )
+    }
+
+    /// The problem document.
+    fn problem(&self, request_id: &RequestId) -> String {
         let mut body = String::with_capacity(256);
         let violated: Vec<&str> = self.notice.iter().flat_map(|notice| notice.violated()).collect();
         let violated = match violated.as_slice() {
@@ -141,27 +194,38 @@ impl Answer {
 
     /// The fields that say what would have been accepted, in lower case (RFC 9110 §11.6.1: a 401 carries at least one
     /// challenge). An API key's stands first: it is the one that callers know longest.
+    ///
+    /// > If the request lacks any authentication information […], the resource server SHOULD NOT include an error code or
+    /// > other error information. — RFC 6750 §3.1
+    ///
+    /// So only the scheme of what was presented says what is wrong with it.
     pub(super) fn challenge(&self) -> Vec<(&'static str, Cow<'_, str>)> {
-        let failed = self.code != Refusal::MissingCredential.code();
         let mut fields = Vec::new();
         match self.challenge {
             Challenge::Headers(kinds) => {
                 for kind in [CredentialKind::ApiKey, CredentialKind::Signature] {
                     let scheme = Refusal::challenge(kind).filter(|_| kinds.contains(kind));
-                    fields.extend(scheme.map(|scheme| match failed {
-                        true => (CHALLENGE, Cow::Owned(format!("{scheme}, error=\"invalid_token\""))),
-                        false => (CHALLENGE, Cow::Borrowed(scheme)),
+                    let error = if self.presented.contains(kind) { self.error() } else { Cow::Borrowed("") };
+                    fields.extend(scheme.map(|scheme| match &*error {
+                        "" => (CHALLENGE, Cow::Borrowed(scheme)),
+                        error => (CHALLENGE, Cow::Owned(format!("{scheme}, {error}"))),
                     }));
                 }
             }
             Challenge::Certificate => fields.push((CHALLENGE, "ClientCertificate realm=\"postern\"".into())),
             Challenge::None => {}
         }
-        if let Some(Invitation { accept, now }) = &self.invitation {
-            fields.push(("accept-signature", Cow::Borrowed(accept)));
-            fields.push(("date", now.to_http_date().into()));
-        }
+        fields.extend(self.invitation.as_ref().map(|accept| ("accept-signature", Cow::Borrowed(&**accept))));
+        fields.extend(self.told_at.map(|at| ("date", Cow::Owned(at.to_http_date()))));
         fields
+    }
+
+    /// What is wrong with what was presented. Only who has proven to hold it is told more than that.
+    fn error(&self) -> Cow<'static, str> {
+        if self.code == Refusal::InvalidCredential.code() {
+            return Cow::Borrowed("error=\"invalid_token\"");
+        }
+        Cow::Owned(format!("error=\"invalid_token\", error_description=\"{}\"", self.sentence))
     }
 
     /// Writes the whole answer for an HTTP/1 caller.
@@ -180,7 +244,7 @@ impl Answer {
             http::StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
         out.extend_from_slice(reason.unwrap_or_default().as_bytes());
         out.extend_from_slice(b"\r\n");
-        field(out, "content-type", PROBLEM.as_bytes());
+        field(out, "content-type", self.media_type().as_bytes());
         field(out, "cache-control", b"no-store");
         field(out, "x-request-id", request_id.as_str().as_bytes());
         for (name, value) in self.challenge() {
@@ -205,28 +269,112 @@ impl Answer {
 const CHALLENGE: &str = "www-authenticate";
 
 /// > application/problem+json — RFC 9457 §3
-pub(super) const PROBLEM: &str = "application/problem+json";
+const PROBLEM: &str = "application/problem+json";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authz::Denial;
+    use crate::credential::{NonceMemory, SignatureRules};
+
+    const GOLDEN: &str = include_str!("refuse_golden.txt");
+
+    fn terms() -> SignatureTerms {
+        let nonces = Arc::new(NonceMemory::new(1, Timestamp::FLOOR));
+        SignatureTerms::new(SignatureRules::default(), nonces)
+    }
+
+    fn place(signatures: &SignatureTerms) -> Place<'_> {
+        let (levels, now) = ([None, None], Timestamp::FLOOR);
+        Place { levels, presented: KindSet::EMPTY, signatures, format: ErrorFormat::Problem, now }
+    }
+
+    fn text(answer: &Answer) -> String {
+        let id = RequestId::from_caller(b"id-of-request").unwrap();
+        let mut out = Vec::new();
+        answer.write_http1(&mut out, &id, false, true);
+        String::from_utf8(out).unwrap()
+    }
 
     #[test]
     fn an_answer_is_a_problem_document_with_a_challenge() {
-        let answer = Answer::from_refusal(Refusal::MissingCredential, [None, None]);
-        let id = RequestId::from_caller(b"id-of-request").unwrap();
-        let mut out = Vec::new();
+        let answer = Answer::from_refusal(Refusal::MissingCredential, &place(&terms()));
 
-        answer.write_http1(&mut out, &id, false, true);
+        let text = text(&answer);
 
-        let text = String::from_utf8(out).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{head}");
         assert!(head.contains("www-authenticate: ApiKey realm=\"postern\"\r\n"), "{head}");
+        assert!(head.contains("date: Thu, 01 Jan 2026 00:00:00 GMT\r\n"), "{head}");
         assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
         let document: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(document["code"], "missing-credential");
         assert_eq!(document["status"], 401);
         assert_eq!(document["request_id"], "id-of-request");
+    }
+
+    /// All answers to a caller with a key and a signature, in both formats. What is short is told elsewhere.
+    fn all_answers() -> String {
+        let signatures = terms();
+        let presented = KindSet::from_iter([CredentialKind::ApiKey, CredentialKind::Signature]);
+        let refusals = Refusal::ALL.map(|one| (one.status(), one.code(), one.sentence()));
+        let denials = Denial::ALL.map(|one| (one.status(), one.code(), one.sentence()));
+        let mut golden = String::new();
+        for (status, code, sentence) in refusals.into_iter().chain(denials) {
+            for format in [ErrorFormat::Problem, ErrorFormat::Apigee] {
+                let place = Place { presented, format, ..place(&signatures) };
+                let answer = Answer::new(status, code, sentence).in_format(format).with_challenge(&place);
+                golden.push_str(&text(&answer).replace('\r', "").replace("\n\n", "\n"));
+                golden.push_str(if golden.ends_with('\n') { "\n" } else { "\n\n" });
+            }
+        }
+        golden
+    }
+
+    #[test]
+    fn every_no_is_told_in_both_formats_as_it_always_was() {
+        let told = all_answers();
+
+        assert!(told == GOLDEN, "what is told now:\n{told}");
+    }
+
+    #[test]
+    fn only_the_scheme_of_what_was_presented_says_what_is_wrong() {
+        let signatures = terms();
+        let challenges = |refusal, presented: &[CredentialKind]| {
+            let presented = presented.iter().copied().collect();
+            let answer = Answer::from_refusal(refusal, &Place { presented, ..place(&signatures) });
+            let fields = answer.challenge().into_iter().filter(|(name, _)| *name == CHALLENGE);
+            fields.map(|(_, value)| value.into_owned()).collect::<Vec<_>>()
+        };
+
+        assert_eq!(
+            challenges(Refusal::MissingCredential, &[]),
+            ["ApiKey realm=\"postern\"", "Signature realm=\"postern\""]
+        );
+        assert_eq!(
+            challenges(Refusal::InvalidCredential, &[CredentialKind::ApiKey]),
+            ["ApiKey realm=\"postern\", error=\"invalid_token\"", "Signature realm=\"postern\""]
+        );
+        assert_eq!(
+            challenges(Refusal::SignatureExpired, &[CredentialKind::Signature]),
+            [
+                "ApiKey realm=\"postern\"",
+                "Signature realm=\"postern\", error=\"invalid_token\", error_description=\"The signature has expired; \
+                 sign the request anew.\""
+            ]
+        );
+    }
+
+    #[test]
+    fn no_sentence_needs_to_be_escaped() {
+        // > Values for the "error" and "error_description" attributes MUST NOT include characters outside the set
+        // > %x20-21 / %x23-5B / %x5D-7E. — RFC 6750 §3
+        let allowed = |byte: u8| matches!(byte, 0x20..=0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+        for sentence in
+            Refusal::ALL.map(Refusal::sentence).into_iter().chain(Denial::ALL.map(Denial::sentence))
+        {
+            assert!(sentence.bytes().all(allowed), "{sentence}");
+        }
     }
 }

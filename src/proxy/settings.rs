@@ -61,6 +61,18 @@ pub struct ServiceSettings {
     pub accepts: Option<Accepts>,
     /// Between what the number of requests under way moves, if it is limited.
     pub concurrency: Option<Concurrency>,
+    /// How callers are told why they get no answer from it.
+    pub error_format: ErrorFormat,
+}
+
+/// How callers are told why they get no answer from a service.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ErrorFormat {
+    /// With the bodies and statuses of Apigee, for callers that were written for it.
+    Apigee,
+    /// With problem documents (RFC 9457).
+    #[default]
+    Problem,
 }
 
 /// Where a service listens.

@@ -23,7 +23,9 @@ use super::admission::Visitor;
 use super::context::{Attestor, NotAttested, PlaneContext, Signal};
 use super::http1::{self, Peer};
 use super::http2;
-use super::settings::{Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings};
+use super::settings::{
+    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings,
+};
 use super::snapshot::{Listener, Routes, Snapshot};
 use super::tcp;
 use super::tls::verdict;
@@ -158,6 +160,7 @@ impl World {
             endpoint: Endpoint::Unix(socket.clone()),
             accepts: None,
             concurrency: None,
+            error_format: ErrorFormat::default(),
         };
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };
