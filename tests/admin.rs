@@ -122,6 +122,10 @@ impl Steward for Scribe {
         Err(StewardError::Unknown("there is no listener x".into()))
     }
 
+    async fn recall(&self, request_id: String) -> Result<Explanation, StewardError> {
+        Err(StewardError::Unknown(format!("no request {request_id}")))
+    }
+
     async fn reload(&self) -> Result<Reloaded, StewardError> {
         self.note("reload");
         Ok(Reloaded { changes: vec!["the registry is new".into()] })

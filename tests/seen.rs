@@ -6,7 +6,9 @@
 #[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
 mod support;
 
-use support::{Answer, Identity, Scene, Service, World};
+use std::process::Command;
+
+use support::{Answer, Identity, Scene, Service, World, eventually, write};
 
 /// The same GET by HTTP/1.1 and by HTTP/2.
 async fn both(world: &World, identity: Option<&Identity>, fields: &[(&str, &str)]) -> [Answer; 2] {
@@ -61,4 +63,101 @@ async fn callers_of_a_service_that_moved_here_from_apigee_are_refused_as_they_we
     assert_eq!(answer.status, 503);
     let code = answer.json()["fault"]["detail"]["errorcode"].clone();
     assert_eq!(code, "messaging.adaptors.http.flow.ServiceUnavailable");
+}
+
+/// What a command prints, and how it ends.
+fn says(world: &World, words: &str) -> (Option<i32>, String) {
+    let mut command: Command = support::world::postern(world.path());
+    let output = command.args(words.split_whitespace()).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn a_request_is_explained_by_its_id_as_it_was_decided() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    scene.registry(
+        "[[product]]\nid = \"silver\"\n\n[[product.operation]]\nservice = \"orders\"\nmethods = [\"POST\"]\npath = \"/**\"\n\n\
+         [[product]]\nid = \"gold\"\nquota = { limit = 1000, per = \"1d\" }\n\n[[product.operation]]\nid = \"read\"\n\
+         service = \"orders\"\nmethods = [\"GET\"]\npath = \"/a\"\n\n",
+    );
+    let key = scene.key();
+    scene.app(
+        "by-key",
+        &format!(
+            "{}[[app.grant]]\nproduct = \"silver\"\n\n[[app.grant]]\nproduct = \"orders\"\nstatus = \"pending\"\n\n\
+             [[app.grant]]\nproduct = \"gold\"\n\n",
+            key.table()
+        ),
+    );
+    let world = scene.start().await;
+    let allowed = world.talk(None).await.get("/a?page=2", &key.line()).await;
+    let refused = world.h2(None).await.get("/b", &[("x-api-key", &key.text)]).await;
+    let unknown = world.talk(None).await.get("/a", &format!("x-api-key: {}\r\n", invented())).await;
+    assert_eq!((allowed.status, refused.status, unknown.status), (200, 403, 401));
+    let [allowed, refused, unknown] =
+        [allowed, refused, unknown].map(|answer| answer.header("x-request-id").unwrap().to_owned());
+
+    let told = world.admin().recall(&allowed).await.unwrap();
+    assert!(told.allowed && told.registry_now.is_none(), "{told:?}");
+    let grants: Vec<_> = told.grants.iter().map(|one| (one.product.as_str(), one.code.as_str())).collect();
+    assert_eq!(grants, [("silver", "not-entitled"), ("orders", "grant-pending"), ("gold", "allowed")]);
+    let request = told.request.unwrap();
+    assert_eq!((&*request.method, &*request.path, request.status), ("GET", "/a", 200));
+    assert_eq!(request.presented, ["api_key"]);
+    let limits = told.steps.iter().find(|step| step.name == "limits").unwrap();
+    assert!(limits.detail.contains("product:gold now: 999 of 1000 left"), "{limits:?}");
+
+    let told = world.admin().recall(&refused).await.unwrap();
+    assert_eq!((told.code.as_str(), told.status), ("grant-pending", Some(403)));
+    assert_eq!(told.grants.iter().filter(|one| one.code == "not-entitled").count(), 2);
+    let told = world.admin().recall(&unknown).await.unwrap();
+    assert_eq!(told.code, "invalid-credential");
+    assert!(told.app.is_none() && told.grants.is_empty());
+    assert_eq!(told.request.unwrap().presented, ["api_key"]);
+
+    let (code, page) = says(&world, &format!("explain {allowed}"));
+    assert_eq!(code, Some(0), "{page}");
+    assert!(
+        page.lines().any(|line| line.starts_with("gold ") && line.contains("by the operation read")),
+        "{page}"
+    );
+    let (code, page) = says(&world, &format!("explain {refused}"));
+    assert_eq!(code, Some(3), "{page}");
+    assert!(page.contains("GET /b from 127."), "{page}");
+    assert!(!page.contains(&key.text), "{page}");
+    let (code, json) = says(&world, &format!("explain {refused} --json"));
+    assert_eq!(code, Some(3));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["request"]["protocol"], "http/2");
+    let (code, page) = says(&world, "explain 01a2020c-nobody");
+    assert_eq!(code, Some(1));
+    assert!(page.contains("no request 01a2020c-nobody is remembered"), "{page}");
+}
+
+#[tokio::test]
+async fn an_explanation_says_that_the_registry_has_changed_since() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    let key = scene.app_with_key("by-key");
+    let world = scene.start().await;
+    let answer = world.talk(None).await.get("/a", &key.line()).await;
+    assert_eq!(answer.status, 200);
+    let id = answer.header("x-request-id").unwrap();
+    let before = world.admin().recall(id).await.unwrap();
+    assert_eq!((before.registry_now, before.grants[0].code.as_str()), (None, "allowed"));
+
+    let registry = world.registry().replace("methods = [\"*\"]", "methods = [\"POST\"]");
+    write(&world.path().join("registry/apps.toml"), &registry);
+    let after = eventually("the registry changes", async || {
+        let told = world.admin().recall(id).await.unwrap();
+        told.registry_now.is_some().then_some(told)
+    })
+    .await;
+
+    assert!(after.allowed, "what was decided stays decided");
+    assert_eq!(after.registry, before.registry);
+    assert_eq!(after.grants[0].code, "not-entitled");
+    let (_, page) = says(&world, &format!("explain {id}"));
+    assert!(page.contains("The registry has changed since"), "{page}");
 }

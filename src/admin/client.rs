@@ -110,6 +110,14 @@ impl Client {
         self.post("/v1/explain", Some(question)).await
     }
 
+    /// How the request with this id fared. An `unknown` means that it is not remembered.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn recall(&self, request_id: &str) -> Result<Explanation, ClientError> {
+        self.get(&format!("/v1/decisions/{request_id}")).await
+    }
+
     /// Has configuration and registry read again.
     ///
     /// # Errors

@@ -15,7 +15,9 @@ mod client;
 pub use client::{Client, ClientError};
 pub use desk::Desk;
 pub use health::serve as serve_health;
-pub use question::{Explanation, Operation, Presented, Question, StepOutcome, TrailStep};
+pub use question::{
+    Explanation, GrantTrail, Operation, Presented, Question, SeenRequest, StepOutcome, TrailStep,
+};
 pub use secret_text::SecretText;
 pub use server::{bind, serve};
 pub use signing::{AuthorityRequest, InstalledStatus, SignedAuthorityStatus};

@@ -118,6 +118,7 @@ enum Call {
     Explain,
     Install,
     Issue,
+    Recall(String),
     Reload,
     Renew(WorkloadId),
     Request,
@@ -139,6 +140,9 @@ impl Call {
             "reload" => Self::Reload,
             "status" => return Some((Self::Status, Method::GET)),
             other => match other.split('/').collect::<Vec<_>>().as_slice() {
+                ["decisions", id] if is_request_id(id) => {
+                    return Some((Self::Recall((*id).to_owned()), Method::GET));
+                }
                 ["workloads", workload, "renew"] => Self::Renew(workload.parse().ok()?),
                 ["authorities", level, verb] => {
                     let level =
@@ -156,7 +160,7 @@ impl Call {
     }
 
     const fn changes_something(&self) -> bool {
-        !matches!(self, Self::Bundle | Self::Crl | Self::Explain | Self::Status)
+        !matches!(self, Self::Bundle | Self::Crl | Self::Explain | Self::Recall(_) | Self::Status)
     }
 
     async fn carry_out(self, body: &[u8], steward: &impl Steward) -> Result<Answer, StewardError> {
@@ -170,6 +174,7 @@ impl Call {
             Self::Explain => ok(&steward.explain(read(body)?)?),
             Self::Install => ok(&steward.install(read::<InstallationOrder>(body)?.order()?).await?),
             Self::Issue => ok(&steward.issue(read::<Order>(body)?).await?),
+            Self::Recall(id) => ok(&steward.recall(id).await?),
             Self::Reload => ok(&steward.reload().await?),
             Self::Renew(workload) => {
                 steward.renew(workload.clone()).await?;
@@ -191,6 +196,12 @@ impl Call {
             Self::Status => ok(&steward.status()),
         })
     }
+}
+
+/// Whether `id` is made of what request ids are made of.
+fn is_request_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 fn ok<T: Serialize>(value: &T) -> Answer {

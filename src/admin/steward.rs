@@ -36,6 +36,12 @@ pub trait Steward: Send + Sync + 'static {
     /// The question makes no sense here: an unknown listener, a malformed certificate.
     fn explain(&self, question: Question) -> Result<Explanation, StewardError>;
 
+    /// How a request fared, as long as it is remembered.
+    ///
+    /// # Errors
+    /// No such request is remembered.
+    fn recall(&self, request_id: String) -> impl Future<Output = Result<Explanation, StewardError>> + Send;
+
     /// Reads configuration and registry again.
     fn reload(&self) -> impl Future<Output = Result<Reloaded, StewardError>> + Send;
 

@@ -2,15 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::admin::{Explanation, Operation, Presented, Question, StepOutcome, StewardError, TrailStep};
-use crate::authz::Denial;
+use super::steward::quota_of;
+use crate::admin::{
+    Explanation, GrantTrail, Operation, Presented, Question, SeenRequest, StepOutcome, StewardError,
+    TrailStep,
+};
+use crate::authz::{Ask, Denial, survey};
 use crate::clock::Timestamp;
 use crate::credential::Refusal;
 use crate::id::ServiceId;
 use crate::identity::{SpiffeId, Subject};
 use crate::pki::{Usage, Verified};
 use crate::proxy::{Listener, ListenerProtocol, Outcome, Part, Snapshot, rehearse};
+use crate::registry::{self, Grant, PolicyPath};
 use crate::store::pem;
+use crate::telemetry::Remembered;
 
 /// What would become of the caller in `question`, under `snapshot`.
 ///
@@ -55,11 +61,110 @@ pub(super) fn explain(
     };
     let objection = verified.as_ref().and_then(|one| snapshot.registry.objection_to_name(&one.subject));
     let outcome = rehearse(listener, verified, &part, snapshot, now);
-    let mut explanation = explanation(&outcome, snapshot, now);
+    let mut explanation = explanation(&outcome, HYPOTHETICAL, snapshot, now);
+    explanation.grants = match &question.operation {
+        Operation::Http { method, path, .. } => {
+            let path = path.split_once('?').map_or(&**path, |(path, _)| path);
+            grants(&outcome, Some((method, path)), snapshot, now)
+        }
+        Operation::Tcp { .. } => grants(&outcome, None, snapshot, now),
+    };
     if let Some(objection) = objection.filter(|_| outcome.code == Refusal::UnmappedCertificate.code()) {
         explanation.sentence = format!("{} That is because {objection}.", explanation.sentence);
     }
     Ok(explanation)
+}
+
+/// How a request fared that is remembered, and what its app's grants are worth.
+pub(super) fn recall(remembered: Remembered, snapshot: &Snapshot, now: Timestamp) -> Explanation {
+    let in_force = snapshot.registry.version();
+    let (kind, credential) = remembered.credential;
+    let mut outcome = Outcome {
+        status: remembered.status,
+        code: remembered.code,
+        app: remembered.app,
+        product: remembered.product,
+        operation: remembered.operation,
+        presented: remembered.presented,
+        service: remembered.service,
+        credential: (!credential.is_empty()).then_some((kind, credential)),
+        limits: Vec::new(),
+    };
+    outcome.limits = standing(&outcome, snapshot, now);
+    let mut explanation = explanation(&outcome, STEPS.len(), snapshot, now);
+    if remembered.direction == "in" && !remembered.path_is_cut {
+        let http = (remembered.protocol != "tcp").then_some((&*remembered.method, &*remembered.path));
+        explanation.grants = grants(&outcome, http, snapshot, remembered.at);
+    }
+    explanation.at = remembered.at;
+    explanation.registry_now =
+        (remembered.registry != in_force && !remembered.registry.is_empty()).then(|| in_force.to_owned());
+    explanation.registry = remembered.registry;
+    let text = |text: String| (!text.is_empty()).then_some(text);
+    explanation.request = Some(SeenRequest {
+        id: remembered.request_id,
+        at: remembered.at,
+        direction: remembered.direction.to_owned(),
+        door: remembered.door,
+        peer: remembered.peer.map(|peer| peer.to_string()),
+        protocol: remembered.protocol.to_owned(),
+        method: remembered.method,
+        path: remembered.path,
+        status: remembered.status,
+        presented: remembered.presented.iter().map(|kind| kind.to_string()).collect(),
+        spiffe_id: text(remembered.spiffe_id),
+        duration_us: u64::try_from(remembered.duration.as_micros()).unwrap_or(u64::MAX),
+    });
+    explanation
+}
+
+/// What the grants of the app in `outcome` say to the request with this method and path, or to a raw connection.
+fn grants(
+    outcome: &Outcome,
+    http: Option<(&str, &str)>,
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Vec<GrantTrail> {
+    let Some(app) = snapshot.registry.app(&outcome.app) else { return Vec::new() };
+    let Ok(service) = outcome.service.parse::<ServiceId>() else { return Vec::new() };
+    let path = http.map(|(method, path)| (method, PolicyPath::parse(path)));
+    let ask = match &path {
+        None => Ask::Tcp { service: &service },
+        Some((method, Ok(path))) => Ask::Http { service: &service, method, path },
+        Some((_, Err(_))) => return Vec::new(),
+    };
+    let what = match http {
+        None => format!("connections to {service}"),
+        Some((method, path)) => format!("{method} {path} of {service}"),
+    };
+    let trail = |(grant, found): (&Grant, Result<&registry::Operation, Denial>)| GrantTrail {
+        product: grant.product.id.clone(),
+        code: found.map_or_else(Denial::code, |_| "allowed").to_owned(),
+        detail: match found {
+            Ok(operation) => format!("by the operation {}", operation.label()),
+            Err(Denial::NotEntitled) => format!("no operation covers {what}"),
+            Err(Denial::AuthMethodNotAllowed) => {
+                format!("the operations that cover it ask for other credentials than {}", outcome.presented)
+            }
+            Err(Denial::GrantExpired) => {
+                let ended = grant.expires.map(|expires| expires.to_string()).unwrap_or_default();
+                format!("it ended at {ended}")
+            }
+            Err(denial) => denial.sentence().to_owned(),
+        },
+    };
+    survey(app, &ask, outcome.presented, now).map(trail).collect()
+}
+
+/// How the limits stand now that a remembered request has met.
+fn standing(outcome: &Outcome, snapshot: &Snapshot, now: Timestamp) -> Vec<String> {
+    let uses = snapshot.ledger.uses(now).into_iter().filter(|one| one.app.as_str() == outcome.app);
+    let met = uses.filter(|one| one.product.as_ref().is_none_or(|id| id.as_str() == outcome.product));
+    met.filter_map(|one| {
+        let (scope, limit) = quota_of(&snapshot.registry, &one)?;
+        Some(format!("{scope} now: {} of {limit} left", limit.saturating_sub(one.used)))
+    })
+    .collect()
 }
 
 fn listener<'a>(question: &Question, snapshot: &'a Snapshot) -> Result<&'a Arc<Listener>, StewardError> {
@@ -132,7 +237,7 @@ fn imagined(id: &str, now: Timestamp) -> Result<Verified, StewardError> {
 }
 
 /// What is looked at, in order. A request that is refused at one step passed those before it.
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
     "certificate",
     "request",
     "credential",
@@ -144,7 +249,14 @@ const STEPS: [&str; 11] = [
     "product and operation",
     "limits",
     "capacity",
+    "exchange",
 ];
+
+/// So many steps there are for a request that nobody makes.
+const HYPOTHETICAL: usize = EXCHANGE;
+
+/// The step after the decision: what became of the request then.
+const EXCHANGE: usize = 11;
 
 /// The step that is about quotas and paces.
 const LIMITS: usize = 9;
@@ -188,16 +300,32 @@ fn decided_by(code: &str) -> (usize, &'static str) {
     match code {
         "no-such-service" => (7, "No service answers for this host and path."),
         "bad-path" => (1, "The path is ambiguous."),
+        "rate-limited" => (2, "Too many credentials from this address have not been valid."),
+        "bad-body" => (EXCHANGE, "The request body is malformed."),
+        "bad-gateway" => (EXCHANGE, "The service gave no usable answer."),
+        "broken-off" => (EXCHANGE, "The connection ended before the answer did."),
+        "no-identity" => (EXCHANGE, "The workload had no identity."),
+        "upstream-timeout" => (EXCHANGE, "The service did not answer in time."),
+        "upstream-unavailable" => (EXCHANGE, "The service could not be reached."),
+        "agent-stopped"
+        | "certificate-expired"
+        | "certificate-not-yet-valid"
+        | "idle-timeout"
+        | "no-current-crl"
+        | "not-expected"
+        | "not-trusted"
+        | "revoked" => (EXCHANGE, "The connection was let in, and ended later."),
         _ => (1, "The request head is malformed or ambiguous."),
     }
 }
 
-fn explanation(outcome: &Outcome, snapshot: &Snapshot, now: Timestamp) -> Explanation {
+/// The trail of `outcome` over the first `count` steps.
+fn explanation(outcome: &Outcome, count: usize, snapshot: &Snapshot, now: Timestamp) -> Explanation {
     let allowed = outcome.code == "allowed";
     let (decisive, sentence) =
         if allowed { (STEPS.len(), "The request is allowed.") } else { decided_by(outcome.code) };
     let app = snapshot.registry.app(&outcome.app);
-    let steps = STEPS.iter().enumerate().map(|(at, name)| TrailStep {
+    let steps = STEPS.iter().take(count).enumerate().map(|(at, name)| TrailStep {
         name: (*name).to_owned(),
         outcome: match at.cmp(&decisive) {
             std::cmp::Ordering::Less => StepOutcome::Passed,
@@ -223,6 +351,9 @@ fn explanation(outcome: &Outcome, snapshot: &Snapshot, now: Timestamp) -> Explan
         product: outcome.product.parse().ok(),
         service: outcome.service.parse().ok(),
         credential: outcome.credential.as_ref().and_then(|(_, id)| id.parse().ok()),
+        grants: Vec::new(),
+        request: None,
+        registry_now: None,
     }
 }
 
@@ -237,14 +368,15 @@ fn detail(at: usize, decisive: usize, outcome: &Outcome, snapshot: &Snapshot) ->
         4 => app.map(|app| format!("{} is approved", app.id)).unwrap_or_default(),
         5 => app.map(|app| format!("{} is active", app.developer.id)).unwrap_or_default(),
         7 => outcome.service.clone(),
-        8 => outcome.product.clone(),
+        8 if outcome.operation.is_empty() => outcome.product.clone(),
+        8 => format!("{} {}", outcome.product, outcome.operation),
         LIMITS => outcome.limits.join("; "),
         _ => String::new(),
     }
 }
 
 fn handshake_failure(reason: &str, snapshot: &Snapshot, now: Timestamp) -> Explanation {
-    let steps = STEPS.iter().enumerate().map(|(at, name)| TrailStep {
+    let steps = STEPS.iter().take(HYPOTHETICAL).enumerate().map(|(at, name)| TrailStep {
         name: (*name).to_owned(),
         outcome: if at == 0 { StepOutcome::Failed } else { StepOutcome::NotReached },
         detail: if at == 0 { reason.to_owned() } else { String::new() },
@@ -262,5 +394,8 @@ fn handshake_failure(reason: &str, snapshot: &Snapshot, now: Timestamp) -> Expla
         product: None,
         service: None,
         credential: None,
+        grants: Vec::new(),
+        request: None,
+        registry_now: None,
     }
 }

@@ -28,7 +28,7 @@ use crate::issuance::{
 };
 use crate::limit::{Inflight, Scope, Use};
 use crate::pki::{Skews, Suspicion};
-use crate::proxy::{Current, Endpoint, ListenerProtocol, RemoteProtocol};
+use crate::proxy::{Current, Endpoint, ListenerProtocol, Recollection, RemoteProtocol};
 use crate::registry;
 use crate::telemetry::Metrics;
 use crate::workload;
@@ -49,6 +49,7 @@ pub(super) struct AgentSteward {
     pub(super) troubles: Arc<Troubles>,
     pub(super) skews: Arc<Mutex<Skews>>,
     pub(super) limit_troubles: Arc<LimitTroubles>,
+    pub(super) recollection: Recollection,
 }
 
 impl AgentSteward {
@@ -247,6 +248,18 @@ impl Steward for AgentSteward {
         explain::explain(question, &self.current.load(), self.clock.now())
     }
 
+    async fn recall(&self, request_id: String) -> Result<Explanation, StewardError> {
+        let remembered = self.recollection.of(&request_id).await;
+        let remembered = remembered.ok_or_else(|| {
+            StewardError::Unknown(format!(
+                "no request {request_id} is remembered: each data-plane thread remembers the last {}, and none from before \
+                 the start ([explain] remember)",
+                self.in_force.load().config.remember
+            ))
+        })?;
+        Ok(explain::recall(remembered, &self.current.load(), self.clock.now()))
+    }
+
     async fn reload(&self) -> Result<Reloaded, StewardError> {
         let stopping = || StewardError::Failed("the agent is stopping".to_owned());
         let (reply, done) = oneshot::channel();
@@ -291,7 +304,7 @@ impl Steward for AgentSteward {
 const FULLEST: usize = 10;
 
 /// The name and the limit of the quota that is counted in `one`, if there is one still.
-fn quota_of(registry: &registry::Snapshot, one: &Use) -> Option<(String, u64)> {
+pub(super) fn quota_of(registry: &registry::Snapshot, one: &Use) -> Option<(String, u64)> {
     let (scope, limits) = match (&one.product, &one.operation) {
         (None, _) => (Scope::App(&one.app), registry.app(one.app.as_str())?.limits.as_deref()),
         (Some(id), None) => (Scope::Product(id), registry.product(id.as_str())?.limits.as_deref()),

@@ -205,6 +205,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         attestor: Arc::<KernelAttestor>::clone(&attestor),
         metrics: Arc::clone(&metrics),
         skews: Arc::clone(&skews),
+        remember: config.remember,
         access,
         lookout,
     };
@@ -240,6 +241,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         troubles: Arc::clone(&troubles),
         skews: Arc::clone(&skews),
         limit_troubles: limit_keeper.troubles(),
+        recollection: plane.recollection(),
     });
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;

@@ -53,6 +53,17 @@ pub fn decide<'s>(principal: &Principal<'s>, ask: &Ask<'_>, door: Door<'_>, now:
     }
 }
 
+/// What comes of each grant of `app` for itself, in the order in which they are written, for a caller with these `kinds` of
+/// credential. [`decide`] takes the first that allows.
+pub fn survey<'s>(
+    app: &'s App,
+    ask: &Ask<'_>,
+    kinds: KindSet,
+    now: Timestamp,
+) -> impl Iterator<Item = (&'s Grant, Result<&'s Operation, Denial>)> {
+    app.grants.iter().map(move |grant| (grant, by_grant(grant, ask, kinds, now)))
+}
+
 /// Why a principal may not.
 pub(super) enum Hindrance<E> {
     /// It has no right.

@@ -8,7 +8,7 @@ mod permit;
 mod toll;
 
 pub use ask::{Ask, Door};
-pub use decide::{Decision, Terms, decide};
+pub use decide::{Decision, Terms, decide, survey};
 pub use denial::Denial;
 pub use gate::{No, check};
 pub use permit::Permit;

@@ -36,7 +36,7 @@ pub(super) enum Verb {
     Check(Format),
     /// Show how the running agent stands; exit 3 when it is not ready
     Status(Format),
-    /// Show how the running agent would decide, and why; exit 3 when it would refuse
+    /// Show how the running agent would decide or has decided, and why; exit 3 when that is a refusal
     Explain(Box<ExplainArgs>),
     /// The local CA
     Ca {
@@ -71,6 +71,13 @@ pub(super) struct Format {
 
 #[derive(Args, Debug)]
 pub(super) struct ExplainArgs {
+    /// The id of a request that was made, as in `X-Request-Id` and the access log: how it fared, as long as it is remembered
+    #[arg(
+        value_name = "REQUEST-ID",
+        conflicts_with_all = ["listener", "method", "host", "path", "tcp_service", "certificate", "spiffe_id", "api_key_file", "header"]
+    )]
+    pub(super) request_id: Option<String>,
+
     /// By which listener the caller comes; without it, the first that speaks the protocol
     #[arg(long, value_name = "ID")]
     pub(super) listener: Option<ListenerId>,
@@ -553,6 +560,7 @@ mod tests {
         for words in [
             "explain --tcp-service db --path /x",
             "explain --certificate a.pem --spiffe-id spiffe://td/a",
+            "explain 01a2020c-1e45 --path /x",
             "explain --spiffe-id nonsense",
             "cert issue --out x",
             "cert issue web --spiffe-id spiffe://td/a --out x",

@@ -508,6 +508,17 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     Some(Placed { place, item })
 }
 
+/// How many decisions each data-plane thread remembers.
+pub(super) fn remember(table: Option<TableReader<'_>>) -> usize {
+    let Some(mut table) = table else { return REMEMBERED };
+    let remember = table.optional("remember", |value| value.integer(0..=1_000_000)).unwrap_or(REMEMBERED);
+    table.finish();
+    remember
+}
+
+/// Some minutes of a quiet host, and half a megabyte on each thread.
+const REMEMBERED: usize = 1_000;
+
 const ERROR_FORMATS: [(&str, ErrorFormat); 2] =
     [("apigee", ErrorFormat::Apigee), ("problem", ErrorFormat::Problem)];
 

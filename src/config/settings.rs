@@ -56,6 +56,8 @@ pub struct Config {
     pub remotes: Vec<RemoteSettings>,
     /// Bounds.
     pub limits: Limits,
+    /// So many decisions each data-plane thread remembers, for whoever asks why.
+    pub remember: usize,
 }
 
 /// What is particular to one workload beyond its identity.

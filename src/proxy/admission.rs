@@ -82,6 +82,15 @@ pub(super) struct Admission<'s> {
     pub(super) service: &'s Arc<ServiceSettings>,
     /// What the body must turn out to be, where the caller has signed it.
     pub(super) digest: Option<DigestCheck>,
+    /// What the caller presented.
+    pub(super) presented: KindSet,
+}
+
+impl<'s> Admission<'s> {
+    /// What the log says of it.
+    pub(super) fn verdict(&self) -> Verdict<'s> {
+        Verdict::of_permit(&self.permit, self.service.id.as_str(), self.presented)
+    }
 }
 
 /// What the access log says of the decision.
@@ -91,7 +100,9 @@ pub(super) struct Verdict<'s> {
     pub(super) service: &'s str,
     pub(super) app: &'s str,
     pub(super) product: &'s str,
+    pub(super) operation: &'s str,
     pub(super) credential: (&'static str, &'s str),
+    pub(super) presented: KindSet,
 }
 
 impl<'s> Verdict<'s> {
@@ -100,9 +111,9 @@ impl<'s> Verdict<'s> {
         Self { code, ..Self::default() }
     }
 
-    /// The verdict behind a yes.
-    pub(super) fn of_permit(permit: &Permit<'s>, service: &'s str) -> Self {
-        Self::of_terms(permit.terms(), "allowed", service)
+    /// The verdict behind a yes to whoever `presented` these kinds.
+    pub(super) fn of_permit(permit: &Permit<'s>, service: &'s str, presented: KindSet) -> Self {
+        Self { presented, ..Self::of_terms(permit.terms(), "allowed", service) }
     }
 
     fn of_terms(terms: &Terms<'s>, code: &'static str, service: &'s str) -> Self {
@@ -111,23 +122,26 @@ impl<'s> Verdict<'s> {
             service,
             app: terms.app.id.as_str(),
             product: terms.product.id.as_str(),
+            operation: terms.operation.label(),
+            presented: KindSet::EMPTY,
             credential: (terms.credential.kind().as_str(), terms.credential.id.as_str()),
         }
     }
 
-    /// The verdict behind a no.
-    pub(super) fn of_no(no: &No<'s>, service: &'s str) -> Self {
-        match no {
+    /// The verdict behind a no to whoever `presented` these kinds.
+    pub(super) fn of_no(no: &No<'s>, service: &'s str, presented: KindSet) -> Self {
+        let verdict = match no {
             No::Refused(refusal) => Self { service, ..Self::of_nobody(refusal.code()) },
             No::Limited { terms, .. } => Self::of_terms(terms, no.code(), service),
             No::Denied { principal, .. } => Self {
                 code: no.code(),
                 service,
                 app: principal.app().id.as_str(),
-                product: "",
                 credential: (principal.credential().kind().as_str(), principal.credential().id.as_str()),
+                ..Self::default()
             },
-        }
+        };
+        Self { presented, ..verdict }
     }
 }
 
@@ -200,7 +214,7 @@ pub(super) fn admit<'s>(
     };
     let refuse = |refusal: Refusal, presented: KindSet| {
         let answer = Answer::from_refusal(refusal, &Place { presented, ..place });
-        (answer, Verdict::of_nobody(refusal.code()))
+        (answer, Verdict { presented, ..Verdict::of_nobody(refusal.code()) })
     };
     if names_api_key(head.path) || head.query.is_some_and(names_api_key) {
         return Err(refuse(Refusal::KeyInUrl, KindSet::EMPTY));
@@ -218,7 +232,7 @@ pub(super) fn admit<'s>(
     let presented = evidence.kinds();
     let throttle = Throttled::of(&evidence, visitor, snapshot, purpose);
     throttle.admit(now).map_err(|answer| {
-        let verdict = Verdict::of_nobody(answer.code);
+        let verdict = Verdict { presented, ..Verdict::of_nobody(answer.code) };
         (answer.in_format(place.format), verdict)
     })?;
 
@@ -227,7 +241,7 @@ pub(super) fn admit<'s>(
         authenticate(&evidence, &snapshot.registry, &snapshot.peppers, now)
             .inspect_err(|&refusal| throttle.note(refusal, now))
             .map_err(|refusal| refuse(refusal, presented))?;
-        return Err((NO_SERVICE, Verdict::of_nobody(NO_SERVICE.code)));
+        return Err((NO_SERVICE, Verdict { presented, ..Verdict::of_nobody(NO_SERVICE.code) }));
     };
     let door = Door { listener, service: service.accepts.as_ref() };
     let ask = Ask::Http { service: &service.id, method: head.method, path: &path };
@@ -238,7 +252,7 @@ pub(super) fn admit<'s>(
             throttle.note(refusal, now);
         }
         let place = Place { levels: [door.listener, door.service], presented, ..place };
-        (Answer::from_no(&no, &place), Verdict::of_no(&no, service.id.as_str()))
+        (Answer::from_no(&no, &place), Verdict::of_no(&no, service.id.as_str(), presented))
     })?;
     let digest = signed.as_ref().and_then(Signed::content_digest).map(ContentDigest::begin);
 
@@ -248,7 +262,7 @@ pub(super) fn admit<'s>(
     out.extend_from_slice(&visitor.fields);
     vouch(out, &permit);
     finish(out, head, trace);
-    Ok(Admission { permit, service, digest })
+    Ok(Admission { permit, service, digest, presented })
 }
 
 /// What a signature can cover of `head`.

@@ -24,6 +24,8 @@ pub struct PlaneContext {
     pub metrics: Arc<Metrics>,
     /// Peers whose clocks are ahead.
     pub skews: Arc<Mutex<Skews>>,
+    /// So many decisions each thread remembers.
+    pub remember: usize,
     /// Where access-log lines go.
     pub access: AccessSink,
     /// Where callers are reported that show a leaf of a retired authority.

@@ -345,6 +345,8 @@ struct Request<'a> {
     caller: Caller<'a>,
     verdict: Verdict<'a>,
     outcome: Outcome<'a>,
+    /// Which state of the registry decided.
+    registry: &'a str,
 }
 
 #[expect(clippy::large_enum_variant, reason = "it lives for one request, and a yes must not allocate")]
@@ -397,7 +399,7 @@ fn judge<'a>(
         Peer::Visitor(visitor) => {
             match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
                 Ok(admission) => {
-                    let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                    let verdict = admission.verdict();
                     (Outcome::Forward(Route::Service(admission)), verdict)
                 }
                 Err((answer, verdict)) => (Outcome::Answer(answer), verdict),
@@ -414,7 +416,17 @@ fn judge<'a>(
             }
         },
     };
-    Ok(Request { id, method: head.method, path: head.path, body: head.body, caller, verdict, outcome })
+    let registry = snapshot.registry.version();
+    Ok(Request {
+        id,
+        method: head.method,
+        path: head.path,
+        body: head.body,
+        caller,
+        verdict,
+        outcome,
+        registry,
+    })
 }
 
 /// Answers without a service; a body that has not arrived whole ends the connection.
@@ -496,6 +508,9 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         service: request.verdict.service,
         app: request.verdict.app,
         product: request.verdict.product,
+        operation: request.verdict.operation,
+        presented: request.verdict.presented,
+        registry: request.registry,
         credential: request.verdict.credential,
         spiffe_id,
         received: done.received,

@@ -16,7 +16,7 @@ use httparse::Header;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, request_id};
+use super::admission::{Admission, Purpose, Trace, Visitor, admit, request_id};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, Repeatable, Route, forward};
@@ -204,7 +204,7 @@ impl Stream {
                     (verdict, Done { status: answer.status, received: 0, sent, code: None })
                 }
                 Ok(admission) => {
-                    let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                    let verdict = admission.verdict();
                     let done = if admission.service.endpoint == Endpoint::Whoami {
                         show(&mut respond, &upstream_head, &admission, &id, to_head_request)
                     } else {
@@ -232,6 +232,9 @@ impl Stream {
             service: verdict.service,
             app: verdict.app,
             product: verdict.product,
+            operation: verdict.operation,
+            presented: verdict.presented,
+            registry: snapshot.registry.version(),
             credential: verdict.credential,
             spiffe_id: self.visitor.spiffe_id(),
             received: done.received,

@@ -33,7 +33,7 @@ mod plane;
 mod rehearse;
 
 pub use context::{Attestor, NotAttested, PlaneContext};
-pub use plane::{Claim, Door, Opening, Plane, PlaneError, Socket};
+pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
 pub use rehearse::{Outcome, Part, rehearse};
 pub use settings::{
     Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,

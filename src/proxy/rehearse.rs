@@ -14,6 +14,7 @@ use super::tcp;
 use crate::clock::Timestamp;
 use crate::id::ServiceId;
 use crate::pki::Verified;
+use crate::registry::KindSet;
 
 /// A request that is only imagined.
 #[derive(Debug)]
@@ -37,6 +38,10 @@ pub struct Outcome {
     pub product: String,
     /// The service asked for.
     pub service: String,
+    /// The operation of that product.
+    pub operation: String,
+    /// The kinds of credential that are presented.
+    pub presented: KindSet,
     /// The credential's kind and id.
     pub credential: Option<(&'static str, String)>,
     /// How the limits stand that it meets, one a line.
@@ -73,7 +78,7 @@ pub fn rehearse(
             let purpose = (Purpose::Rehearse, now);
             match admit(&head, &visitor, snapshot, &trace, purpose, &mut Vec::new()) {
                 Ok(admission) => {
-                    let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                    let verdict = admission.verdict();
                     Outcome { limits: lines(admission.permit.statement()), ..outcome(200, &verdict) }
                 }
                 Err((answer, verdict)) => {
@@ -92,6 +97,8 @@ fn outcome(status: u16, verdict: &Verdict<'_>) -> Outcome {
         code: verdict.code,
         app: verdict.app.to_owned(),
         product: verdict.product.to_owned(),
+        operation: verdict.operation.to_owned(),
+        presented: verdict.presented,
         service: verdict.service.to_owned(),
         credential: (!credential.is_empty()).then(|| (kind, credential.to_owned())),
         limits: Vec::new(),

@@ -65,6 +65,9 @@ pub(super) async fn serve<S>(
         service: verdict.service,
         app: verdict.app,
         product: verdict.product,
+        operation: verdict.operation,
+        presented: verdict.presented,
+        registry: snapshot.registry.version(),
         credential: verdict.credential,
         spiffe_id: visitor.spiffe_id(),
         received: moved.up,
@@ -82,6 +85,7 @@ pub(super) fn judge<'s>(
     now: Timestamp,
 ) -> (Verdict<'s>, Option<Admission<'s>>) {
     let evidence = Evidence { certificate: visitor.subject(), headers: HeaderEvidence::default() };
+    let presented = evidence.kinds();
     let settings = snapshot.routes.service(service);
     let door = Door {
         listener: visitor.listener.settings.accepts.as_ref(),
@@ -92,11 +96,11 @@ pub(super) fn judge<'s>(
     let ask = Ask::Tcp { service };
     match (check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, &toll, now), settings) {
         (Ok(permit), Some(service)) => (
-            Verdict::of_permit(&permit, service.id.as_str()),
-            Some(Admission { permit, service, digest: None }),
+            Verdict::of_permit(&permit, service.id.as_str(), presented),
+            Some(Admission { permit, service, digest: None, presented }),
         ),
         (Ok(_), None) => (Verdict::of_nobody("no-such-service"), None),
-        (Err(no), _) => (Verdict::of_no(&no, service.as_str()), None),
+        (Err(no), _) => (Verdict::of_no(&no, service.as_str(), presented), None),
     }
 }
 

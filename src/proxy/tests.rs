@@ -186,6 +186,7 @@ impl World {
         let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();
         let (lookout, _) = crate::proxy::Lookout::new();
         let context = PlaneContext {
+            remember: 10,
             lookout,
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             clock: Arc::new(ManualClock::at(Timestamp::FLOOR)),

@@ -17,7 +17,7 @@ use super::tls::NotYetValid;
 use super::upstream::Pool;
 use crate::clock::{Clock, Timestamp};
 use crate::pki::{Skews, Verified, VerifyError};
-use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics};
+use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics, Recall};
 
 /// Access-log lines wait no longer than this for company.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
@@ -42,6 +42,8 @@ pub(super) struct Worker {
     pub(super) metrics: Arc<Metrics>,
     lookout: Lookout,
     skews: Arc<Mutex<Skews>>,
+    /// The last decisions.
+    pub(super) recall: Recall,
     access: AccessLog,
     access_pending: Notify,
     pub(super) signal: watch::Receiver<Signal>,
@@ -64,6 +66,7 @@ impl Worker {
             metrics: Arc::clone(&context.metrics),
             lookout: context.lookout.clone(),
             skews: Arc::clone(&context.skews),
+            recall: Recall::new(context.remember),
             access: AccessLog::new(context.access.clone()),
             access_pending: Notify::new(),
             signal,
@@ -159,8 +162,9 @@ impl Worker {
         self.open.get()
     }
 
-    /// Leaves `event` in the access log.
+    /// Leaves `event` in the access log, and remembers it.
     pub(super) fn log(&self, event: &AccessEvent<'_>) {
+        self.recall.remember(event);
         if self.access.record(event) {
             self.access_pending.notify_one();
         }

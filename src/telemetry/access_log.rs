@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::LogFormat;
 use crate::clock::Timestamp;
+use crate::registry::KindSet;
 
 /// A buffer is handed over when it has grown to this.
 const FLUSH_AT: usize = 16 * 1024;
@@ -50,6 +51,12 @@ pub struct AccessEvent<'a> {
     pub app: &'a str,
     /// The product that allowed it.
     pub product: &'a str,
+    /// The operation of that product.
+    pub operation: &'a str,
+    /// The kinds of credential that were presented.
+    pub presented: KindSet,
+    /// Which state of the registry decided.
+    pub registry: &'a str,
     /// Kind and id of the credential.
     pub credential: (&'static str, &'a str),
     /// The SPIFFE ID of the caller's certificate, or of the local workload on the way out.
@@ -60,6 +67,33 @@ pub struct AccessEvent<'a> {
     pub sent: u64,
     /// From the first byte of the request to the last of the answer.
     pub duration: Duration,
+}
+
+impl AccessEvent<'_> {
+    /// Nothing that could be told.
+    pub const NOTHING: Self = Self {
+        at: Timestamp::FLOOR,
+        request_id: "",
+        door: "",
+        direction: "in",
+        peer: None,
+        protocol: "http/1.1",
+        method: "",
+        path: "",
+        status: 0,
+        code: "",
+        service: "",
+        app: "",
+        product: "",
+        operation: "",
+        presented: KindSet::EMPTY,
+        registry: "",
+        credential: ("", ""),
+        spiffe_id: "",
+        received: 0,
+        sent: 0,
+        duration: Duration::ZERO,
+    };
 }
 
 /// A thread's own end of the access log.
@@ -238,6 +272,7 @@ impl Line<'_> {
         self.text("service.id", event.service);
         self.text("app.id", event.app);
         self.text("product.id", event.product);
+        self.text("operation.id", event.operation);
         if !event.credential.1.is_empty() {
             self.text("credential.kind", event.credential.0);
             self.text("credential.id", event.credential.1);
@@ -314,12 +349,12 @@ mod tests {
         code: "allowed",
         service: "whoami",
         app: "sample",
-        product: "",
         credential: ("mtls", "c1"),
         spiffe_id: "spiffe://a/b",
         received: 0,
         sent: 12,
         duration: Duration::from_micros(345),
+        ..AccessEvent::NOTHING
     };
 
     fn written(format: LogFormat) -> String {
