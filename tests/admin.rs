@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use postern::admin::{
-    AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Explanation, InstalledStatus,
-    IssuedCertificate, Operation, Order, Question, Readiness, RegistryStatus, Reloaded, RenewalStatus,
-    SecretText, SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus, bind, serve,
-    serve_health,
+    AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Deed, Entitled, Explanation,
+    InstalledStatus, IssuedCertificate, Operation, Order, Question, Readiness, RegistryStatus, Reloaded,
+    RenewalStatus, SecretText, SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus, bind,
+    serve, serve_health,
 };
 use postern::clock::Timestamp;
 use postern::id::{AuthorityId, WorkloadId};
@@ -120,6 +120,10 @@ impl Steward for Scribe {
         let key = question.api_key.map(|key| key.secret().expose_secret().to_vec()).unwrap_or_default();
         self.note(format!("explain {}", String::from_utf8(key).unwrap()));
         Err(StewardError::Unknown("there is no listener x".into()))
+    }
+
+    fn who_can(&self, deed: &Deed) -> Result<Entitled, StewardError> {
+        Err(StewardError::Unknown(format!("there is no service {}", deed.service)))
     }
 
     async fn recall(&self, request_id: String) -> Result<Explanation, StewardError> {

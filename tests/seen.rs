@@ -161,3 +161,56 @@ async fn an_explanation_says_that_the_registry_has_changed_since() {
     let (_, page) = says(&world, &format!("explain {id}"));
     assert!(page.contains("The registry has changed since"), "{page}");
 }
+
+#[tokio::test]
+async fn who_can_names_every_app_with_its_right_and_what_it_must_present() {
+    let mut scene = Scene::guarding("builtin:whoami");
+    scene.amend_config("id = \"orders\"\n", "id = \"orders\"\naccepts = [[\"mtls\"], [\"api_key\"]]\n");
+    scene.registry(
+        "[[product]]\nid = \"gold\"\n\n[[product.operation]]\nid = \"read\"\nservice = \"orders\"\nmethods = [\"GET\"]\n\
+         path = \"/orders/{id}\"\naccepts = [[\"mtls\", \"api_key\"]]\n\n",
+    );
+    scene.app_with_key("by-key");
+    let gold = "[[app.grant]]\nproduct = \"gold\"\nexpires = \"2126-01-01T00:00:00Z\"\n\n";
+    let both = scene.key().table();
+    scene.app(
+        "by-both",
+        &format!("{both}[[app.certificate]]\nuri = \"spiffe://postern.test/both\"\n\n{gold}"),
+    );
+    let key = scene.key().table();
+    scene.app("only-a-key", &format!("{key}{gold}"));
+    let revoked = scene.key().table();
+    scene.app("revoked", &format!("status = \"revoked\"\n{revoked}[[app.grant]]\nproduct = \"orders\"\n\n"));
+    let expired = format!("{}expires = \"2026-01-01T00:00:00Z\"\n", scene.key().table());
+    scene.app("expired", &format!("{expired}[[app.grant]]\nproduct = \"orders\"\n\n"));
+    scene.write();
+    let ask = |folder: &std::path::Path, words: &str| {
+        let output = support::world::postern(folder).args(words.split_whitespace()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let question = "who-can GET orders /orders/7";
+    let golden = "\
+APP      DEVELOPER  BY THE GRANT OF  OPERATION  WITH          UNTIL
+by-both  team       gold             read       mtls+api_key  2126-01-01T00:00:00Z
+by-key   team       orders           /**        api_key       -
+caller   team       orders           /**        mtls          -
+";
+
+    let by_files = ask(scene.path(), question);
+    let world = scene.start().await;
+    let live = ask(world.path(), question);
+
+    let plain = |page: &str| {
+        let lines = page.lines().map(|line| line.split(" (in ").next().unwrap().trim_end().to_owned());
+        lines.map(|line| line + "\n").collect::<String>()
+    };
+    for (code, page) in [by_files, live] {
+        assert_eq!(code, Some(0));
+        assert_eq!(plain(&page), golden, "{page}");
+    }
+    let (code, json) = ask(world.path(), "who-can POST orders /orders/7 --json");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let apps: Vec<_> = json["ways"].as_array().unwrap().iter().map(|way| way["app"].clone()).collect();
+    assert_eq!((code, apps), (Some(0), vec!["by-key".into(), "caller".into()]));
+    assert_eq!(ask(world.path(), "who-can GET nothing /").0, Some(1));
+}

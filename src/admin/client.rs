@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::answer::Problem;
+use super::entitled::{Deed, Entitled};
 use super::question::{Explanation, Question};
 use super::signing::{
     AuthorityRequest, InstallationOrder, InstalledStatus, RequestOrder, SignatureOrder, SignedAuthorityStatus,
@@ -116,6 +117,14 @@ impl Client {
     /// As for [`Client::status`].
     pub async fn recall(&self, request_id: &str) -> Result<Explanation, ClientError> {
         self.get(&format!("/v1/decisions/{request_id}")).await
+    }
+
+    /// Who may make a request.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn who_can(&self, deed: &Deed) -> Result<Entitled, ClientError> {
+        self.post("/v1/who-can", Some(deed)).await
     }
 
     /// Has configuration and registry read again.

@@ -5,6 +5,7 @@ mod steward;
 mod view;
 mod signing;
 mod question;
+mod entitled;
 mod desk;
 mod answer;
 mod connections;
@@ -14,6 +15,7 @@ mod client;
 
 pub use client::{Client, ClientError};
 pub use desk::Desk;
+pub use entitled::{Deed, Entitled, EntitledApp};
 pub use health::serve as serve_health;
 pub use question::{
     Explanation, GrantTrail, Operation, Presented, Question, SeenRequest, StepOutcome, TrailStep,

@@ -125,6 +125,7 @@ enum Call {
     Revoke(Level),
     Sign,
     Status,
+    WhoCan,
 }
 
 impl Call {
@@ -139,6 +140,7 @@ impl Call {
             "explain" => Self::Explain,
             "reload" => Self::Reload,
             "status" => return Some((Self::Status, Method::GET)),
+            "who-can" => Self::WhoCan,
             other => match other.split('/').collect::<Vec<_>>().as_slice() {
                 ["decisions", id] if is_request_id(id) => {
                     return Some((Self::Recall((*id).to_owned()), Method::GET));
@@ -160,7 +162,10 @@ impl Call {
     }
 
     const fn changes_something(&self) -> bool {
-        !matches!(self, Self::Bundle | Self::Crl | Self::Explain | Self::Recall(_) | Self::Status)
+        !matches!(
+            self,
+            Self::Bundle | Self::Crl | Self::Explain | Self::Recall(_) | Self::Status | Self::WhoCan
+        )
     }
 
     async fn carry_out(self, body: &[u8], steward: &impl Steward) -> Result<Answer, StewardError> {
@@ -194,6 +199,7 @@ impl Call {
             }
             Self::Sign => ok(&steward.sign(read::<SignatureOrder>(body)?.order()?).await?),
             Self::Status => ok(&steward.status()),
+            Self::WhoCan => ok(&steward.who_can(&read(body)?)?),
         })
     }
 }

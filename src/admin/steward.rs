@@ -3,8 +3,8 @@
 use std::error::Error;
 
 use crate::admin::{
-    AuthorityRequest, Explanation, InstalledStatus, IssuedCertificate, Order, Question, Readiness, Reloaded,
-    SignedAuthorityStatus, Status,
+    AuthorityRequest, Deed, Entitled, Explanation, InstalledStatus, IssuedCertificate, Order, Question,
+    Readiness, Reloaded, SignedAuthorityStatus, Status,
 };
 use crate::causes::Causes;
 use crate::id::WorkloadId;
@@ -41,6 +41,12 @@ pub trait Steward: Send + Sync + 'static {
     /// # Errors
     /// No such request is remembered.
     fn recall(&self, request_id: String) -> impl Future<Output = Result<Explanation, StewardError>> + Send;
+
+    /// Who may make a request.
+    ///
+    /// # Errors
+    /// There is no such service, or no such request.
+    fn who_can(&self, deed: &Deed) -> Result<Entitled, StewardError>;
 
     /// Reads configuration and registry again.
     fn reload(&self) -> impl Future<Output = Result<Reloaded, StewardError>> + Send;

@@ -12,10 +12,11 @@ use super::limit_keeper::LimitTroubles;
 use super::readiness::{self, obstacles};
 use super::sightings::Sightings;
 use super::troubles::Troubles;
+use super::who_can::entitled;
 use crate::admin::{
-    self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Desk, Explanation,
-    InstalledStatus, IssuedCertificate, LimitsStatus, ListenerStatus, Order, PresentedStatus, Question,
-    QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus,
+    self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, Deed, DeliveryStatus, Desk, Entitled,
+    Explanation, InstalledStatus, IssuedCertificate, LimitsStatus, ListenerStatus, Order, PresentedStatus,
+    Question, QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus,
     SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus,
 };
 use crate::causes::Causes;
@@ -246,6 +247,13 @@ impl Steward for AgentSteward {
 
     fn explain(&self, question: Question) -> Result<Explanation, StewardError> {
         explain::explain(question, &self.current.load(), self.clock.now())
+    }
+
+    fn who_can(&self, deed: &Deed) -> Result<Entitled, StewardError> {
+        let snapshot = self.current.load();
+        let services = snapshot.routes.iter().map(|service| &**service);
+        let listeners = snapshot.listeners.values().map(|listener| &listener.settings);
+        entitled(deed, &snapshot.registry, services, listeners, self.clock.now())
     }
 
     async fn recall(&self, request_id: String) -> Result<Explanation, StewardError> {

@@ -6,6 +6,7 @@ mod denial;
 mod gate;
 mod permit;
 mod toll;
+mod who_can;
 
 pub use ask::{Ask, Door};
 pub use decide::{Decision, Terms, decide, survey};
@@ -13,6 +14,7 @@ pub use denial::Denial;
 pub use gate::{No, check};
 pub use permit::Permit;
 pub use toll::{Shortage, Till, Toll};
+pub use who_can::{Entitlement, who_can};
 
 #[cfg(test)]
 mod tests;

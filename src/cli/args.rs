@@ -38,6 +38,8 @@ pub(super) enum Verb {
     Status(Format),
     /// Show how the running agent would decide or has decided, and why; exit 3 when that is a refusal
     Explain(Box<ExplainArgs>),
+    /// Show every app that may make a request, by which right and with which credentials; exit 3 when there is none
+    WhoCan(WhoCanArgs),
     /// The local CA
     Ca {
         #[command(subcommand)]
@@ -113,6 +115,21 @@ pub(super) struct ExplainArgs {
     /// A field that the caller sends, as `postern sign` prints them; can be given several times
     #[arg(long, value_name = "NAME: VALUE")]
     pub(super) header: Vec<FieldLine>,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct WhoCanArgs {
+    /// The request's method
+    pub(super) method: String,
+
+    /// The service
+    pub(super) service: ServiceId,
+
+    /// The request's path
+    pub(super) path: String,
 
     #[command(flatten)]
     pub(super) format: Format,

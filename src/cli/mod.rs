@@ -10,6 +10,7 @@ mod run;
 mod check;
 mod status;
 mod explain;
+mod who_can;
 mod signing;
 mod ca;
 mod cert;

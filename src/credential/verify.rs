@@ -72,7 +72,11 @@ fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
     }
 }
 
-fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {
+/// Whether `credential` is good `now`, for whoever proves to hold it.
+///
+/// # Errors
+/// Why not.
+pub fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {
     if credential.not_before.is_some_and(|not_before| now < not_before) {
         return Err(Refusal::CredentialNotYetValid);
     }
