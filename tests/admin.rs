@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use postern::admin::{
     AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Deed, Entitled, Explanation,
     InstalledStatus, IssuedCertificate, Operation, Order, Question, Readiness, RegistryStatus, Reloaded,
-    RenewalStatus, SecretText, SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus, bind,
-    serve, serve_health,
+    RenewalStatus, SecretText, SignedAuthorityStatus, Status, Steward, StewardError, UsageWanted,
+    WorkloadStatus, bind, serve, serve_health,
 };
 use postern::clock::Timestamp;
 use postern::id::{AuthorityId, WorkloadId};
@@ -19,6 +19,7 @@ use postern::issuance::{
 };
 use postern::pki::{Level, SignedChain};
 use postern::secret::Secret;
+use postern::telemetry::UsageRow;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -124,6 +125,10 @@ impl Steward for Scribe {
 
     fn who_can(&self, deed: &Deed) -> Result<Entitled, StewardError> {
         Err(StewardError::Unknown(format!("there is no service {}", deed.service)))
+    }
+
+    fn usage(&self, _: &UsageWanted) -> Vec<UsageRow> {
+        Vec::new()
     }
 
     async fn recall(&self, request_id: String) -> Result<Explanation, StewardError> {

@@ -8,6 +8,7 @@ mod support;
 
 use std::process::Command;
 
+use postern::admin::UsageWanted;
 use support::{Answer, Identity, Scene, Service, World, eventually, write};
 
 /// The same GET by HTTP/1.1 and by HTTP/2.
@@ -213,4 +214,127 @@ caller   team       orders           /**        mtls          -
     let apps: Vec<_> = json["ways"].as_array().unwrap().iter().map(|way| way["app"].clone()).collect();
     assert_eq!((code, apps), (Some(0), vec!["by-key".into(), "caller".into()]));
     assert_eq!(ask(world.path(), "who-can GET nothing /").0, Some(1));
+}
+
+/// How many calls an app has made by what the agent says.
+async fn calls(world: &World, app: &str) -> u64 {
+    let wanted = UsageWanted { app: Some(app.parse().unwrap()), ..UsageWanted::default() };
+    let rows = world.admin().usage(&wanted).await.unwrap();
+    rows.iter().map(|row| row.count.calls).sum()
+}
+
+#[tokio::test]
+async fn a_hundred_calls_are_a_hundred_after_a_stop_and_a_start() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    scene.config("[usage]\nrecords = \"records.jsonl\"\n");
+    let key = scene.app_with_key("by-key");
+    let mut world = scene.start().await;
+    let (mut talk, h2) = (world.talk(None).await, world.h2(None).await);
+    for number in 0..50 {
+        assert_eq!(talk.get(&format!("/{number}"), &key.line()).await.status, 200);
+        assert_eq!(h2.get(&format!("/{number}?x=1"), &[("x-api-key", &key.text)]).await.status, 200);
+    }
+    assert_eq!(talk.get("/a", "").await.status, 401);
+    drop((talk, h2));
+
+    world.signal("TERM");
+    assert!(world.ended().await.success());
+    let (code, page) = says(&world, "usage --app by-key");
+    assert_eq!(code, Some(0));
+    let row = page.lines().nth(1).unwrap_or_default();
+    let row: Vec<&str> = row.split_whitespace().take(6).collect();
+    assert_eq!(row, ["by-key", "orders", "/**", "2xx", "allowed", "100"], "{page}");
+    world.restart().await;
+
+    assert_eq!(calls(&world, "by-key").await, 100);
+    let (_, csv) = says(&world, "usage --since 1d --csv");
+    assert!(csv.starts_with("hour,app,product,operation,status,code,calls,received,sent\r\n"), "{csv}");
+    assert!(csv.contains(",,,,4xx,missing-credential,1,0,0\r\n"), "{csv}");
+    let (_, json) = says(&world, "usage --product orders --json");
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
+    assert_eq!(rows.iter().map(|row| row["calls"].as_u64().unwrap()).sum::<u64>(), 100);
+    assert_eq!(says(&world, "usage --app stranger").0, Some(3));
+    let records = std::fs::read_to_string(world.path().join("records.jsonl")).unwrap();
+    let records: Vec<serde_json::Value> =
+        records.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 101);
+    assert!(
+        records[..100]
+            .iter()
+            .any(|record| record["request_uri"] == "/7" && record["developer_app"] == "by-key")
+    );
+    assert_eq!(records.iter().filter(|record| record["organization"] == "postern.test").count(), 101);
+}
+
+#[tokio::test]
+async fn a_kill_costs_no_more_than_what_was_counted_last() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    let key = scene.app_with_key("by-key");
+    let mut world = scene.start().await;
+    let mut talk = world.talk(None).await;
+    for _ in 0..20 {
+        assert_eq!(talk.get("/a", &key.line()).await.status, 200);
+    }
+    // Two seconds are promised; a busy machine may take longer.
+    eventually("what was counted is written", async || {
+        let found = postern::telemetry::usage_dir::read(&world.path().join("state"));
+        (found.rows.iter().map(|row| row.count.calls).sum::<u64>() == 20).then_some(())
+    })
+    .await;
+
+    world.restart().await;
+
+    assert_eq!(calls(&world, "by-key").await, 20);
+}
+
+#[tokio::test]
+async fn records_that_cannot_be_written_are_counted_and_cost_nobody_an_answer() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    scene.config("[usage]\nrecords = \"/dev/full\"\n");
+    let key = scene.app_with_key("by-key");
+    let world = scene.start().await;
+    let mut talk = world.talk(None).await;
+
+    for _ in 0..7 {
+        assert_eq!(talk.get("/a", &key.line()).await.status, 200);
+    }
+
+    eventually("all seven are counted as lost", async || {
+        (world.metric("postern_usage_records_dropped_total").await == Some(7.0)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_path_and_no_key_adds_a_series() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    let key = scene.app_with_key("by-key");
+    let world = scene.start().await;
+    let mut talk = world.talk(None).await;
+    assert_eq!(talk.get("/first", &key.line()).await.status, 200);
+    assert_eq!(talk.get("/first", &format!("x-api-key: {}\r\n", invented())).await.status, 401);
+    let series = async |total: f64| {
+        eventually("the calls are exposed", async || {
+            let name = "postern_usage_calls_total{app=\"by-key\",product=\"orders\",code=\"allowed\"}";
+            (world.metric(name).await == Some(total)).then_some(())
+        })
+        .await;
+        let (_, text) = world.health("/metrics").await.unwrap();
+        assert!(!text.contains(&key.id) && !text.contains("/first"), "{text}");
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    let before = series(1.0).await;
+
+    for number in 0..200 {
+        assert_eq!(talk.get(&format!("/x/{number}"), &key.line()).await.status, 200);
+    }
+    for _ in 0..20 {
+        assert_eq!(talk.get("/y", &format!("x-api-key: {}\r\n", invented())).await.status, 401);
+    }
+
+    assert_eq!(series(201.0).await, before);
 }

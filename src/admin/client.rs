@@ -19,11 +19,13 @@ use super::question::{Explanation, Question};
 use super::signing::{
     AuthorityRequest, InstallationOrder, InstalledStatus, RequestOrder, SignatureOrder, SignedAuthorityStatus,
 };
+use super::usage_wanted::UsageWanted;
 use super::view::{
     IssuedCertificate, MoveOrder, Moved, Order, Reloaded, RevokeOrder, Status, WorkloadStatus,
 };
 use crate::id::WorkloadId;
 use crate::issuance::{AuthorityRevocation, Change, InstallOrder, Run, SignOrder, Wanted};
+use crate::telemetry::UsageRow;
 
 /// Why the agent gave no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +127,14 @@ impl Client {
     /// As for [`Client::status`].
     pub async fn who_can(&self, deed: &Deed) -> Result<Entitled, ClientError> {
         self.post("/v1/who-can", Some(deed)).await
+    }
+
+    /// Who used what, by the hour.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn usage(&self, wanted: &UsageWanted) -> Result<Vec<UsageRow>, ClientError> {
+        self.post("/v1/usage", Some(wanted)).await
     }
 
     /// Has configuration and registry read again.

@@ -6,6 +6,7 @@ mod view;
 mod signing;
 mod question;
 mod entitled;
+mod usage_wanted;
 mod desk;
 mod answer;
 mod connections;
@@ -24,6 +25,7 @@ pub use secret_text::SecretText;
 pub use server::{bind, serve};
 pub use signing::{AuthorityRequest, InstalledStatus, SignedAuthorityStatus};
 pub use steward::{Steward, StewardError};
+pub use usage_wanted::UsageWanted;
 pub use view::{
     AuthorityStatus, AwaitingStatus, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Failure,
     IssuedCertificate, LaggardStatus, LimitsStatus, ListenerStatus, Moved, Order, PresentedStatus,

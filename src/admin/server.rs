@@ -125,6 +125,7 @@ enum Call {
     Revoke(Level),
     Sign,
     Status,
+    Usage,
     WhoCan,
 }
 
@@ -140,6 +141,7 @@ impl Call {
             "explain" => Self::Explain,
             "reload" => Self::Reload,
             "status" => return Some((Self::Status, Method::GET)),
+            "usage" => Self::Usage,
             "who-can" => Self::WhoCan,
             other => match other.split('/').collect::<Vec<_>>().as_slice() {
                 ["decisions", id] if is_request_id(id) => {
@@ -164,7 +166,13 @@ impl Call {
     const fn changes_something(&self) -> bool {
         !matches!(
             self,
-            Self::Bundle | Self::Crl | Self::Explain | Self::Recall(_) | Self::Status | Self::WhoCan
+            Self::Bundle
+                | Self::Crl
+                | Self::Explain
+                | Self::Recall(_)
+                | Self::Status
+                | Self::Usage
+                | Self::WhoCan
         )
     }
 
@@ -199,6 +207,7 @@ impl Call {
             }
             Self::Sign => ok(&steward.sign(read::<SignatureOrder>(body)?.order()?).await?),
             Self::Status => ok(&steward.status()),
+            Self::Usage => ok(&steward.usage(&read(body)?)),
             Self::WhoCan => ok(&steward.who_can(&read(body)?)?),
         })
     }

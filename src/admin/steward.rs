@@ -4,7 +4,7 @@ use std::error::Error;
 
 use crate::admin::{
     AuthorityRequest, Deed, Entitled, Explanation, InstalledStatus, IssuedCertificate, Order, Question,
-    Readiness, Reloaded, SignedAuthorityStatus, Status,
+    Readiness, Reloaded, SignedAuthorityStatus, Status, UsageWanted,
 };
 use crate::causes::Causes;
 use crate::id::WorkloadId;
@@ -12,6 +12,7 @@ use crate::issuance::{
     AuthorityRevocation, Change, Changed, InstallOrder, IssuanceError, Run, SignOrder, Wanted,
 };
 use crate::pki::HierarchyError;
+use crate::telemetry::UsageRow;
 
 /// Answers for the agent. What takes time gives a future; the rest answers from what is in memory.
 pub trait Steward: Send + Sync + 'static {
@@ -47,6 +48,9 @@ pub trait Steward: Send + Sync + 'static {
     /// # Errors
     /// There is no such service, or no such request.
     fn who_can(&self, deed: &Deed) -> Result<Entitled, StewardError>;
+
+    /// Who used what, by the hour.
+    fn usage(&self, wanted: &UsageWanted) -> Vec<UsageRow>;
 
     /// Reads configuration and registry again.
     fn reload(&self) -> impl Future<Output = Result<Reloaded, StewardError>> + Send;

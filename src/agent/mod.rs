@@ -9,6 +9,7 @@ mod clock_watch;
 mod quickstart;
 mod readiness;
 mod limit_keeper;
+mod usage_keeper;
 mod explain;
 mod who_can;
 mod sightings;

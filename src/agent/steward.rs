@@ -17,7 +17,7 @@ use crate::admin::{
     self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, Deed, DeliveryStatus, Desk, Entitled,
     Explanation, InstalledStatus, IssuedCertificate, LimitsStatus, ListenerStatus, Order, PresentedStatus,
     Question, QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus,
-    SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus,
+    SignedAuthorityStatus, Status, Steward, StewardError, UsageWanted, WorkloadStatus,
 };
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
@@ -31,7 +31,7 @@ use crate::limit::{Inflight, Scope, Use};
 use crate::pki::{Skews, Suspicion};
 use crate::proxy::{Current, Endpoint, ListenerProtocol, Recollection, RemoteProtocol};
 use crate::registry;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, UsageBook, UsageRow};
 use crate::workload;
 
 /// What the answers are drawn from.
@@ -51,6 +51,8 @@ pub(super) struct AgentSteward {
     pub(super) skews: Arc<Mutex<Skews>>,
     pub(super) limit_troubles: Arc<LimitTroubles>,
     pub(super) recollection: Recollection,
+    pub(super) usage: Arc<Mutex<UsageBook>>,
+    pub(super) usage_troubles: Arc<ArcSwap<Vec<String>>>,
 }
 
 impl AgentSteward {
@@ -91,6 +93,7 @@ impl AgentSteward {
         reasons.extend(state.mute_crls.iter().cloned());
         reasons.extend(issued.troubles.iter().cloned());
         reasons.extend(self.limit_troubles.sentences());
+        reasons.extend(self.usage_troubles.load().iter().cloned());
         let roll_over = &issued.hierarchy.roll_over;
         if roll_over.overdue && issued.hierarchy.signs_elsewhere {
             reasons.push(
@@ -254,6 +257,11 @@ impl Steward for AgentSteward {
         let services = snapshot.routes.iter().map(|service| &**service);
         let listeners = snapshot.listeners.values().map(|listener| &listener.settings);
         entitled(deed, &snapshot.registry, services, listeners, self.clock.now())
+    }
+
+    fn usage(&self, wanted: &UsageWanted) -> Vec<UsageRow> {
+        let book = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.of(book.rows(wanted.since))
     }
 
     async fn recall(&self, request_id: String) -> Result<Explanation, StewardError> {

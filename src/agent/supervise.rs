@@ -21,6 +21,7 @@ use super::sightings::{self, Sightings};
 use super::steward::AgentSteward;
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
+use super::usage_keeper::UsageKeeper;
 use crate::admin;
 use crate::causes::Causes;
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -93,6 +94,15 @@ pub enum AgentError {
     /// The samples cannot be made.
     #[error("the quickstart's samples cannot be made")]
     Quickstart(#[from] QuickstartError),
+    /// The file for usage records cannot be opened.
+    #[error("usage records cannot be written to {}", path.display())]
+    Records {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The registry cannot be used.
     #[error(transparent)]
     Registry(ReloadError),
@@ -195,6 +205,14 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     metrics.registry_current.set(1);
     metrics.registry_apps.set(i64::try_from(registry.apps().len()).unwrap_or(i64::MAX));
     let (access, _writer) = access_log(&config, &metrics)?;
+    let (records, record_writer) = usage_records(&config, &metrics)?;
+    let usage_keeper = UsageKeeper::start(
+        config.state_dir.clone(),
+        config.usage.keep,
+        Arc::clone(&clock),
+        Arc::clone(&metrics),
+    )
+    .map_err(AgentError::Runtime)?;
     let (lookout, sighted) = Lookout::new();
     let (sightings, known_sightings) = watch::channel(Sightings::default());
     tokio::spawn(sightings::collect(sighted, sightings));
@@ -206,6 +224,8 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         metrics: Arc::clone(&metrics),
         skews: Arc::clone(&skews),
         remember: config.remember,
+        usage: usage_keeper.book(),
+        records,
         access,
         lookout,
     };
@@ -242,6 +262,8 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         skews: Arc::clone(&skews),
         limit_troubles: limit_keeper.troubles(),
         recollection: plane.recollection(),
+        usage: usage_keeper.book(),
+        usage_troubles: usage_keeper.troubles(),
     });
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
@@ -305,6 +327,9 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     }
     // Nothing is charged any more, so what is written now is final.
     drop(limit_keeper);
+    drop(context);
+    drop(usage_keeper);
+    drop(record_writer);
     drop(rotating.await);
     admin.abort();
     tracing::info!("stopped");
@@ -442,6 +467,20 @@ fn access_log(config: &Config, metrics: &Metrics) -> Result<(AccessSink, Option<
     let dropped = metrics.access_log_dropped.clone();
     let (sink, writer) =
         AccessSink::start(config.log.format, dropped, io::stderr()).map_err(AgentError::Runtime)?;
+    Ok((sink, Some(writer)))
+}
+
+/// Where usage records go, if they are wanted.
+fn usage_records(config: &Config, metrics: &Metrics) -> Result<(AccessSink, Option<LogWriter>), AgentError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let Some(path) = &config.usage.records else { return Ok((AccessSink::none(), None)) };
+    let file = std::fs::File::options().create(true).append(true).mode(0o640).open(path);
+    let file = file.map_err(|source| AgentError::Records { path: path.clone(), source })?;
+    let organization = config.issuance.domain.to_string();
+    let dropped = metrics.usage_records_dropped.clone();
+    let (sink, writer) =
+        AccessSink::start_records(&organization, dropped, file).map_err(AgentError::Runtime)?;
     Ok((sink, Some(writer)))
 }
 

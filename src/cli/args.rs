@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::clock::Timestamp;
-use crate::id::{AppId, AuthorityId, CredentialId, ListenerId, ServiceId, WorkloadId};
+use crate::id::{AppId, AuthorityId, CredentialId, ListenerId, ProductId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::pki::Revoked;
 use crate::registry::SignatureAlgorithm;
@@ -40,6 +40,8 @@ pub(super) enum Verb {
     Explain(Box<ExplainArgs>),
     /// Show every app that may make a request, by which right and with which credentials; exit 3 when there is none
     WhoCan(WhoCanArgs),
+    /// Show who used what, and how much; exit 3 when nobody used anything
+    Usage(UsageArgs),
     /// The local CA
     Ca {
         #[command(subcommand)]
@@ -118,6 +120,29 @@ pub(super) struct ExplainArgs {
 
     #[command(flatten)]
     pub(super) format: Format,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct UsageArgs {
+    /// From when on, by whole hours: a time, or so long ago, such as 24h; without it, everything that is kept
+    #[arg(long, value_name = "WHEN")]
+    pub(super) since: Option<Expiry>,
+
+    /// By this app alone
+    #[arg(long, value_name = "ID")]
+    pub(super) app: Option<AppId>,
+
+    /// Of this product alone
+    #[arg(long, value_name = "ID")]
+    pub(super) product: Option<ProductId>,
+
+    /// Print JSON, a row for each hour
+    #[arg(long, conflicts_with = "csv")]
+    pub(super) json: bool,
+
+    /// Print comma-separated values (RFC 4180), a row for each hour
+    #[arg(long)]
+    pub(super) csv: bool,
 }
 
 #[derive(Args, Debug)]

@@ -95,6 +95,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     let api_key_header = api_key(root.table("api_key"));
     let signatures = section::signatures(root.table("signature"));
     let limits = section::limits(root.table("limits"));
+    let usage = section::usage(root.table("usage"), base);
     let remember = section::remember(root.table("explain"));
     let trust: Vec<_> =
         root.tables("trust").into_iter().filter_map(|table| section::trust(table, base)).collect();
@@ -182,6 +183,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         remotes: items(remotes),
         limits,
         remember,
+        usage,
     })
 }
 

@@ -8,5 +8,5 @@ mod watch;
 
 pub use file::{ConfigError, load, parse};
 pub use plan::{Change, NeedsRestart, all_doors, plan};
-pub use settings::{Config, CrlFile, ForeignBundle, WorkloadConfig};
+pub use settings::{Config, CrlFile, ForeignBundle, UsageSettings, WorkloadConfig};
 pub use watch::{Watched, watch};

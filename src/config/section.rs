@@ -20,7 +20,7 @@ use crate::telemetry::{LogFormat, Settings as LogSettings};
 use crate::toml_text::{Place, TableReader, Value};
 use crate::workload::{FileMode, Reader, Reload, Selectors, Settings as Delivery};
 
-use super::settings::{CrlFile, ForeignBundle, WorkloadConfig};
+use super::settings::{CrlFile, ForeignBundle, UsageSettings, WorkloadConfig};
 
 /// Something with a name, and where it stands.
 pub(super) struct Placed<'d, T> {
@@ -514,6 +514,18 @@ pub(super) fn remember(table: Option<TableReader<'_>>) -> usize {
     let remember = table.optional("remember", |value| value.integer(0..=1_000_000)).unwrap_or(REMEMBERED);
     table.finish();
     remember
+}
+
+/// What is kept of usage.
+pub(super) fn usage(table: Option<TableReader<'_>>, base: &Path) -> UsageSettings {
+    let mut settings = UsageSettings { keep: Duration::from_secs(35 * 86_400), records: None };
+    let Some(mut table) = table else { return settings };
+    if let Some(keep) = table.optional("keep", positive) {
+        settings.keep = keep;
+    }
+    settings.records = table.optional("records", |value| path(base, value));
+    table.finish();
+    settings
 }
 
 /// Some minutes of a quiet host, and half a megabyte on each thread.

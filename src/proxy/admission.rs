@@ -99,6 +99,7 @@ pub(super) struct Verdict<'s> {
     pub(super) code: &'static str,
     pub(super) service: &'s str,
     pub(super) app: &'s str,
+    pub(super) developer: &'s str,
     pub(super) product: &'s str,
     pub(super) operation: &'s str,
     pub(super) credential: (&'static str, &'s str),
@@ -121,6 +122,7 @@ impl<'s> Verdict<'s> {
             code,
             service,
             app: terms.app.id.as_str(),
+            developer: terms.developer().id.as_str(),
             product: terms.product.id.as_str(),
             operation: terms.operation.label(),
             presented: KindSet::EMPTY,
@@ -137,12 +139,20 @@ impl<'s> Verdict<'s> {
                 code: no.code(),
                 service,
                 app: principal.app().id.as_str(),
+                developer: principal.app().developer.id.as_str(),
                 credential: (principal.credential().kind().as_str(), principal.credential().id.as_str()),
                 ..Self::default()
             },
         };
         Self { presented, ..verdict }
     }
+}
+
+/// The caller's word for its own program, if it says one.
+pub(super) fn user_agent<'h>(head: &Head<'_, 'h>) -> &'h str {
+    let mut fields = head.fields.iter();
+    let said = fields.find(|field| field.name.eq_ignore_ascii_case("user-agent"));
+    said.and_then(|field| std::str::from_utf8(field.value).ok()).unwrap_or_default()
 }
 
 /// The id of a request: the caller's own when it sent exactly one sane one.

@@ -9,7 +9,7 @@ use super::snapshot::Current;
 use crate::clock::Clock;
 use crate::id::WorkloadId;
 use crate::pki::Skews;
-use crate::telemetry::{AccessSink, Metrics};
+use crate::telemetry::{AccessSink, Metrics, UsageBook};
 
 /// What every thread works with.
 #[derive(Clone, Debug)]
@@ -26,6 +26,10 @@ pub struct PlaneContext {
     pub skews: Arc<Mutex<Skews>>,
     /// So many decisions each thread remembers.
     pub remember: usize,
+    /// Where usage is added up.
+    pub usage: Arc<Mutex<UsageBook>>,
+    /// Where usage records go.
+    pub records: AccessSink,
     /// Where access-log lines go.
     pub access: AccessSink,
     /// Where callers are reported that show a leaf of a retired authority.

@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, dispatch, request_id};
+use super::admission::{
+    Admission, Purpose, Trace, Verdict, Visitor, admit, dispatch, request_id, user_agent,
+};
 use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
@@ -347,6 +349,7 @@ struct Request<'a> {
     outcome: Outcome<'a>,
     /// Which state of the registry decided.
     registry: &'a str,
+    user_agent: &'a str,
 }
 
 #[expect(clippy::large_enum_variant, reason = "it lives for one request, and a yes must not allocate")]
@@ -416,7 +419,7 @@ fn judge<'a>(
             }
         },
     };
-    let registry = snapshot.registry.version();
+    let (registry, user_agent) = (snapshot.registry.version(), user_agent(&head));
     Ok(Request {
         id,
         method: head.method,
@@ -426,6 +429,7 @@ fn judge<'a>(
         verdict,
         outcome,
         registry,
+        user_agent,
     })
 }
 
@@ -507,6 +511,8 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         code,
         service: request.verdict.service,
         app: request.verdict.app,
+        developer: request.verdict.developer,
+        user_agent: request.user_agent,
         product: request.verdict.product,
         operation: request.verdict.operation,
         presented: request.verdict.presented,

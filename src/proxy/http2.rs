@@ -16,7 +16,7 @@ use httparse::Header;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::admission::{Admission, Purpose, Trace, Visitor, admit, request_id};
+use super::admission::{Admission, Purpose, Trace, Visitor, admit, request_id, user_agent};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, Repeatable, Route, forward};
@@ -231,6 +231,8 @@ impl Stream {
             code,
             service: verdict.service,
             app: verdict.app,
+            developer: verdict.developer,
+            user_agent: user_agent(&head),
             product: verdict.product,
             operation: verdict.operation,
             presented: verdict.presented,

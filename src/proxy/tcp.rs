@@ -64,6 +64,8 @@ pub(super) async fn serve<S>(
         code: verdict.code,
         service: verdict.service,
         app: verdict.app,
+        developer: verdict.developer,
+        user_agent: "",
         product: verdict.product,
         operation: verdict.operation,
         presented: verdict.presented,

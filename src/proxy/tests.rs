@@ -187,6 +187,8 @@ impl World {
         let (lookout, _) = crate::proxy::Lookout::new();
         let context = PlaneContext {
             remember: 10,
+            usage: Arc::default(),
+            records: AccessSink::none(),
             lookout,
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             clock: Arc::new(ManualClock::at(Timestamp::FLOOR)),

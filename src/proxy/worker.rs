@@ -17,10 +17,13 @@ use super::tls::NotYetValid;
 use super::upstream::Pool;
 use crate::clock::{Clock, Timestamp};
 use crate::pki::{Skews, Verified, VerifyError};
-use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics, Recall};
+use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics, Recall, Tally};
 
 /// Access-log lines wait no longer than this for company.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
+
+/// What was counted is handed over this often.
+const HAND_OVER_EVERY: Duration = Duration::from_millis(500);
 
 /// Idle upstream connections are looked at this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -44,6 +47,8 @@ pub(super) struct Worker {
     skews: Arc<Mutex<Skews>>,
     /// The last decisions.
     pub(super) recall: Recall,
+    tally: Tally,
+    records: AccessLog,
     access: AccessLog,
     access_pending: Notify,
     pub(super) signal: watch::Receiver<Signal>,
@@ -67,6 +72,8 @@ impl Worker {
             lookout: context.lookout.clone(),
             skews: Arc::clone(&context.skews),
             recall: Recall::new(context.remember),
+            tally: Tally::new(Arc::clone(&context.usage)),
+            records: AccessLog::new(context.records.clone()),
             access: AccessLog::new(context.access.clone()),
             access_pending: Notify::new(),
             signal,
@@ -162,10 +169,15 @@ impl Worker {
         self.open.get()
     }
 
-    /// Leaves `event` in the access log, and remembers it.
+    /// Leaves `event` in the access log, remembers it, and counts it as usage.
     pub(super) fn log(&self, event: &AccessEvent<'_>) {
         self.recall.remember(event);
-        if self.access.record(event) {
+        let mut pending = self.access.record(event);
+        if event.direction == "in" {
+            self.tally.count(event);
+            pending |= self.records.record(event);
+        }
+        if pending {
             self.access_pending.notify_one();
         }
     }
@@ -176,6 +188,15 @@ impl Worker {
             self.access_pending.notified().await;
             tokio::time::sleep(FLUSH_AFTER).await;
             self.access.flush();
+            self.records.flush();
+        }
+    }
+
+    /// Hands over what was counted, now and then; runs as long as the thread does.
+    pub(super) async fn hand_over_usage(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(HAND_OVER_EVERY).await;
+            self.tally.hand_over_soon();
         }
     }
 

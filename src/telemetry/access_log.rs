@@ -6,13 +6,14 @@
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 
-use super::LogFormat;
+use super::{LogFormat, usage_record};
 use crate::clock::Timestamp;
 use crate::registry::KindSet;
 
@@ -49,6 +50,10 @@ pub struct AccessEvent<'a> {
     pub service: &'a str,
     /// The app, when it is known.
     pub app: &'a str,
+    /// Who owns the app.
+    pub developer: &'a str,
+    /// The caller's `User-Agent`.
+    pub user_agent: &'a str,
     /// The product that allowed it.
     pub product: &'a str,
     /// The operation of that product.
@@ -84,6 +89,8 @@ impl AccessEvent<'_> {
         code: "",
         service: "",
         app: "",
+        developer: "",
+        user_agent: "",
         product: "",
         operation: "",
         presented: KindSet::EMPTY,
@@ -113,8 +120,17 @@ struct Pending {
 #[derive(Clone, Debug)]
 pub struct AccessSink {
     queue: Option<SyncSender<Vec<u8>>>,
-    format: LogFormat,
+    form: Form,
     dropped: Counter,
+}
+
+/// What lines look like.
+#[derive(Clone, Debug)]
+enum Form {
+    /// The access log's own.
+    Log(LogFormat),
+    /// Usage records of an organization.
+    Record(Arc<str>),
 }
 
 /// The thread that writes; joined at the end so that nothing is lost on a clean stop.
@@ -131,24 +147,48 @@ impl AccessSink {
         dropped: Counter,
         out: impl Write + Send + 'static,
     ) -> io::Result<(Self, LogWriter)> {
+        Self::begin("access-log", Form::Log(format), dropped, out)
+    }
+
+    /// Starts the writer thread of usage records of `organization` over `out`; `dropped` counts those that found no room or
+    /// could not be written.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start_records(
+        organization: &str,
+        dropped: Counter,
+        out: impl Write + Send + 'static,
+    ) -> io::Result<(Self, LogWriter)> {
+        Self::begin("usage-records", Form::Record(organization.into()), dropped, out)
+    }
+
+    fn begin(
+        name: &str,
+        form: Form,
+        dropped: Counter,
+        out: impl Write + Send + 'static,
+    ) -> io::Result<(Self, LogWriter)> {
         let (queue, buffers) = sync_channel(QUEUE);
+        let lost = dropped.clone();
         let thread =
-            std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&buffers, out))?;
-        Ok((Self { queue: Some(queue), format, dropped }, LogWriter(Some(thread))))
+            std::thread::Builder::new().name(name.into()).spawn(move || write_all(&buffers, out, &lost))?;
+        Ok((Self { queue: Some(queue), form, dropped }, LogWriter(Some(thread))))
     }
 
     /// A sink that keeps nothing, for agents whose access log is switched off.
     #[must_use]
     pub fn none() -> Self {
-        Self { queue: None, format: LogFormat::Text, dropped: Counter::default() }
+        Self { queue: None, form: Form::Log(LogFormat::Text), dropped: Counter::default() }
     }
 }
 
-fn write_all(buffers: &Receiver<Vec<u8>>, mut out: impl Write) {
+fn write_all(buffers: &Receiver<Vec<u8>>, mut out: impl Write, lost: &Counter) {
     while let Ok(buffer) = buffers.recv() {
-        // A log that cannot be written must not stop the traffic; there is nowhere left to say so.
+        // A log that cannot be written must not stop the traffic; its lines are counted as lost.
         if out.write_all(&buffer).and_then(|()| out.flush()).is_err() {
-            continue;
+            let lines = buffer.iter().filter(|&&byte| byte == b'\n').count();
+            lost.inc_by(u64::try_from(lines).unwrap_or(u64::MAX));
         }
     }
 }
@@ -176,9 +216,10 @@ impl AccessLog {
         }
         let mut pending = self.buffer.borrow_mut();
         let was_empty = pending.bytes.is_empty();
-        match self.sink.format {
-            LogFormat::Json => write_json(&mut pending.bytes, event),
-            LogFormat::Text => write_text(&mut pending.bytes, event),
+        match &self.sink.form {
+            Form::Log(LogFormat::Json) => write_json(&mut pending.bytes, event),
+            Form::Log(LogFormat::Text) => write_text(&mut pending.bytes, event),
+            Form::Record(organization) => usage_record::write(&mut pending.bytes, event, organization),
         }
         pending.lines += 1;
         if pending.bytes.len() >= FLUSH_AT {
@@ -296,7 +337,7 @@ fn write_text(out: &mut Vec<u8>, event: &AccessEvent<'_>) {
     out.push(b'\n');
 }
 
-fn push(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
+pub(super) fn push(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
     // Writing to a Vec cannot fail.
     if out.write_fmt(arguments).is_err() {
         out.push(b'?');
@@ -304,7 +345,7 @@ fn push(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
 }
 
 /// A JSON string (RFC 8259 §7).
-fn quote(out: &mut Vec<u8>, value: &str) {
+pub(super) fn quote(out: &mut Vec<u8>, value: &str) {
     out.push(b'"');
     for byte in value.bytes() {
         match byte {
@@ -318,7 +359,7 @@ fn quote(out: &mut Vec<u8>, value: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -393,8 +434,11 @@ mod tests {
     #[test]
     fn lines_without_room_are_counted() {
         let dropped = Counter::default();
-        let sink =
-            AccessSink { queue: Some(sync_channel(0).0), format: LogFormat::Text, dropped: dropped.clone() };
+        let sink = AccessSink {
+            queue: Some(sync_channel(0).0),
+            form: Form::Log(LogFormat::Text),
+            dropped: dropped.clone(),
+        };
         let log = AccessLog::new(sink);
 
         log.record(&EVENT);
