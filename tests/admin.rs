@@ -86,6 +86,7 @@ impl Steward for Scribe {
             rotation: renewal(),
             roll_over: None,
             limits: Default::default(),
+            detections: Vec::new(),
             workloads: vec![WorkloadStatus {
                 id: "billing".parse().unwrap(),
                 spiffe_id: "spiffe://postern.test/billing".into(),

@@ -8,7 +8,10 @@ mod support;
 
 use std::process::Command;
 
-use postern::admin::UsageWanted;
+use std::time::Duration;
+
+use postern::admin::{DetectionStatus, UsageWanted};
+use postern::clock::{Clock as _, SystemClock};
 use support::{Answer, Identity, Scene, Service, World, eventually, write};
 
 /// The same GET by HTTP/1.1 and by HTTP/2.
@@ -332,9 +335,127 @@ async fn no_path_and_no_key_adds_a_series() {
     for number in 0..200 {
         assert_eq!(talk.get(&format!("/x/{number}"), &key.line()).await.status, 200);
     }
-    for _ in 0..20 {
+    // Fewer than what would be noticed as a burst.
+    for _ in 0..10 {
         assert_eq!(talk.get("/y", &format!("x-api-key: {}\r\n", invented())).await.status, 401);
     }
 
     assert_eq!(series(201.0).await, before);
+}
+
+const JWT: &str = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJiaWxsaW5nIn0.c2lnbmF0dXJlLW9mLXNvbWVib2R5";
+
+/// What was noticed of this kind, once there is something.
+async fn noticed(world: &World, kind: &str) -> DetectionStatus {
+    eventually(kind, async || world.status().await.detections.into_iter().find(|one| one.kind == kind)).await
+}
+
+#[tokio::test]
+async fn a_key_in_a_url_is_told_by_its_name_and_its_secret_stands_nowhere() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    scene.config("[usage]\nrecords = \"records.jsonl\"\n");
+    scene.amend_config("[log]\n", "[log]\nlevel = \"trace\"\n");
+    let key = scene.app_with_key("by-key");
+    let world = scene.start().await;
+    assert_eq!(world.talk(None).await.get("/a", &key.line()).await.status, 200);
+    let escaped = key.text.replace('_', "%5F");
+
+    let mut answers = Vec::new();
+    for path in [
+        format!("/a?apikey={}", key.text),
+        format!("/a/{}", key.text),
+        format!("/a?k={escaped}"),
+        format!("/{JWT}"),
+        format!("/a?token={JWT}"),
+    ] {
+        let fields = [("user-agent", key.text.as_str()), ("x-request-id", &key.text[..60])];
+        answers.push(world.h2(None).await.get(&path, &fields).await);
+        let lines = format!("user-agent: {JWT}\r\nx-request-id: {JWT}\r\n");
+        answers.push(world.talk(None).await.get(&path, &lines).await);
+    }
+    answers.push(
+        world
+            .talk(None)
+            .await
+            .ask(&format!("GET /a HTTP/1.1\r\nhost: {}\r\nx y: {JWT}\r\n\r\n", key.text))
+            .await,
+    );
+
+    assert_eq!((answers[0].status, &*answers[0].code()), (400, "key-in-url"));
+    let secret = &key.text[21..];
+    for answer in &answers {
+        let told = format!("{:?} {}", answer.headers, answer.text());
+        assert!(!told.contains(secret) && !told.contains(JWT), "{told}");
+    }
+    let leaked = noticed(&world, "key.leaked").await;
+    assert_eq!(leaked.about, key.id);
+    assert!(leaked.detail.contains("of by-key was seen in a url"), "{leaked:?}");
+    let log = world.log_with("\"event\":\"key.leaked\"").await;
+    let id = answers[0].header("x-request-id").unwrap();
+    assert_eq!(world.access(id).await["credential.id"], key.id);
+    let (_, list) = says(&world, "key list");
+    assert!(list.lines().any(|line| line.starts_with(&key.id) && line.contains("LEAKED")), "{list}");
+    let (_, why) = says(&world, &format!("explain {id}"));
+    let (_, usage) = says(&world, "usage");
+    let (_, metrics) = world.health("/metrics").await.unwrap();
+    assert!(metrics.contains("postern_detections_total{kind=\"key.leaked\"}"), "{metrics}");
+    let status = serde_json::to_string(&world.status().await).unwrap();
+    let records = std::fs::read_to_string(world.path().join("records.jsonl")).unwrap();
+    assert!(records.lines().count() >= 10, "{records}");
+    for sink in [log, world.log(), list, why, usage, metrics, status, records] {
+        for token in [secret, JWT] {
+            assert!(!sink.contains(token), "{sink}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_the_right_form_that_nobody_has_is_no_leak() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    let key = scene.app_with_key("by-key");
+    let world = scene.start().await;
+    let mut talk = world.talk(None).await;
+
+    let answer = talk.get(&format!("/a?k={}", invented()), "").await;
+    assert_eq!(answer.code(), "key-in-url");
+    assert_eq!(talk.get(&format!("/a?k={}", key.text), "").await.code(), "key-in-url");
+
+    noticed(&world, "key.leaked").await;
+    let leaks = world.status().await.detections.into_iter().filter(|one| one.kind == "key.leaked");
+    assert_eq!(leaks.map(|one| one.count).collect::<Vec<_>>(), [1]);
+}
+
+#[tokio::test]
+async fn what_somebody_should_look_into_is_noticed_told_and_counted() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    scene.registry("[[product]]\nid = \"few\"\nquota = { limit = 10, per = \"1d\" }\n\n[[product.operation]]\nservice = \"orders\"\nmethods = [\"GET\"]\npath = \"/few\"\n\n");
+    let key = scene.key();
+    let soon = format!("{}expires = \"{}\"\n", key.table(), SystemClock.now() + Duration::from_secs(86_400));
+    scene.app("by-key", &format!("{soon}[[app.grant]]\nproduct = \"few\"\n\n"));
+    let world = scene.start().await;
+    let mut talk = world.talk(None).await;
+    for _ in 0..8 {
+        assert_eq!(talk.get("/few", &key.line()).await.status, 200);
+    }
+    for _ in 0..25 {
+        assert_eq!(talk.get("/few", &format!("x-api-key: {}\r\n", invented())).await.status, 401);
+    }
+
+    let near = noticed(&world, "quota.80").await;
+    assert!(near.detail.contains("by-key has used 8 of 10 of product:few"), "{near:?}");
+    for _ in 0..2 {
+        assert_eq!(talk.get("/few", &key.line()).await.status, 200);
+    }
+    assert!(noticed(&world, "quota.100").await.detail.contains("10 of 10"));
+    let ending = noticed(&world, "key.expiring").await;
+    assert!(ending.about.starts_with(&key.id), "{ending:?}");
+    let burst = noticed(&world, "credentials.failed").await;
+    assert!(burst.detail.starts_with("20 credentials from 127."), "{burst:?}");
+    assert_eq!(world.metric("postern_detections_total{kind=\"credentials.failed\"}").await, Some(1.0));
+    let (_, page) = says(&world, "status");
+    assert!(page.contains("NOTICED") && page.contains("credentials.failed"), "{page}");
+    assert!(world.log().contains("\"event\":\"quota.100\""));
 }

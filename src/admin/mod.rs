@@ -27,8 +27,8 @@ pub use signing::{AuthorityRequest, InstalledStatus, SignedAuthorityStatus};
 pub use steward::{Steward, StewardError};
 pub use usage_wanted::UsageWanted;
 pub use view::{
-    AuthorityStatus, AwaitingStatus, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Failure,
-    IssuedCertificate, LaggardStatus, LimitsStatus, ListenerStatus, Moved, Order, PresentedStatus,
+    AuthorityStatus, AwaitingStatus, ConcurrencyStatus, ConfigStatus, DeliveryStatus, DetectionStatus,
+    Failure, IssuedCertificate, LaggardStatus, LimitsStatus, ListenerStatus, Moved, Order, PresentedStatus,
     QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RenewalStatus, RollOverStatus,
     ServiceStatus, Status, WorkloadStatus, authorities, bundle_pem, workloads,
 };

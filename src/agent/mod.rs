@@ -13,6 +13,7 @@ mod usage_keeper;
 mod explain;
 mod who_can;
 mod sightings;
+mod detectors;
 mod steward;
 mod supervise;
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::detectors::Detections;
 use super::director::{InForce, Order as Directive};
 use super::explain;
 use super::limit_keeper::LimitTroubles;
@@ -14,10 +15,11 @@ use super::sightings::Sightings;
 use super::troubles::Troubles;
 use super::who_can::entitled;
 use crate::admin::{
-    self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, Deed, DeliveryStatus, Desk, Entitled,
-    Explanation, InstalledStatus, IssuedCertificate, LimitsStatus, ListenerStatus, Order, PresentedStatus,
-    Question, QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus,
-    SignedAuthorityStatus, Status, Steward, StewardError, UsageWanted, WorkloadStatus,
+    self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, Deed, DeliveryStatus, Desk, DetectionStatus,
+    Entitled, Explanation, InstalledStatus, IssuedCertificate, LimitsStatus, ListenerStatus, Order,
+    PresentedStatus, Question, QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus,
+    RollOverStatus, ServiceStatus, SignedAuthorityStatus, Status, Steward, StewardError, UsageWanted,
+    WorkloadStatus,
 };
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
@@ -51,6 +53,7 @@ pub(super) struct AgentSteward {
     pub(super) skews: Arc<Mutex<Skews>>,
     pub(super) limit_troubles: Arc<LimitTroubles>,
     pub(super) recollection: Recollection,
+    pub(super) detections: Detections,
     pub(super) usage: Arc<Mutex<UsageBook>>,
     pub(super) usage_troubles: Arc<ArcSwap<Vec<String>>>,
 }
@@ -121,6 +124,22 @@ impl AgentSteward {
             }
         }
         reasons
+    }
+
+    /// What was noticed, the latest first.
+    fn detections(&self) -> Vec<DetectionStatus> {
+        let detections = self.detections.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = detections.iter().map(|((kind, about), one)| DetectionStatus {
+            kind: kind.as_str().to_owned(),
+            about: about.clone(),
+            detail: one.detail.clone(),
+            first: one.first,
+            last: one.last,
+            count: one.count,
+        });
+        let mut told: Vec<DetectionStatus> = told.collect();
+        told.sort_by_key(|one| std::cmp::Reverse(one.last));
+        told
     }
 
     fn skews(&self) -> MutexGuard<'_, Skews> {
@@ -215,6 +234,7 @@ impl Steward for AgentSteward {
             listeners: listeners(config),
             services: services(config, &self.current.load().inflight),
             limits: self.limits(registry),
+            detections: self.detections(),
             remotes: remotes(config),
         }
     }

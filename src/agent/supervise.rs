@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
+use super::detectors::{Detections, Detectors};
 use super::director::{Deliveries, Director, InForce, Order, ReloadError, read_registry};
 use super::limit_keeper::{KeeperError, LimitKeeper};
 use super::quickstart::{self, Quickstart, QuickstartError};
@@ -30,7 +31,7 @@ use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::limit::Ledger;
 use crate::pki::Skews;
-use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError};
+use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError, Signs};
 use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
@@ -217,7 +218,10 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let (sightings, known_sightings) = watch::channel(Sightings::default());
     tokio::spawn(sightings::collect(sighted, sightings));
     let skews: Arc<Mutex<Skews>> = Arc::default();
+    let (signs, noticed) = Signs::new(metrics.signs_dropped.clone());
+    let detections = Detections::default();
     let context = PlaneContext {
+        signs,
         current: Arc::clone(&current),
         clock: Arc::clone(&clock),
         attestor: Arc::<KernelAttestor>::clone(&attestor),
@@ -247,7 +251,16 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let mut deliveries = Deliveries::new(Arc::clone(&clock), acknowledgements);
     deliveries.follow(&config, &feed);
     deliveries.acknowledge_doors(&config, &materials.bundles);
+    let detectors = Detectors {
+        clock: Arc::clone(&clock),
+        current: Arc::clone(&current),
+        feed: feed.clone(),
+        metrics: Arc::clone(&metrics),
+        detections: Arc::clone(&detections),
+    };
+    tokio::spawn(detectors.run(noticed));
     let steward = Arc::new(AgentSteward {
+        detections,
         clock: Arc::clone(&clock),
         started_at,
         current: Arc::clone(&current),

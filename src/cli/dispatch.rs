@@ -32,7 +32,7 @@ fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
         Verb::Usage(args) => block_on(usage::run(config, args)),
         Verb::Ca { verb } => block_on(ca::run(config, verb)),
         Verb::Cert { verb } => block_on(cert::run(config, verb)),
-        Verb::Key { verb } => key::run(config, verb),
+        Verb::Key { verb } => block_on(key::run(config, verb)),
         Verb::Sign(args) => sign::run(*args),
         Verb::Completions { shell } => completions(shell),
     }

@@ -23,4 +23,4 @@ pub use refusal::Refusal;
 pub use signature::{BaseError, NonceRule, NonceUse, SignatureRules, SignatureTerms, Signed, signature_base};
 pub use signer::{Plan, SignError, SignatureLines, Signer, base_for, usual_cover};
 pub use signing_secret::SigningSecret;
-pub use verify::{authenticate, usable};
+pub use verify::{authenticate, recognise, usable};

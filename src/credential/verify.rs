@@ -4,9 +4,9 @@
 //! the same answer, after the same work.
 
 use crate::clock::Timestamp;
-use crate::credential::{ApiKey, Evidence, Peppers, Principal, Refusal, Signed};
+use crate::credential::{ApiKey, Evidence, Peppers, Principal, Refusal, Signed, SigningSecret};
 use crate::identity::{Match, Subject};
-use crate::registry::{Credential, CredentialSecret, CredentialStatus, Snapshot};
+use crate::registry::{Credential, CredentialSecret, CredentialStatus, SignatureKey, Snapshot};
 
 /// Proves who presented `evidence`.
 ///
@@ -70,6 +70,22 @@ fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
         CredentialSecret::ApiKey { hash, pepper } => Some((hash, pepper)),
         CredentialSecret::Certificate(_) | CredentialSecret::Signature(_) => None,
     }
+}
+
+/// The credential whose secret `text` is: an API key that hashes to what is on file, or the shared secret of a signature key.
+/// It is asked of what was found somewhere, not of what was presented.
+#[must_use]
+pub fn recognise<'s>(text: &[u8], registry: &'s Snapshot, peppers: &Peppers) -> Option<&'s Credential> {
+    if ApiKey::id_of(text).is_ok() {
+        return by_api_key(text, registry, peppers).ok();
+    }
+    let secret = SigningSecret::parse(text).ok()?;
+    let credential = registry.signature_key(secret.id())?;
+    let CredentialSecret::Signature(SignatureKey::Sealed { pepper, sealed }) = &credential.secret else {
+        return None;
+    };
+    let own = peppers.open(pepper, secret.id(), sealed)?;
+    (own == *secret.text()).then_some(&**credential)
 }
 
 /// Whether `credential` is good `now`, for whoever proves to hold it.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::framing::Framing;
-use super::headers::{Fate, fate_of_request_field, forwarded_client_cert, names_api_key};
+use super::headers::{Fate, fate_of_request_field, forwarded_client_cert, keys_in, names_api_key};
 use super::http_gate::Head;
 use super::limit_fields::Notice;
 use super::refuse::{Answer, Place};
@@ -17,12 +17,12 @@ use crate::authz::{Ask, Door, No, Permit, Terms, Till, Toll, check};
 use crate::clock::Timestamp;
 use crate::credential::{
     Content, ContentDigest, DigestCheck, Evidence, HeaderEvidence, Message, NonceUse, Refusal, Signed,
-    authenticate,
+    authenticate, recognise,
 };
 use crate::identity::Subject;
 use crate::limit::{Spike, Throttle};
 use crate::pki::Verified;
-use crate::registry::{CredentialKind, KindSet, PolicyPath};
+use crate::registry::{Credential, CredentialKind, KindSet, PolicyPath};
 
 /// A caller from outside, with all that each of its requests inherits.
 #[derive(Debug)]
@@ -130,6 +130,17 @@ impl<'s> Verdict<'s> {
         }
     }
 
+    /// The same, about the credential that has leaked.
+    fn of_leaked(self, leaked: Option<&'s Credential>) -> Self {
+        let Some(credential) = leaked else { return self };
+        Self {
+            app: credential.app.id.as_str(),
+            developer: credential.app.developer.id.as_str(),
+            credential: (credential.kind().as_str(), credential.id.as_str()),
+            ..self
+        }
+    }
+
     /// The verdict behind a no to whoever `presented` these kinds.
     pub(super) fn of_no(no: &No<'s>, service: &'s str, presented: KindSet) -> Self {
         let verdict = match no {
@@ -227,7 +238,8 @@ pub(super) fn admit<'s>(
         (answer, Verdict { presented, ..Verdict::of_nobody(refusal.code()) })
     };
     if names_api_key(head.path) || head.query.is_some_and(names_api_key) {
-        return Err(refuse(Refusal::KeyInUrl, KindSet::EMPTY));
+        let (answer, verdict) = refuse(Refusal::KeyInUrl, KindSet::EMPTY);
+        return Err((answer, verdict.of_leaked(leaked(head, snapshot))));
     }
     let Ok(path) = path else {
         return Err((BAD_PATH, Verdict::of_nobody(BAD_PATH.code)));
@@ -274,6 +286,16 @@ pub(super) fn admit<'s>(
     finish(out, head, trace);
     Ok(Admission { permit, service, digest, presented })
 }
+
+/// The credential whose secret stands in the URL, if it is one that is on file.
+fn leaked<'s>(head: &Head<'_, '_>, snapshot: &'s Snapshot) -> Option<&'s Credential> {
+    let found = keys_in(head.path).into_iter().chain(head.query.into_iter().flat_map(keys_in));
+    // More than one is nothing that a client does by mistake.
+    found.take(KEYS_IN_URL).find_map(|text| recognise(&text, &snapshot.registry, &snapshot.peppers))
+}
+
+/// So many keys of a URL are looked at.
+const KEYS_IN_URL: usize = 4;
 
 /// What a signature can cover of `head`.
 fn message<'h>(head: &Head<'h, 'h>) -> Message<'h> {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use super::sightings::Lookout;
+use super::signs::Signs;
 use super::snapshot::Current;
 use crate::clock::Clock;
 use crate::id::WorkloadId;
@@ -26,6 +27,8 @@ pub struct PlaneContext {
     pub skews: Arc<Mutex<Skews>>,
     /// So many decisions each thread remembers.
     pub remember: usize,
+    /// Where it is reported what somebody should look into.
+    pub signs: Signs,
     /// Where usage is added up.
     pub usage: Arc<Mutex<UsageBook>>,
     /// Where usage records go.

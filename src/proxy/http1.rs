@@ -512,7 +512,7 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         service: request.verdict.service,
         app: request.verdict.app,
         developer: request.verdict.developer,
-        user_agent: request.user_agent,
+        user_agent: loggable(request.user_agent),
         product: request.verdict.product,
         operation: request.verdict.operation,
         presented: request.verdict.presented,

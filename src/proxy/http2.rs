@@ -232,7 +232,7 @@ impl Stream {
             service: verdict.service,
             app: verdict.app,
             developer: verdict.developer,
-            user_agent: user_agent(&head),
+            user_agent: loggable(user_agent(&head)),
             product: verdict.product,
             operation: verdict.operation,
             presented: verdict.presented,

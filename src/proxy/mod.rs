@@ -3,6 +3,7 @@
 mod settings;
 mod snapshot;
 mod sightings;
+mod signs;
 mod sessions;
 mod tls;
 mod deadline;
@@ -40,6 +41,7 @@ pub use settings::{
     RemoteSettings, ServiceSettings,
 };
 pub use sightings::{Lookout, Sighting};
+pub use signs::{Noticed, Sign, Signs};
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing};
 pub use tls::{TlsError, client_config, server_config};
 

@@ -189,6 +189,7 @@ impl World {
             remember: 10,
             usage: Arc::default(),
             records: AccessSink::none(),
+            signs: crate::proxy::Signs::new(Default::default()).0,
             lookout,
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             clock: Arc::new(ManualClock::at(Timestamp::FLOOR)),

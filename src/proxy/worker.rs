@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::context::{Attestor, PlaneContext, Signal};
 use super::request_id::RequestIds;
 use super::sightings::Lookout;
+use super::signs::{Seen, Signs};
 use super::snapshot::{Current, Snapshot};
 use super::tls::NotYetValid;
 use super::upstream::Pool;
@@ -47,6 +48,8 @@ pub(super) struct Worker {
     skews: Arc<Mutex<Skews>>,
     /// The last decisions.
     pub(super) recall: Recall,
+    pub(super) signs: Signs,
+    seen: Seen,
     tally: Tally,
     records: AccessLog,
     access: AccessLog,
@@ -72,6 +75,8 @@ impl Worker {
             lookout: context.lookout.clone(),
             skews: Arc::clone(&context.skews),
             recall: Recall::new(context.remember),
+            signs: context.signs.clone(),
+            seen: Seen::new(),
             tally: Tally::new(Arc::clone(&context.usage)),
             records: AccessLog::new(context.records.clone()),
             access: AccessLog::new(context.access.clone()),
@@ -175,6 +180,7 @@ impl Worker {
         let mut pending = self.access.record(event);
         if event.direction == "in" {
             self.tally.count(event);
+            self.seen.look_at(event, &self.signs);
             pending |= self.records.record(event);
         }
         if pending {

@@ -65,12 +65,20 @@ struct CallsLabel {
     code: String,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct KindLabel {
+    kind: &'static str,
+}
+
 /// All metrics of one agent.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     requests: Family<CodeLabel, Counter>,
     calls: Family<CallsLabel, Counter>,
+    detections: Family<KindLabel, Counter>,
+    /// Signs that found no room on their way to the detectors.
+    pub signs_dropped: Counter,
     called: Mutex<Cap>,
     /// Usage records that found no room or could not be written.
     pub usage_records_dropped: Counter,
@@ -125,6 +133,16 @@ impl Metrics {
             requests: family(&mut registry, "requests", "Inbound requests and raw connections by decision"),
             calls: family(&mut registry, "usage_calls", "Inbound requests by app, product and decision"),
             called: Mutex::default(),
+            detections: family(
+                &mut registry,
+                "detections",
+                "Times that something was noticed which somebody should look into, by kind",
+            ),
+            signs_dropped: family(
+                &mut registry,
+                "signs_dropped",
+                "Signs of something to look into that found no room",
+            ),
             usage_records_dropped: family(
                 &mut registry,
                 "usage_records_dropped",
@@ -258,6 +276,11 @@ impl Metrics {
     pub fn count_calls(&self, app: String, product: String, code: String, calls: u64) {
         let (app, product) = self.called.lock().unwrap_or_else(PoisonError::into_inner).of(app, product);
         self.calls.get_or_create(&CallsLabel { app, product, code }).inc_by(calls);
+    }
+
+    /// Counts that something was noticed.
+    pub fn count_detection(&self, kind: &'static str) {
+        self.detections.get_or_create(&KindLabel { kind }).inc();
     }
 
     /// A thread's own counter of outbound outcomes.

@@ -1,5 +1,6 @@
 //! What the agent tells about itself: operator log, access log, metrics.
 
+mod redact;
 mod access_log;
 mod metrics;
 mod recall;
@@ -11,5 +12,6 @@ mod subscriber;
 pub use access_log::{AccessEvent, AccessLog, AccessSink, LogWriter};
 pub use metrics::{CodeCounter, Metrics};
 pub use recall::{Recall, Remembered};
+pub use redact::{carries_secret, redacted};
 pub use subscriber::{LogFormat, Settings, SubscribeError, subscribe};
 pub use usage::{OTHER, ROWS, ROWS_OF_AN_HOUR, Tally, UsageBook, UsageCount, UsageKey, UsageRow, totals};
