@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use postern::admin::{DetectionStatus, UsageWanted};
 use postern::clock::{Clock as _, SystemClock};
-use support::{Answer, Identity, Scene, Service, World, eventually, write};
+use support::world::Key;
+use support::{Act, Answer, Identity, Scene, Seen, Service, World, eventually, write};
 
 /// The same GET by HTTP/1.1 and by HTTP/2.
 async fn both(world: &World, identity: Option<&Identity>, fields: &[(&str, &str)]) -> [Answer; 2] {
@@ -458,4 +459,54 @@ async fn what_somebody_should_look_into_is_noticed_told_and_counted() {
     let (_, page) = says(&world, "status");
     assert!(page.contains("NOTICED") && page.contains("credentials.failed"), "{page}");
     assert!(world.log().contains("\"event\":\"quota.100\""));
+}
+
+/// A service that gives `key` away in a chunked body, with a border in the middle of it, or in a field of its head.
+async fn careless(key: &Key) -> Service {
+    let (one, two) = key.text.split_at(30);
+    let body = format!(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{{\"{one}\r\n{:x}\r\n{two}\"}}\r\n0\r\n\r\n",
+        one.len() + 2,
+        two.len() + 2
+    );
+    let head = format!("HTTP/1.1 200 OK\r\nx-debug: {}\r\ncontent-length: 2\r\n\r\nok", key.text);
+    Service::answering(move |seen: &Seen| {
+        let answer = if seen.path() == "/head" { &head } else { &body };
+        vec![Act::Send(answer.as_bytes().to_vec())]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_service_that_gives_a_key_away_is_found_out_or_cut() {
+    for (mode, passes) in [("off", true), ("report", true), ("block", false)] {
+        let mut scene = Scene::guarding("{service}");
+        scene.amend_config("id = \"orders\"\n", &format!("id = \"orders\"\nwatch_responses = \"{mode}\"\n"));
+        let key = scene.app_with_key("by-key");
+        let service = careless(&key).await;
+        scene.amend_config("{service}", &service.address.to_string());
+        let world = scene.start().await;
+        let identity = world.identity("caller");
+
+        for path in ["/body", "/head"] {
+            let mut talk = world.talk(Some(&identity)).await;
+            talk.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
+            let told = String::from_utf8(talk.rest().await).unwrap();
+            let whole = told.contains(&key.text[30..]);
+            assert_eq!(whole, passes, "{mode} {path}: {told}");
+            if passes {
+                let answer = world.h2(Some(&identity)).await.get(path, &[]).await;
+                let text = format!("{:?} {}", answer.headers, answer.text());
+                assert!(text.contains(&key.text), "{mode} {path}: {text}");
+            }
+        }
+        if mode == "off" {
+            assert!(world.status().await.detections.iter().all(|one| one.kind != "key.leaked"));
+        } else {
+            let leaked = noticed(&world, "key.leaked").await;
+            assert_eq!(leaked.about, key.id);
+            assert!(leaked.detail.contains("of by-key was seen in a response"), "{leaked:?}");
+        }
+        assert!(!world.log().contains(&key.text[21..]));
+    }
 }

@@ -12,7 +12,7 @@ use crate::limit::{Concurrency, Rate, Spike};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
     Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceSettings,
+    RemoteSettings, ServiceSettings, Watch,
 };
 use crate::registry::accepts;
 use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
@@ -501,10 +501,11 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let accepts = table.optional("accepts", accepts);
     let concurrency = table.table("concurrency").and_then(concurrency);
     let error_format = table.optional("error_format", |value| value.word(&ERROR_FORMATS)).unwrap_or_default();
+    let watch = table.optional("watch_responses", |value| value.word(&WATCHES)).unwrap_or_default();
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
     let (id, endpoint) = (id?, endpoint?);
-    let item = ServiceSettings { id, hosts, base_path, endpoint, accepts, concurrency, error_format };
+    let item = ServiceSettings { id, hosts, base_path, endpoint, accepts, concurrency, error_format, watch };
     Some(Placed { place, item })
 }
 
@@ -530,6 +531,8 @@ pub(super) fn usage(table: Option<TableReader<'_>>, base: &Path) -> UsageSetting
 
 /// Some minutes of a quiet host, and half a megabyte on each thread.
 const REMEMBERED: usize = 1_000;
+
+const WATCHES: [(&str, Watch); 3] = [("block", Watch::Block), ("off", Watch::Off), ("report", Watch::Report)];
 
 const ERROR_FORMATS: [(&str, ErrorFormat); 2] =
     [("apigee", ErrorFormat::Apigee), ("problem", ErrorFormat::Problem)];

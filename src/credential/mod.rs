@@ -13,7 +13,7 @@ mod principal;
 mod refusal;
 mod verify;
 
-pub use api_key::{API_KEY_MARK, ApiKey, InvalidApiKey, Peppers};
+pub use api_key::{API_KEY_MARK, ApiKey, InvalidApiKey, LONGEST_SECRET, Peppers, secret_id};
 pub use content_digest::{ContentDigest, DigestCheck};
 pub use evidence::{Evidence, HeaderEvidence};
 pub use message::{Content, Message};

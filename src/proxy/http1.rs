@@ -21,6 +21,7 @@ use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::Framing;
 use super::headers::loggable;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
+use super::leaks::Leaks;
 use super::limit_fields::write_lines;
 use super::linger::{self, LINGER};
 use super::refuse::Answer;
@@ -273,7 +274,11 @@ where
         write_lines(limits, permit.statement());
     }
     let keep_alive = request.caller.keep_alive && !last;
-    let caller = Caller { keep_alive, limits: limits.as_slice(), ..request.caller };
+    let leaks = match &request.outcome {
+        Outcome::Forward(Route::Service(Admission { service, .. })) => Leaks::of(service.watch),
+        Outcome::Answer(_) | Outcome::Forward(Route::Remote(_)) => None,
+    };
+    let caller = Caller { keep_alive, limits: limits.as_slice(), leaks: leaks.as_ref(), ..request.caller };
     let mut entry = Entry { worker, peer, request: &request, done: BROKEN_OFF, now, begun };
     entry.done = match &request.outcome {
         Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
@@ -319,6 +324,9 @@ where
             }
         }
     };
+    if let Some(leaks) = &leaks {
+        worker.report_leak(leaks, &snapshot, now);
+    }
     entry.done.keep_alive
 }
 
@@ -397,6 +405,7 @@ fn judge<'a>(
         keep_alive: head.keep_alive,
         to_head_request: head.method == "HEAD",
         limits: b"",
+        leaks: None,
     };
     let (outcome, verdict) = match peer {
         Peer::Visitor(visitor) => {

@@ -10,6 +10,7 @@ mod deadline;
 mod buffer;
 mod linger;
 mod framing;
+mod leaks;
 mod pump;
 mod headers;
 mod request_id;
@@ -38,7 +39,7 @@ pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
 pub use rehearse::{Outcome, Part, rehearse};
 pub use settings::{
     Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceSettings,
+    RemoteSettings, ServiceSettings, Watch,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};

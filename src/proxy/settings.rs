@@ -63,6 +63,20 @@ pub struct ServiceSettings {
     pub concurrency: Option<Concurrency>,
     /// How callers are told why they get no answer from it.
     pub error_format: ErrorFormat,
+    /// Whether its answers are looked through for secrets of ours.
+    pub watch: Watch,
+}
+
+/// Whether the answers of a service are looked through for secrets of ours.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Watch {
+    /// One that holds a secret is cut before the secret is whole.
+    Block,
+    /// They are not.
+    #[default]
+    Off,
+    /// One that holds a secret is reported, and passes.
+    Report,
 }
 
 /// How callers are told why they get no answer from a service.

@@ -182,6 +182,7 @@ mod tests {
             accepts: None,
             concurrency: None,
             error_format: ErrorFormat::default(),
+            watch: crate::proxy::Watch::Off,
         }
     }
 

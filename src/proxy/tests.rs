@@ -161,6 +161,7 @@ impl World {
             accepts: None,
             concurrency: None,
             error_format: ErrorFormat::default(),
+            watch: super::settings::Watch::Off,
         };
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };

@@ -10,9 +10,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::context::{Attestor, PlaneContext, Signal};
+use super::leaks::Leaks;
 use super::request_id::RequestIds;
 use super::sightings::Lookout;
-use super::signs::{Seen, Signs};
+use super::signs::{Noticed, Seen, Signs};
 use super::snapshot::{Current, Snapshot};
 use super::tls::NotYetValid;
 use super::upstream::Pool;
@@ -195,6 +196,15 @@ impl Worker {
             tokio::time::sleep(FLUSH_AFTER).await;
             self.access.flush();
             self.records.flush();
+        }
+    }
+
+    /// Reports the secret that was found in an answer, if there was one and it is on file.
+    pub(super) fn report_leak(&self, leaks: &Leaks, snapshot: &Snapshot, now: Timestamp) {
+        let Some(id) = leaks.take() else { return };
+        if let Some(found) = snapshot.registry.credential(&id) {
+            let app = found.app.id.to_string();
+            self.signs.report(now, Noticed::Leaked { credential: id, app, place: "response" });
         }
     }
 
