@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use postern::admin::{
-    AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Explanation, InstalledStatus,
-    IssuedCertificate, Operation, Order, Origin, Question, Readiness, RegistryStatus, Reloaded,
-    RenewalStatus, SecretText, SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus, bind,
-    serve, serve_health,
+    AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Deed, Entitled, Explanation,
+    InstalledStatus, IssuedCertificate, Operation, Order, Origin, Question, Readiness, RegistryStatus,
+    Reloaded, RenewalStatus, SecretText, SignedAuthorityStatus, Status, Steward, StewardError, UsageWanted,
+    WorkloadStatus, bind, serve, serve_health,
 };
 use postern::clock::Timestamp;
 use postern::id::{AuthorityId, WorkloadId};
@@ -19,6 +19,7 @@ use postern::issuance::{
 };
 use postern::pki::{Level, SignedChain};
 use postern::secret::Secret;
+use postern::telemetry::UsageRow;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -85,6 +86,7 @@ impl Steward for Scribe {
             rotation: renewal(),
             roll_over: None,
             limits: Default::default(),
+            detections: Vec::new(),
             workloads: vec![WorkloadStatus {
                 id: "billing".parse().unwrap(),
                 spiffe_id: "spiffe://postern.test/billing".into(),
@@ -120,6 +122,18 @@ impl Steward for Scribe {
         let key = question.api_key.map(|key| key.secret().expose_secret().to_vec()).unwrap_or_default();
         self.note(format!("explain {}", String::from_utf8(key).unwrap()));
         Err(StewardError::Unknown("there is no listener x".into()))
+    }
+
+    fn who_can(&self, deed: &Deed) -> Result<Entitled, StewardError> {
+        Err(StewardError::Unknown(format!("there is no service {}", deed.service)))
+    }
+
+    fn usage(&self, _: &UsageWanted) -> Vec<UsageRow> {
+        Vec::new()
+    }
+
+    async fn recall(&self, request_id: String) -> Result<Explanation, StewardError> {
+        Err(StewardError::Unknown(format!("no request {request_id}")))
     }
 
     async fn reload(&self) -> Result<Reloaded, StewardError> {

@@ -118,12 +118,15 @@ enum Call {
     Explain,
     Install,
     Issue,
+    Recall(String),
     Reload,
     Renew(WorkloadId),
     Request,
     Revoke(Level),
     Sign,
     Status,
+    Usage,
+    WhoCan,
 }
 
 impl Call {
@@ -138,7 +141,12 @@ impl Call {
             "explain" => Self::Explain,
             "reload" => Self::Reload,
             "status" => return Some((Self::Status, Method::GET)),
+            "usage" => Self::Usage,
+            "who-can" => Self::WhoCan,
             other => match other.split('/').collect::<Vec<_>>().as_slice() {
+                ["decisions", id] if is_request_id(id) => {
+                    return Some((Self::Recall((*id).to_owned()), Method::GET));
+                }
                 ["workloads", workload, "renew"] => Self::Renew(workload.parse().ok()?),
                 ["authorities", level, verb] => {
                     let level =
@@ -156,7 +164,16 @@ impl Call {
     }
 
     const fn changes_something(&self) -> bool {
-        !matches!(self, Self::Bundle | Self::Crl | Self::Explain | Self::Status)
+        !matches!(
+            self,
+            Self::Bundle
+                | Self::Crl
+                | Self::Explain
+                | Self::Recall(_)
+                | Self::Status
+                | Self::Usage
+                | Self::WhoCan
+        )
     }
 
     async fn carry_out(self, body: &[u8], steward: &impl Steward) -> Result<Answer, StewardError> {
@@ -170,6 +187,7 @@ impl Call {
             Self::Explain => ok(&steward.explain(read(body)?)?),
             Self::Install => ok(&steward.install(read::<InstallationOrder>(body)?.order()?).await?),
             Self::Issue => ok(&steward.issue(read::<Order>(body)?).await?),
+            Self::Recall(id) => ok(&steward.recall(id).await?),
             Self::Reload => ok(&steward.reload().await?),
             Self::Renew(workload) => {
                 steward.renew(workload.clone()).await?;
@@ -189,8 +207,16 @@ impl Call {
             }
             Self::Sign => ok(&steward.sign(read::<SignatureOrder>(body)?.order()?).await?),
             Self::Status => ok(&steward.status()),
+            Self::Usage => ok(&steward.usage(&read(body)?)),
+            Self::WhoCan => ok(&steward.who_can(&read(body)?)?),
         })
     }
+}
+
+/// Whether `id` is made of what request ids are made of.
+fn is_request_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 fn ok<T: Serialize>(value: &T) -> Answer {

@@ -3,8 +3,8 @@
 use std::error::Error;
 
 use crate::admin::{
-    AuthorityRequest, Explanation, InstalledStatus, IssuedCertificate, Order, Question, Readiness, Reloaded,
-    SignedAuthorityStatus, Status,
+    AuthorityRequest, Deed, Entitled, Explanation, InstalledStatus, IssuedCertificate, Order, Question,
+    Readiness, Reloaded, SignedAuthorityStatus, Status, UsageWanted,
 };
 use crate::causes::Causes;
 use crate::id::WorkloadId;
@@ -12,6 +12,7 @@ use crate::issuance::{
     AuthorityRevocation, Change, Changed, InstallOrder, IssuanceError, Run, SignOrder, Wanted,
 };
 use crate::pki::HierarchyError;
+use crate::telemetry::UsageRow;
 
 /// Answers for the agent. What takes time gives a future; the rest answers from what is in memory.
 pub trait Steward: Send + Sync + 'static {
@@ -35,6 +36,21 @@ pub trait Steward: Send + Sync + 'static {
     /// # Errors
     /// The question makes no sense here: an unknown listener, a malformed certificate.
     fn explain(&self, question: Question) -> Result<Explanation, StewardError>;
+
+    /// How a request fared, as long as it is remembered.
+    ///
+    /// # Errors
+    /// No such request is remembered.
+    fn recall(&self, request_id: String) -> impl Future<Output = Result<Explanation, StewardError>> + Send;
+
+    /// Who may make a request.
+    ///
+    /// # Errors
+    /// There is no such service, or no such request.
+    fn who_can(&self, deed: &Deed) -> Result<Entitled, StewardError>;
+
+    /// Who used what, by the hour.
+    fn usage(&self, wanted: &UsageWanted) -> Vec<UsageRow>;
 
     /// Reads configuration and registry again.
     fn reload(&self) -> impl Future<Output = Result<Reloaded, StewardError>> + Send;

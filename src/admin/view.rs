@@ -56,6 +56,26 @@ pub struct Status {
     /// How far limits are used.
     #[serde(default)]
     pub limits: LimitsStatus,
+    /// What was noticed that somebody should look into, the latest first.
+    #[serde(default)]
+    pub detections: Vec<DetectionStatus>,
+}
+
+/// Something that was noticed. Never a secret.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DetectionStatus {
+    /// Of which kind, as in log and metric: `key.leaked`, `credentials.failed` and so on.
+    pub kind: String,
+    /// About whom or what.
+    pub about: String,
+    /// In a sentence.
+    pub detail: String,
+    /// When it was noticed first.
+    pub first: Timestamp,
+    /// When it was told last.
+    pub last: Timestamp,
+    /// How often it was noticed.
+    pub count: u64,
 }
 
 /// How far limits are used.

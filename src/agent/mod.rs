@@ -12,8 +12,11 @@ mod clock_watch;
 mod quickstart;
 mod readiness;
 mod limit_keeper;
+mod usage_keeper;
 mod explain;
+mod who_can;
 mod sightings;
+mod detectors;
 mod steward;
 mod supervise;
 
@@ -24,3 +27,4 @@ pub use quickstart::QuickstartError;
 pub use registrar::RegistryError;
 pub use supervise::{AgentError, run};
 pub use trust::TrustError;
+pub use who_can::{Doors, entitled};

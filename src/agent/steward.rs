@@ -6,17 +6,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::detectors::Detections;
 use super::director::{InForce, Order as Directive};
 use super::explain;
 use super::limit_keeper::LimitTroubles;
 use super::readiness::{self, obstacles};
 use super::sightings::Sightings;
 use super::troubles::Troubles;
+use super::who_can::{Doors, entitled};
 use crate::admin::{
-    self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Desk, Explanation,
-    InstalledStatus, IssuedCertificate, LimitsStatus, ListenerStatus, Order, PresentedStatus, Question,
-    QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RollOverStatus, ServiceStatus,
-    SignedAuthorityStatus, Status, Steward, StewardError, WorkloadStatus,
+    self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, Deed, DeliveryStatus, Desk, DetectionStatus,
+    Entitled, Explanation, InstalledStatus, IssuedCertificate, LimitsStatus, ListenerStatus, Order,
+    PresentedStatus, Question, QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus,
+    RollOverStatus, ServiceStatus, SignedAuthorityStatus, Status, Steward, StewardError, UsageWanted,
+    WorkloadStatus,
 };
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
@@ -28,9 +31,9 @@ use crate::issuance::{
 };
 use crate::limit::{Inflight, Scope, Use};
 use crate::pki::{Skews, Suspicion};
-use crate::proxy::{Current, Endpoint, ListenerProtocol, RemoteProtocol};
+use crate::proxy::{Current, Endpoint, ListenerProtocol, Recollection, RemoteProtocol};
 use crate::registry;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, UsageBook, UsageRow};
 use crate::workload;
 
 /// What the answers are drawn from.
@@ -49,6 +52,10 @@ pub(super) struct AgentSteward {
     pub(super) troubles: Arc<Troubles>,
     pub(super) skews: Arc<Mutex<Skews>>,
     pub(super) limit_troubles: Arc<LimitTroubles>,
+    pub(super) recollection: Recollection,
+    pub(super) detections: Detections,
+    pub(super) usage: Arc<Mutex<UsageBook>>,
+    pub(super) usage_troubles: Arc<ArcSwap<Vec<String>>>,
 }
 
 impl AgentSteward {
@@ -89,6 +96,7 @@ impl AgentSteward {
         reasons.extend(state.mute_crls.iter().cloned());
         reasons.extend(issued.troubles.iter().cloned());
         reasons.extend(self.limit_troubles.sentences());
+        reasons.extend(self.usage_troubles.load().iter().cloned());
         let roll_over = &issued.hierarchy.roll_over;
         if roll_over.overdue && issued.hierarchy.signs_elsewhere {
             reasons.push(
@@ -116,6 +124,22 @@ impl AgentSteward {
             }
         }
         reasons
+    }
+
+    /// What was noticed, the latest first.
+    fn detections(&self) -> Vec<DetectionStatus> {
+        let detections = self.detections.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = detections.iter().map(|((kind, about), one)| DetectionStatus {
+            kind: kind.as_str().to_owned(),
+            about: about.clone(),
+            detail: one.detail.clone(),
+            first: one.first,
+            last: one.last,
+            count: one.count,
+        });
+        let mut told: Vec<DetectionStatus> = told.collect();
+        told.sort_by_key(|one| std::cmp::Reverse(one.last));
+        told
     }
 
     fn skews(&self) -> MutexGuard<'_, Skews> {
@@ -210,6 +234,7 @@ impl Steward for AgentSteward {
             listeners: listeners(config),
             services: services(config, &self.current.load().inflight),
             limits: self.limits(registry),
+            detections: self.detections(),
             remotes: remotes(config),
         }
     }
@@ -245,6 +270,32 @@ impl Steward for AgentSteward {
 
     fn explain(&self, question: Question) -> Result<Explanation, StewardError> {
         explain::explain(question, &self.current.load(), self.clock.now())
+    }
+
+    fn who_can(&self, deed: &Deed) -> Result<Entitled, StewardError> {
+        let snapshot = self.current.load();
+        let services = snapshot.routes.iter().map(|service| &**service);
+        let listeners = snapshot.listeners.values().map(|listener| &listener.settings);
+        let environment = snapshot.environment.as_ref();
+        let doors = Doors { services, listeners, environment, issuers: snapshot.tokens.issuers().collect() };
+        entitled(deed, &snapshot.registry, doors, self.clock.now())
+    }
+
+    fn usage(&self, wanted: &UsageWanted) -> Vec<UsageRow> {
+        let book = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.of(book.rows(wanted.since))
+    }
+
+    async fn recall(&self, request_id: String) -> Result<Explanation, StewardError> {
+        let remembered = self.recollection.of(&request_id).await;
+        let remembered = remembered.ok_or_else(|| {
+            StewardError::Unknown(format!(
+                "no request {request_id} is remembered: each data-plane thread remembers the last {}, and none from before \
+                 the start ([explain] remember)",
+                self.in_force.load().config.remember
+            ))
+        })?;
+        Ok(explain::recall(remembered, &self.current.load(), self.clock.now()))
     }
 
     async fn reload(&self) -> Result<Reloaded, StewardError> {
@@ -291,7 +342,7 @@ impl Steward for AgentSteward {
 const FULLEST: usize = 10;
 
 /// The name and the limit of the quota that is counted in `one`, if there is one still.
-fn quota_of(registry: &registry::Snapshot, one: &Use) -> Option<(String, u64)> {
+pub(super) fn quota_of(registry: &registry::Snapshot, one: &Use) -> Option<(String, u64)> {
     let (scope, limits) = match (&one.product, &one.operation) {
         (None, _) => (Scope::App(&one.app), registry.app(one.app.as_str())?.limits.as_deref()),
         (Some(id), None) => (Scope::Product(id), registry.product(id.as_str())?.limits.as_deref()),

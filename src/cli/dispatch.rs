@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use super::args::{CommandLine, RunArgs, Verb};
 use super::output::{self, Verdict};
-use super::{ca, cert, check, explain, key, run, sign, status};
+use super::{ca, cert, check, explain, key, run, sign, status, usage, who_can};
 
 /// Reads the command line and does what it says.
 #[must_use]
@@ -28,9 +28,11 @@ fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
         Verb::Check(format) => check::run(config, format).map(|()| Verdict::Yes),
         Verb::Status(format) => block_on(status::run(config, format)),
         Verb::Explain(args) => block_on(explain::run(config, *args)),
+        Verb::WhoCan(args) => block_on(who_can::run(config, args)),
+        Verb::Usage(args) => block_on(usage::run(config, args)),
         Verb::Ca { verb } => block_on(ca::run(config, verb)),
         Verb::Cert { verb } => block_on(cert::run(config, verb)),
-        Verb::Key { verb } => key::run(config, verb),
+        Verb::Key { verb } => block_on(key::run(config, verb)),
         Verb::Sign(args) => sign::run(*args),
         Verb::Completions { shell } => completions(shell),
     }

@@ -16,6 +16,7 @@ use super::locate;
 use super::moment::moment;
 use super::output::{self, Verdict};
 use super::table::Table;
+use crate::admin::Client;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::credential::{ApiKey, Peppers, SigningSecret};
@@ -29,7 +30,7 @@ use crate::store::registry_edit::{self, Edit, Outcome, StoredApiKey, StoredSigna
 use crate::store::{pepper_file, registry_dir};
 use crate::toml_text::Problem;
 
-pub(super) fn run(config: &Path, verb: KeyVerb) -> anyhow::Result<Verdict> {
+pub(super) async fn run(config: &Path, verb: KeyVerb) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
     match verb {
         KeyVerb::Create { app, expires, out, signature: None, .. } => {
@@ -53,7 +54,7 @@ pub(super) fn run(config: &Path, verb: KeyVerb) -> anyhow::Result<Verdict> {
             })?;
             register(&config, app, expires, algorithm, &file)?;
         }
-        KeyVerb::List(format) => list(&config, format)?,
+        KeyVerb::List(format) => list(&config, format).await?,
         KeyVerb::Revoke { id } => revoke(&config, id)?,
     }
     Ok(Verdict::Yes)
@@ -205,6 +206,9 @@ struct KeyView<'a> {
     /// `api_key`, or the algorithm of a key for signatures.
     kind: &'static str,
     pepper: Option<&'a str>,
+    /// What was noticed of it: where it has leaked, by the running agent's word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leaked: Option<String>,
 }
 
 impl<'a> KeyView<'a> {
@@ -227,15 +231,24 @@ impl<'a> KeyView<'a> {
             expires: credential.expires,
             kind,
             pepper: credential.pepper(),
+            leaked: None,
         })
     }
 }
 
-fn list(config: &Config, format: Format) -> anyhow::Result<()> {
+async fn list(config: &Config, format: Format) -> anyhow::Result<()> {
     let snapshot = snapshot(config)?;
     let mut keys: Vec<KeyView<'_>> =
         snapshot.credentials().filter_map(|credential| KeyView::of(credential)).collect();
     keys.sort_by_key(|key| (key.app, key.id));
+    // An agent that does not run has noticed nothing.
+    if let Ok(status) = Client::new(&config.admin_socket).status().await {
+        for leak in status.detections.into_iter().filter(|one| one.kind == "key.leaked") {
+            if let Some(key) = keys.iter_mut().find(|key| key.id.as_str() == leak.about) {
+                key.leaked = Some(leak.detail);
+            }
+        }
+    }
     if format.json {
         return output::print_json(&keys);
     }
@@ -248,7 +261,10 @@ fn list(config: &Config, format: Format) -> anyhow::Result<()> {
             key.kind.to_owned(),
             key.app.to_string(),
             key.developer.to_string(),
-            key.status.to_owned(),
+            match key.leaked {
+                Some(_) => format!("{}, LEAKED", key.status),
+                None => key.status.to_owned(),
+            },
             time(key.not_before),
             time(key.expires),
         ]);

@@ -43,6 +43,9 @@ fn page(status: &Status, now: Timestamp) -> Result<String, std::fmt::Error> {
     if !status.limits.fullest.is_empty() {
         write!(page, "\n{}", quotas(&status.limits, now))?;
     }
+    if !status.detections.is_empty() {
+        write!(page, "\n{}", detections(status, now))?;
+    }
     write!(page, "\n{}", authorities(&status.authorities, now))?;
     write!(page, "\n{}", workloads(&status.workloads, now))?;
     Ok(page)
@@ -86,6 +89,18 @@ fn problems(page: &mut String, status: &Status) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+/// So many detections are shown; all are in the JSON.
+const SHOWN: usize = 20;
+
+fn detections(status: &Status, now: Timestamp) -> Table<4> {
+    let mut table = Table::new(["NOTICED", "LAST", "TIMES", "DETAIL"]);
+    for one in status.detections.iter().take(SHOWN) {
+        let last = relative(one.last, now);
+        table.row([one.kind.clone(), last, one.count.to_string(), one.detail.clone()]);
+    }
+    table
 }
 
 fn doors(status: &Status) -> Table<5> {

@@ -99,6 +99,8 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     let limits = section::limits(root.table("limits"));
     let issuers: Vec<_> =
         root.tables("issuer").into_iter().filter_map(|table| issuer::issuer(table, base)).collect();
+    let usage = section::usage(root.table("usage"), base);
+    let remember = section::remember(root.table("explain"));
     let trust: Vec<_> =
         root.tables("trust").into_iter().filter_map(|table| section::trust(table, base)).collect();
     let workloads: Vec<_> = root.tables("workload");
@@ -188,6 +190,8 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         services: items(services),
         remotes: items(remotes),
         limits,
+        remember,
+        usage,
     })
 }
 

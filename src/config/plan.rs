@@ -59,6 +59,8 @@ pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>
         ("log", old.log == new.log),
         ("admin", old.admin_socket == new.admin_socket),
         ("metrics", old.metrics == new.metrics),
+        ("usage", old.usage == new.usage),
+        ("explain", old.remember == new.remember),
         ("quickstart", old.quickstart == new.quickstart),
     ];
     let stuck: Vec<NeedsRestart> =

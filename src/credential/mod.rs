@@ -14,7 +14,7 @@ mod principal;
 mod refusal;
 mod verify;
 
-pub use api_key::{API_KEY_MARK, ApiKey, InvalidApiKey, Peppers};
+pub use api_key::{API_KEY_MARK, ApiKey, InvalidApiKey, LONGEST_SECRET, Peppers, secret_id};
 pub use content_digest::{ContentDigest, DigestCheck};
 pub use evidence::{Evidence, HeaderEvidence};
 pub use message::{Content, Message};
@@ -24,4 +24,4 @@ pub use refusal::Refusal;
 pub use signature::{BaseError, NonceRule, NonceUse, SignatureRules, SignatureTerms, Signed, signature_base};
 pub use signer::{Plan, SignError, SignatureLines, Signer, base_for, usual_cover};
 pub use signing_secret::SigningSecret;
-pub use verify::authenticate;
+pub use verify::{authenticate, recognise, usable};

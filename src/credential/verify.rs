@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::credential::token::{Bearer, Token};
-use crate::credential::{ApiKey, Evidence, Peppers, Principal, Refusal, Signed};
+use crate::credential::{ApiKey, Evidence, Peppers, Principal, Refusal, Signed, SigningSecret};
 use crate::identity::{Match, Subject};
-use crate::registry::{Bindings, Credential, CredentialKind, CredentialSecret, CredentialStatus, Snapshot};
+use crate::registry::{
+    Bindings, Credential, CredentialKind, CredentialSecret, CredentialStatus, SignatureKey, Snapshot,
+};
 
 /// Proves who presented `evidence`.
 ///
@@ -103,7 +105,27 @@ fn bound(credential: &Credential, evidence: &Evidence<'_>, now: Timestamp) -> Re
     credential.bindings.as_deref().map_or(Ok(()), held).map_err(|_| Refusal::BindingFailed)
 }
 
-fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {
+/// The credential whose secret `text` is: an API key that hashes to what is on file, or the shared secret of a signature key.
+/// It is asked of what was found somewhere, not of what was presented.
+#[must_use]
+pub fn recognise<'s>(text: &[u8], registry: &'s Snapshot, peppers: &Peppers) -> Option<&'s Credential> {
+    if ApiKey::id_of(text).is_ok() {
+        return by_api_key(text, registry, peppers).ok();
+    }
+    let secret = SigningSecret::parse(text).ok()?;
+    let credential = registry.signature_key(secret.id())?;
+    let CredentialSecret::Signature(SignatureKey::Sealed { pepper, sealed }) = &credential.secret else {
+        return None;
+    };
+    let own = peppers.open(pepper, secret.id(), sealed)?;
+    (own == *secret.text()).then_some(&**credential)
+}
+
+/// Whether `credential` is good `now`, for whoever proves to hold it.
+///
+/// # Errors
+/// Why not.
+pub fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {
     if credential.not_before.is_some_and(|not_before| now < not_before) {
         return Err(Refusal::CredentialNotYetValid);
     }

@@ -12,13 +12,16 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, dispatch, request_id};
+use super::admission::{
+    Admission, Purpose, Trace, Verdict, Visitor, admit, dispatch, request_id, user_agent,
+};
 use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::Framing;
 use super::headers::loggable;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
+use super::leaks::Leaks;
 use super::limit_fields::write_lines;
 use super::linger::{self, LINGER};
 use super::refuse::Answer;
@@ -271,7 +274,11 @@ where
         write_lines(limits, permit.statement());
     }
     let keep_alive = request.caller.keep_alive && !last;
-    let caller = Caller { keep_alive, limits: limits.as_slice(), ..request.caller };
+    let leaks = match &request.outcome {
+        Outcome::Forward(Route::Service(Admission { service, .. })) => Leaks::of(service.watch),
+        Outcome::Answer(_) | Outcome::Forward(Route::Remote(_)) => None,
+    };
+    let caller = Caller { keep_alive, limits: limits.as_slice(), leaks: leaks.as_ref(), ..request.caller };
     let mut entry = Entry { worker, peer, request: &request, done: BROKEN_OFF, now, begun };
     entry.done = match &request.outcome {
         Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
@@ -309,6 +316,7 @@ where
                     Ok(relayed) => Done::from(relayed),
                     Err(Failure::Broken) => BROKEN_OFF,
                     Err(Failure::Answer(answer)) => {
+                        let answer = answer.in_format(route.error_format());
                         let failed = answer_here(connection, out, &answer, &request, &caller).await;
                         Done { code: Some(answer.code), ..failed }
                     }
@@ -316,6 +324,9 @@ where
             }
         }
     };
+    if let Some(leaks) = &leaks {
+        worker.report_leak(leaks, &snapshot, now);
+    }
     entry.done.keep_alive
 }
 
@@ -344,6 +355,9 @@ struct Request<'a> {
     caller: Caller<'a>,
     verdict: Verdict<'a>,
     outcome: Outcome<'a>,
+    /// Which state of the registry decided.
+    registry: &'a str,
+    user_agent: &'a str,
 }
 
 #[expect(clippy::large_enum_variant, reason = "it lives for one request, and a yes must not allocate")]
@@ -391,12 +405,13 @@ fn judge<'a>(
         keep_alive: head.keep_alive,
         to_head_request: head.method == "HEAD",
         limits: b"",
+        leaks: None,
     };
     let (outcome, verdict) = match peer {
         Peer::Visitor(visitor) => {
             match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
                 Ok(admission) => {
-                    let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                    let verdict = admission.verdict();
                     (Outcome::Forward(Route::Service(admission)), verdict)
                 }
                 Err((answer, verdict)) => (Outcome::Answer(answer), verdict),
@@ -413,7 +428,18 @@ fn judge<'a>(
             }
         },
     };
-    Ok(Request { id, method: head.method, path: head.path, body: head.body, caller, verdict, outcome })
+    let (registry, user_agent) = (snapshot.registry.version(), user_agent(&head));
+    Ok(Request {
+        id,
+        method: head.method,
+        path: head.path,
+        body: head.body,
+        caller,
+        verdict,
+        outcome,
+        registry,
+        user_agent,
+    })
 }
 
 /// Answers without a service; a body that has not arrived whole ends the connection.
@@ -494,7 +520,12 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         code,
         service: request.verdict.service,
         app: request.verdict.app,
+        developer: request.verdict.developer,
+        user_agent: loggable(request.user_agent),
         product: request.verdict.product,
+        operation: request.verdict.operation,
+        presented: request.verdict.presented,
+        registry: request.registry,
         credential: request.verdict.credential,
         user: request.verdict.user(),
         spiffe_id,
