@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::steward::quota_of;
 use crate::clock::{Clock, Timestamp};
@@ -71,8 +73,23 @@ const KEYS: usize = 100_000;
 /// So many networks of a key are known; whoever roams further is told of each time.
 const NETWORKS_OF_A_KEY: usize = 8;
 
-/// Quotas and ends are looked at this often.
+/// Quotas and ends are looked at no more often than this.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Between two looks lies so many times what the first one took, so that looking never takes more than half a percent of a core.
+const REST: u32 = 200;
+
+/// How long to wait after a look that `took` so long.
+fn pause_after(took: Duration) -> Duration {
+    LOOK_EVERY.max(took.saturating_mul(REST))
+}
+
+/// So many credentials that end soon are told by name; the others by their number.
+const ENDING_BY_NAME: usize = 100;
+
+const fn days(span: Duration) -> u64 {
+    span.as_secs() / 86_400
+}
 
 /// A key that ends within this span should have been replaced.
 const KEY_ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
@@ -91,19 +108,27 @@ impl Detectors {
     /// Takes note of what is reported and looks for itself now and then, until nobody reports any more.
     pub(super) async fn run(self, mut reports: mpsc::Receiver<Sign>) {
         let mut memory = Memory::default();
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        loop {
-            tokio::select! {
-                sign = reports.recv() => match sign {
-                    None => return,
-                    Some(sign) => {
-                        if let Some((kind, about, detail)) = memory.handle(&sign) {
-                            self.detect(kind, about, detail, sign.at);
-                        }
-                    }
-                },
-                _ = look.tick() => self.look(self.clock.now()),
+        let detectors = Arc::new(self);
+        let mut looking = JoinSet::new();
+        looking.spawn(Arc::clone(&detectors).keep_looking());
+        while let Some(sign) = reports.recv().await {
+            if let Some((kind, about, detail)) = memory.handle(&sign) {
+                detectors.detect(kind, about, detail, sign.at);
             }
+        }
+    }
+
+    /// Looks for itself, over and over: on a thread that keeps nobody waiting, and the less often the more there is to see.
+    async fn keep_looking(self: Arc<Self>) {
+        loop {
+            let begun = Instant::now();
+            let looker = Arc::clone(&self);
+            let looked = tokio::task::spawn_blocking(move || looker.look(looker.clock.now())).await;
+            if let Err(error) = looked {
+                tracing::error!(%error, "nobody looks at quotas and ends any more");
+                return;
+            }
+            tokio::time::sleep(pause_after(begun.elapsed())).await;
         }
     }
 
@@ -121,12 +146,19 @@ impl Detectors {
                 format!("{} has used {} of {limit} of {scope}, until {}", one.app, one.used, one.ends);
             self.detect_once(kind, format!("{} {scope} {}", one.app, one.ends), detail, now);
         }
-        for credential in snapshot.registry.credentials() {
-            if let Some(ends) = credential.expires.filter(|&ends| ends > now && ends < now + KEY_ENDS_SOON) {
-                let (id, app) = (&credential.id, &credential.app.id);
-                let detail = format!("the credential {id} of {app} ends at {ends}");
-                self.detect_once(Kind::KeyExpiring, format!("{id} {ends}"), detail, now);
-            }
+        let soon = |ends: &Timestamp| *ends > now && *ends < now + KEY_ENDS_SOON;
+        let credentials = snapshot.registry.credentials();
+        let mut ending =
+            credentials.filter_map(|credential| Some((credential, credential.expires.filter(soon)?)));
+        for (credential, ends) in ending.by_ref().take(ENDING_BY_NAME) {
+            let (id, app) = (&credential.id, &credential.app.id);
+            let detail = format!("the credential {id} of {app} ends at {ends}");
+            self.detect_once(Kind::KeyExpiring, format!("{id} {ends}"), detail, now);
+        }
+        let others = ending.count();
+        if others > 0 {
+            let detail = format!("{others} other credentials end within {} days", days(KEY_ENDS_SOON));
+            self.detect_once(Kind::KeyExpiring, "others".to_owned(), detail, now);
         }
         for (workload, svid) in &self.feed.borrow().svids {
             let life = svid.life();
@@ -321,6 +353,16 @@ mod tests {
             told_by(&mut memory, 0, Noticed::ClockSkew { network: 1 << 64 }).unwrap().0,
             Kind::ClockSkew
         );
+    }
+
+    #[test]
+    fn however_much_there_is_to_look_at_it_takes_less_than_a_hundredth_of_a_core() {
+        for took in [1, 24, 25, 26, 400, 60_000].map(Duration::from_millis) {
+            let pause = pause_after(took);
+
+            assert!(pause >= LOOK_EVERY && took * 100 < took + pause, "{took:?} {pause:?}");
+        }
+        assert_eq!(pause_after(Duration::from_millis(1)), LOOK_EVERY);
     }
 
     #[test]
