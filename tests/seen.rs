@@ -6,14 +6,16 @@
 #[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
 mod support;
 
+use std::net::SocketAddr;
 use std::process::Command;
-
 use std::time::Duration;
 
 use postern::admin::{DetectionStatus, UsageWanted};
 use postern::clock::{Clock as _, SystemClock};
+use support::sign::{self, SigningKey};
 use support::world::Key;
-use support::{Act, Answer, Identity, Scene, Seen, Service, World, eventually, write};
+use support::{Act, Answer, Identity, Scene, Seen, Service, Talk, World, eventually, write};
+use tokio::net::TcpSocket;
 
 /// The same GET by HTTP/1.1 and by HTTP/2.
 async fn both(world: &World, identity: Option<&Identity>, fields: &[(&str, &str)]) -> [Answer; 2] {
@@ -459,6 +461,70 @@ async fn what_somebody_should_look_into_is_noticed_told_and_counted() {
     let (_, page) = says(&world, "status");
     assert!(page.contains("NOTICED") && page.contains("credentials.failed"), "{page}");
     assert!(world.log().contains("\"event\":\"quota.100\""));
+}
+
+/// A GET with a key, by somebody who comes from `address`.
+async fn get_from(world: &World, address: &str, key: &Key) -> Answer {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
+    let stream = socket.connect(world.address()).await.unwrap();
+    let tls = support::caller::handshake(stream, &world.roots(), None, "http/1.1").await.unwrap();
+    Talk::new(tls).get("/a", &key.line()).await
+}
+
+#[tokio::test]
+async fn a_key_from_a_new_network_and_a_foreign_clock_are_noticed() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    let key = scene.app_with_key("by-key");
+    let signing = SigningKey::ed25519("signer-2026");
+    let accepts = "accepts = [[\"signature\"]]\n";
+    scene
+        .app("by-signature", &format!("{accepts}{}[[app.grant]]\nproduct = \"orders\"\n\n", signing.table()));
+    let world = scene.start().await;
+    for address in ["127.0.0.1", "127.0.0.9", "127.0.0.1"] {
+        assert_eq!(get_from(&world, address, &key).await.status, 200);
+    }
+    let on_time = sign::lines(&signing.sign("GET", "/a", &[]));
+    assert_eq!(world.talk(None).await.get("/a", &on_time).await.status, 200);
+    let silent = ["key.new-network", "clock.skew"];
+    assert!(world.status().await.detections.iter().all(|one| !silent.contains(&&*one.kind)));
+
+    assert_eq!(get_from(&world, "127.0.7.1", &key).await.status, 200);
+    let old = SystemClock.now() - Duration::from_secs(3_600);
+    let late = sign::lines(&signing.sign_at(old, None, "GET", "/a", &[]));
+    assert_eq!(world.talk(None).await.get("/a", &late).await.code(), "clock-skew");
+
+    let new = noticed(&world, "key.new-network").await;
+    assert!(new.detail.contains("of by-key was used from 127.0.7.0/24 for the first time"), "{new:?}");
+    assert!(new.about.starts_with(&key.id), "{new:?}");
+    let skew = noticed(&world, "clock.skew").await;
+    assert_eq!(skew.detail, "signatures from 127.0.0.0/24 are made by a clock that is not ours");
+}
+
+#[tokio::test]
+async fn a_key_that_nobody_has_and_a_wrong_secret_are_refused_in_the_same_words() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    let (key, wrong, other) = (scene.app_with_key("by-key"), scene.key(), scene.key());
+    let table = wrong.table().replace(&wrong.hash, &other.hash);
+    scene.app("wronged", &format!("{table}[[app.grant]]\nproduct = \"orders\"\n\n"));
+    let world = scene.start().await;
+    assert_eq!(world.talk(None).await.get("/a", &key.line()).await.status, 200);
+    let unknown = invented();
+
+    let mut told = Vec::new();
+    for text in [&unknown, &wrong.text] {
+        for answer in both(&world, None, &[("x-api-key", text)]).await {
+            assert_eq!((answer.status, &*answer.code()), (401, "invalid-credential"));
+            let id = answer.header("x-request-id").unwrap().to_owned();
+            let mut headers = answer.headers.clone();
+            headers.retain(|(name, _)| name != "date" && name != "x-request-id");
+            told.push((headers, answer.text().replace(&id, "ID")));
+        }
+    }
+
+    assert_eq!((&told[0], &told[1]), (&told[2], &told[3]));
 }
 
 /// A service that gives `key` away in a chunked body, with a border in the middle of it, or in a field of its head.
