@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use postern::admin::{DetectionStatus, UsageWanted};
 use postern::clock::{Clock as _, SystemClock};
+use postern::credential::{ApiKey, Evidence, HeaderEvidence, Peppers, Refusal, authenticate};
+use postern::registry::{Source, parse};
+use postern::secret::Secret;
 use support::sign::{self, SigningKey};
 use support::world::Key;
 use support::{Act, Answer, Identity, Scene, Seen, Service, Talk, World, eventually, write};
@@ -27,7 +30,7 @@ async fn both(world: &World, identity: Option<&Identity>, fields: &[(&str, &str)
 
 /// A key of the right form that nobody has.
 fn invented() -> String {
-    let key = postern::credential::ApiKey::generate(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
+    let key = ApiKey::generate(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
     String::from_utf8(key.text().expose_secret().to_vec()).unwrap()
 }
 
@@ -525,6 +528,46 @@ async fn a_key_that_nobody_has_and_a_wrong_secret_are_refused_in_the_same_words(
     }
 
     assert_eq!((&told[0], &told[1]), (&told[2], &told[3]));
+}
+
+/// How much longer than the other one of two refusals may take, in percent of it.
+const TOLERANCE: u128 = 20;
+
+#[test]
+fn a_key_that_nobody_has_costs_what_a_wrong_secret_costs() {
+    let (own, unknown) = (invented(), invented());
+    let id = ApiKey::id_of(own.as_bytes()).unwrap();
+    let text = format!(
+        "[[developer]]\nid = 'team'\n[[app]]\nid = 'caller'\ndeveloper = 'team'\n[[app.api_key]]\nid = '{id}'\n\
+         hash = 'hmac-sha256:p1:{}'\n",
+        "07".repeat(32)
+    );
+    let registry = parse(&[Source { path: "a.toml".into(), text }]).unwrap();
+    assert!(registry.api_key(id).is_some());
+    let peppers = Peppers::new([("p1".to_owned(), Secret::new(vec![7; 32]))]);
+    let ask = |text: &str| {
+        let headers = HeaderEvidence { api_key: Some(text.as_bytes()), ..HeaderEvidence::default() };
+        let evidence = Evidence { headers, ..Evidence::default() };
+        let begun = tokio::time::Instant::now();
+        let answer = authenticate(&evidence, &registry, &peppers, SystemClock.now());
+        assert_eq!(answer.err(), Some(Refusal::InvalidCredential));
+        begun.elapsed().as_nanos()
+    };
+
+    // A machine that does something else in between does it to both; one round in which it did not is enough.
+    let differs = |_: u32| {
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..5_000 {
+            times[0].push(ask(&unknown));
+            times[1].push(ask(&own));
+        }
+        let [one, other] = times.map(|mut times| {
+            times.sort_unstable();
+            times[times.len() / 2]
+        });
+        one.abs_diff(other) * 100 > one.min(other) * TOLERANCE
+    };
+    assert!(!(0..10).all(differs), "the medians differ by more than {TOLERANCE} % each time");
 }
 
 /// A service that gives `key` away in a chunked body, with a border in the middle of it, or in a field of its head.
