@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use postern::admin::{
-    AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Doorman, Explanation,
-    InstalledStatus, IssuedCertificate, Operation, Order, Origin, Question, Readiness, RegistryStatus,
-    Reloaded, RenewalStatus, Roles, SecretText, SignedAuthorityStatus, Status, Steward, StewardError,
-    TokenKeyStatus, WithdrawOrder, Withdrawn, WorkloadStatus, bind, serve, serve_health,
+    AuthorityRequest, AuthorityStatus, Client, ClientError, ConfigStatus, Deed, Doorman, Entitled,
+    Explanation, InstalledStatus, IssuedCertificate, Operation, Order, Origin, Question, Readiness,
+    RegistryStatus, Reloaded, RenewalStatus, Roles, SecretText, SignedAuthorityStatus, Status, Steward,
+    StewardError, TokenKeyStatus, UsageWanted, WithdrawOrder, Withdrawn, WorkloadStatus, bind, serve,
+    serve_health,
 };
 use postern::clock::{SystemClock, Timestamp};
 use postern::id::{AuthorityId, WorkloadId};
@@ -20,7 +21,7 @@ use postern::issuance::{
 use postern::oauth::{Fault, Form, Minted};
 use postern::pki::{Level, SignedChain};
 use postern::secret::Secret;
-use postern::telemetry::{AuditLog, AuditSettings, ROTATE_AT};
+use postern::telemetry::{AuditLog, AuditSettings, ROTATE_AT, UsageRow};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -88,6 +89,7 @@ impl Steward for Scribe {
             rotation: renewal(),
             roll_over: None,
             limits: Default::default(),
+            detections: Vec::new(),
             workloads: vec![WorkloadStatus {
                 id: "billing".parse().unwrap(),
                 spiffe_id: "spiffe://postern.test/billing".into(),
@@ -128,6 +130,18 @@ impl Steward for Scribe {
         let key = question.api_key.map(|key| key.secret().expose_secret().to_vec()).unwrap_or_default();
         self.note(format!("explain {}", String::from_utf8(key).unwrap()));
         Err(StewardError::Unknown("there is no listener x".into()))
+    }
+
+    fn who_can(&self, deed: &Deed) -> Result<Entitled, StewardError> {
+        Err(StewardError::Unknown(format!("there is no service {}", deed.service)))
+    }
+
+    fn usage(&self, _: &UsageWanted) -> Vec<UsageRow> {
+        Vec::new()
+    }
+
+    async fn recall(&self, request_id: String) -> Result<Explanation, StewardError> {
+        Err(StewardError::Unknown(format!("no request {request_id}")))
     }
 
     async fn reload(&self) -> Result<Reloaded, StewardError> {

@@ -1,4 +1,5 @@
-//! The decision on a warm path takes no memory from the heap: who is it, may it, and charge it.
+//! A request on a warm path takes no memory from the heap for the decision (who is it, may it, charge it), nor for being
+//! remembered.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,6 +12,7 @@ use postern::credential::{Evidence, Peppers};
 use postern::identity::Subject;
 use postern::limit::Ledger;
 use postern::registry::{Origin, PolicyPath, Snapshot, Source, parse};
+use postern::telemetry::{AccessEvent, Recall};
 
 /// The app `caller` with what stands in `app`, and a product with what stands in `product` and in its `operation`.
 fn registry(app: &str, certificate: &str, product: &str, operation: &str) -> Snapshot {
@@ -90,4 +92,29 @@ fn nor_do_scopes_bindings_parts_of_grants_environments_and_conditions() {
     );
 
     assert_eq!(taken(&registry), 0);
+}
+
+#[test]
+fn to_be_remembered_takes_nothing_from_the_heap_once_the_memory_is_full() {
+    let recall = Recall::new(100);
+    let remember = |number: usize| {
+        let path = ["/orders/7", "/orders", "/orders/7/lines/12"][number % 3];
+        let event = AccessEvent {
+            request_id: "01a2020c-1e45-75c7-aece-1805f1e5f1a4",
+            door: "inbound",
+            method: "GET",
+            path,
+            service: "orders",
+            app: "caller",
+            spiffe_id: "spiffe://postern.test/caller",
+            ..AccessEvent::NOTHING
+        };
+        recall.remember(&event);
+    };
+    (0..100).for_each(remember);
+
+    let taken = measure(|| (100..1000).for_each(remember));
+
+    assert_eq!(taken.count_total, 0);
+    assert!(recall.find("01a2020c-1e45-75c7-aece-1805f1e5f1a4").is_some());
 }

@@ -15,17 +15,20 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::answer::Problem;
+use super::entitled::{Deed, Entitled};
 use super::question::{Explanation, Question};
 use super::signing::{
     AuthorityRequest, InstallationOrder, InstalledStatus, RequestOrder, SignatureOrder, SignedAuthorityStatus,
 };
 use super::tokens::{TokenKeyOrder, TokenKeyStatus, WithdrawOrder, Withdrawn};
+use super::usage_wanted::UsageWanted;
 use super::view::{
     IssuedCertificate, MoveOrder, Moved, Order, Reloaded, RevokeOrder, Status, WorkloadStatus,
 };
 use crate::clock::Timestamp;
 use crate::id::{CredentialId, WorkloadId};
 use crate::issuance::{AuthorityRevocation, Change, InstallOrder, Run, SignOrder, Wanted};
+use crate::telemetry::UsageRow;
 
 /// Why the agent gave no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +114,30 @@ impl Client {
     /// As for [`Client::status`].
     pub async fn explain(&self, question: &Question) -> Result<Explanation, ClientError> {
         self.post("/v1/explain", Some(question)).await
+    }
+
+    /// How the request with this id fared. An `unknown` means that it is not remembered.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn recall(&self, request_id: &str) -> Result<Explanation, ClientError> {
+        self.get(&format!("/v1/decisions/{request_id}")).await
+    }
+
+    /// Who may make a request.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn who_can(&self, deed: &Deed) -> Result<Entitled, ClientError> {
+        self.post("/v1/who-can", Some(deed)).await
+    }
+
+    /// Who used what, by the hour.
+    ///
+    /// # Errors
+    /// As for [`Client::status`].
+    pub async fn usage(&self, wanted: &UsageWanted) -> Result<Vec<UsageRow>, ClientError> {
+        self.post("/v1/usage", Some(wanted)).await
     }
 
     /// Has configuration and registry read again.

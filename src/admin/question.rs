@@ -93,6 +93,55 @@ pub struct Explanation {
     pub service: Option<ServiceId>,
     /// The strongest credential that was proven.
     pub credential: Option<CredentialId>,
+    /// What comes of each grant of the app, in order; the first that allows decides.
+    #[serde(default)]
+    pub grants: Vec<GrantTrail>,
+    /// What was asked, if it was asked by somebody and not only imagined.
+    #[serde(default)]
+    pub request: Option<SeenRequest>,
+    /// Which state of the registry is in force, if it is not the one that decided: grants and limits are told by this one.
+    #[serde(default)]
+    pub registry_now: Option<String>,
+}
+
+/// What comes of one grant.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GrantTrail {
+    /// Of which product.
+    pub product: ProductId,
+    /// `allowed`, or the code of what stands in the way.
+    pub code: String,
+    /// What was found, in a sentence.
+    pub detail: String,
+}
+
+/// A request that was made, as it is remembered. Never a secret.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SeenRequest {
+    /// Its id.
+    pub id: String,
+    /// When it was complete.
+    pub at: Timestamp,
+    /// `in` by a listener or `out` to a remote.
+    pub direction: String,
+    /// Which listener or remote.
+    pub door: String,
+    /// From which address.
+    pub peer: Option<String>,
+    /// `http/1.1`, `http/2` or `tcp`.
+    pub protocol: String,
+    /// The method.
+    pub method: String,
+    /// The path without its query.
+    pub path: String,
+    /// The status of the answer; 0 where there was none.
+    pub status: u16,
+    /// The kinds of credential that were presented.
+    pub presented: Vec<String>,
+    /// The identity that the certificate named, if there was one.
+    pub spiffe_id: Option<String>,
+    /// How long it took, in microseconds.
+    pub duration_us: u64,
 }
 
 /// One thing that was looked at.

@@ -221,6 +221,7 @@ enum Call {
     Install,
     Issue,
     KillTokenKey,
+    Recall(String),
     Reload,
     Renew(WorkloadId),
     Request,
@@ -228,8 +229,10 @@ enum Call {
     Sign,
     Status,
     TokenKeys,
-    WithdrawTokens,
+    Usage,
     Uses,
+    WhoCan,
+    WithdrawTokens,
 }
 
 impl Call {
@@ -248,7 +251,12 @@ impl Call {
             "tokens/keys/kill" => Self::KillTokenKey,
             "tokens/withdraw" => Self::WithdrawTokens,
             "credentials/uses" => return Some((Self::Uses, Method::GET)),
+            "usage" => Self::Usage,
+            "who-can" => Self::WhoCan,
             other => match other.split('/').collect::<Vec<_>>().as_slice() {
+                ["decisions", id] if is_request_id(id) => {
+                    return Some((Self::Recall((*id).to_owned()), Method::GET));
+                }
                 ["workloads", workload, "renew"] => Self::Renew(workload.parse().ok()?),
                 ["authorities", level, verb] => {
                     let level =
@@ -268,15 +276,29 @@ impl Call {
     const fn changes_something(&self) -> bool {
         !matches!(
             self,
-            Self::Bundle | Self::Crl | Self::Explain | Self::Status | Self::TokenKeys | Self::Uses
+            Self::Bundle
+                | Self::Crl
+                | Self::Explain
+                | Self::Recall(_)
+                | Self::Status
+                | Self::TokenKeys
+                | Self::Usage
+                | Self::Uses
+                | Self::WhoCan
         )
     }
 
     const fn needs(&self) -> Role {
         match self {
-            Self::Bundle | Self::Crl | Self::Explain | Self::Status | Self::TokenKeys | Self::Uses => {
-                Role::Viewer
-            }
+            Self::Bundle
+            | Self::Crl
+            | Self::Explain
+            | Self::Recall(_)
+            | Self::Status
+            | Self::TokenKeys
+            | Self::Usage
+            | Self::Uses
+            | Self::WhoCan => Role::Viewer,
             Self::Reload | Self::Renew(_) | Self::WithdrawTokens => Role::Editor,
             Self::Change(..)
             | Self::KillTokenKey
@@ -303,6 +325,7 @@ impl Call {
                 steward.kill_token_key(read::<TokenKeyOrder>(body)?.key).await?;
                 ok(&steward.token_keys()?)
             }
+            Self::Recall(id) => ok(&steward.recall(id).await?),
             Self::Reload => ok(&steward.reload().await?),
             Self::Renew(workload) => {
                 steward.renew(workload.clone()).await?;
@@ -325,8 +348,16 @@ impl Call {
             Self::TokenKeys => ok(&steward.token_keys()?),
             Self::WithdrawTokens => ok(&steward.withdraw_tokens(read(body)?).await?),
             Self::Uses => ok(&steward.credential_uses()),
+            Self::Usage => ok(&steward.usage(&read(body)?)),
+            Self::WhoCan => ok(&steward.who_can(&read(body)?)?),
         })
     }
+}
+
+/// Whether `id` is made of what request ids are made of.
+fn is_request_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 fn ok<T: Serialize>(value: &T) -> Answer {

@@ -5,8 +5,9 @@ use std::error::Error;
 use std::os::unix::net::UnixStream;
 
 use crate::admin::{
-    AuthorityRequest, Explanation, InstalledStatus, IssuedCertificate, Order, Question, Readiness, Reloaded,
-    SignedAuthorityStatus, Status, TokenKeyStatus, WithdrawOrder, Withdrawn,
+    AuthorityRequest, Deed, Entitled, Explanation, InstalledStatus, IssuedCertificate, Order, Question,
+    Readiness, Reloaded, SignedAuthorityStatus, Status, TokenKeyStatus, UsageWanted, WithdrawOrder,
+    Withdrawn,
 };
 use crate::causes::Causes;
 use crate::clock::Timestamp;
@@ -16,6 +17,7 @@ use crate::issuance::{
 };
 use crate::oauth::{Fault, Form, Minted};
 use crate::pki::HierarchyError;
+use crate::telemetry::UsageRow;
 
 /// Answers for the agent. What takes time gives a future; the rest answers from what is in memory.
 pub trait Steward: Send + Sync + 'static {
@@ -42,6 +44,21 @@ pub trait Steward: Send + Sync + 'static {
     /// # Errors
     /// The question makes no sense here: an unknown listener, a malformed certificate.
     fn explain(&self, question: Question) -> Result<Explanation, StewardError>;
+
+    /// How a request fared, as long as it is remembered.
+    ///
+    /// # Errors
+    /// No such request is remembered.
+    fn recall(&self, request_id: String) -> impl Future<Output = Result<Explanation, StewardError>> + Send;
+
+    /// Who may make a request.
+    ///
+    /// # Errors
+    /// There is no such service, or no such request.
+    fn who_can(&self, deed: &Deed) -> Result<Entitled, StewardError>;
+
+    /// Who used what, by the hour.
+    fn usage(&self, wanted: &UsageWanted) -> Vec<UsageRow>;
 
     /// Reads configuration and registry again.
     fn reload(&self) -> impl Future<Output = Result<Reloaded, StewardError>> + Send;

@@ -59,6 +59,9 @@ pub struct Status {
     /// Keys that somebody should know of.
     #[serde(default)]
     pub keys: KeysStatus,
+    /// What was noticed that somebody should look into, the latest first.
+    #[serde(default)]
+    pub detections: Vec<DetectionStatus>,
 }
 
 /// Keys that somebody should know of; the first of each sort by name.
@@ -85,6 +88,23 @@ pub struct RetiringKey {
     pub retires: Timestamp,
     /// When it was used last since the start.
     pub last_used: Option<Timestamp>,
+}
+
+/// Something that was noticed. Never a secret.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DetectionStatus {
+    /// Of which kind, as in log and metric: `key.leaked`, `credentials.failed` and so on.
+    pub kind: String,
+    /// About whom or what.
+    pub about: String,
+    /// In a sentence.
+    pub detail: String,
+    /// When it was noticed first.
+    pub first: Timestamp,
+    /// When it was told last.
+    pub last: Timestamp,
+    /// How often it was noticed.
+    pub count: u64,
 }
 
 /// How far limits are used.

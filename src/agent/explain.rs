@@ -3,8 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use crate::admin::{Explanation, Operation, Presented, Question, StepOutcome, StewardError, TrailStep};
-use crate::authz::Denial;
+use super::steward::quota_of;
+use crate::admin::{
+    Explanation, GrantTrail, Operation, Presented, Question, SeenRequest, StepOutcome, StewardError,
+    TrailStep,
+};
+use crate::authz::{Ask, Denial, Door, Supposed, survey};
 use crate::clock::Timestamp;
 use crate::credential::token::{Bearer, Objection};
 use crate::credential::{ApiKey, Refusal};
@@ -12,8 +16,9 @@ use crate::id::ServiceId;
 use crate::identity::{Match, SpiffeId, Subject};
 use crate::pki::{Usage, Verified};
 use crate::proxy::{Caller, Listener, ListenerProtocol, Outcome, Part, Snapshot, rehearse};
-use crate::registry::Origin as RequestOrigin;
+use crate::registry::{self, Grant, Origin as RequestOrigin, PolicyPath};
 use crate::store::pem;
+use crate::telemetry::Remembered;
 
 /// What would become of the caller in `question`, under `snapshot`.
 ///
@@ -66,7 +71,14 @@ pub(super) fn explain(
     let objection =
         caller.verified.as_ref().and_then(|one| snapshot.registry.objection_to_name(&one.subject));
     let outcome = rehearse(listener, caller, &part, snapshot, now);
-    let mut explanation = explanation(&outcome, snapshot, now);
+    let mut explanation = explanation(&outcome, Step::LAST_BEFORE_THE_FACT, snapshot, now);
+    explanation.grants = match &question.operation {
+        Operation::Http { method, path, .. } => {
+            let path = path.split_once('?').map_or(&**path, |(path, _)| path);
+            grants(&outcome, Some((method, path)), snapshot, now)
+        }
+        Operation::Tcp { .. } => grants(&outcome, None, snapshot, now),
+    };
     if let Some(loose) = loose.filter(|_| outcome.code == Refusal::BindingFailed.code()) {
         explanation.sentence = format!("{} {loose}.", explanation.sentence);
     }
@@ -97,6 +109,113 @@ fn tell_of_token(explanation: &mut Explanation, objection: Objection) {
     if let Some(step) = explanation.steps.iter_mut().find(|step| step.outcome == StepOutcome::Failed) {
         step.detail = told;
     }
+}
+
+/// How a request fared that is remembered, and what its app's grants are worth.
+pub(super) fn recall(remembered: Remembered, snapshot: &Snapshot, now: Timestamp) -> Explanation {
+    let in_force = snapshot.registry.version();
+    let (kind, credential) = remembered.credential;
+    let mut outcome = Outcome {
+        status: remembered.status,
+        code: remembered.code,
+        app: remembered.app,
+        product: remembered.product,
+        operation: remembered.operation,
+        presented: remembered.presented,
+        service: remembered.service,
+        credential: (!credential.is_empty()).then_some((kind, credential)),
+        scopes: Vec::new(),
+        limits: Vec::new(),
+    };
+    outcome.limits = standing(&outcome, snapshot, now);
+    let mut explanation = explanation(&outcome, Step::Exchange, snapshot, now);
+    if remembered.direction == "in" && !remembered.path_is_cut {
+        let http = (remembered.protocol != "tcp").then_some((&*remembered.method, &*remembered.path));
+        explanation.grants = grants(&outcome, http, snapshot, remembered.at);
+    }
+    explanation.at = remembered.at;
+    explanation.registry_now =
+        (remembered.registry != in_force && !remembered.registry.is_empty()).then(|| in_force.to_owned());
+    explanation.registry = remembered.registry;
+    let text = |text: String| (!text.is_empty()).then_some(text);
+    explanation.request = Some(SeenRequest {
+        id: remembered.request_id,
+        at: remembered.at,
+        direction: remembered.direction.to_owned(),
+        door: remembered.door,
+        peer: remembered.peer.map(|peer| peer.to_string()),
+        protocol: remembered.protocol.to_owned(),
+        method: remembered.method,
+        path: remembered.path,
+        status: remembered.status,
+        presented: remembered.presented.iter().map(|kind| kind.to_string()).collect(),
+        spiffe_id: text(remembered.spiffe_id),
+        duration_us: u64::try_from(remembered.duration.as_micros()).unwrap_or(u64::MAX),
+    });
+    explanation
+}
+
+/// What the grants of the app in `outcome` say to the request with this method and path, or to a raw connection.
+fn grants(
+    outcome: &Outcome,
+    http: Option<(&str, &str)>,
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Vec<GrantTrail> {
+    let Some(app) = snapshot.registry.app(&outcome.app) else { return Vec::new() };
+    let Ok(service) = outcome.service.parse::<ServiceId>() else { return Vec::new() };
+    let path = http.map(|(method, path)| (method, PolicyPath::parse(path)));
+    let ask = match &path {
+        None => Ask::Tcp { service: &service },
+        Some((method, Ok(path))) => Ask::Http { service: &service, method, path },
+        Some((_, Err(_))) => return Vec::new(),
+    };
+    let what = match http {
+        None => format!("connections to {service}"),
+        Some((method, path)) => format!("{method} {path} of {service}"),
+    };
+    let credential = outcome.credential.as_ref().and_then(|(_, id)| snapshot.registry.credential(id));
+    let supposed = Supposed { app, kinds: outcome.presented, credential: credential.map(|found| &**found) };
+    let door = Door { environment: snapshot.environment.as_ref(), ..Door::default() };
+    let trail = |(grant, found): (&Grant, Result<&registry::Operation, Denial>)| GrantTrail {
+        product: grant.product.id.clone(),
+        code: found.map_or_else(Denial::code, |_| "allowed").to_owned(),
+        detail: match found {
+            Ok(operation) => by_operation(operation, supposed),
+            Err(Denial::NotEntitled) => format!("no operation covers {what}"),
+            Err(Denial::AuthMethodNotAllowed) => {
+                format!("the operations that cover it ask for other credentials than {}", outcome.presented)
+            }
+            Err(Denial::GrantExpired) => {
+                let ended = grant.expires.map(|expires| expires.to_string()).unwrap_or_default();
+                format!("it ended at {ended}")
+            }
+            Err(denial) => denial.sentence().to_owned(),
+        },
+    };
+    survey(supposed, &ask, door, now).map(trail).collect()
+}
+
+/// What allows, and what of the token is taken for granted, which nobody keeps.
+fn by_operation(operation: &registry::Operation, supposed: Supposed<'_>) -> String {
+    let by = format!("by the operation {}", operation.label());
+    let claims = operation.when.as_ref().is_some_and(|condition| condition.asks_for_claim());
+    if supposed.has_token() && (claims || !operation.scopes.is_empty()) {
+        format!("{by}, if the token says what it asks for")
+    } else {
+        by
+    }
+}
+
+/// How the limits stand now that a remembered request has met.
+fn standing(outcome: &Outcome, snapshot: &Snapshot, now: Timestamp) -> Vec<String> {
+    let uses = snapshot.ledger.uses(now).into_iter().filter(|one| one.app.as_str() == outcome.app);
+    let met = uses.filter(|one| one.product.as_ref().is_none_or(|id| id.as_str() == outcome.product));
+    met.filter_map(|one| {
+        let (scope, limit) = quota_of(&snapshot.registry, &one)?;
+        Some(format!("{scope} now: {} of {limit} left", limit.saturating_sub(one.used)))
+    })
+    .collect()
 }
 
 fn listener<'a>(question: &Question, snapshot: &'a Snapshot) -> Result<&'a Arc<Listener>, StewardError> {
@@ -210,10 +329,15 @@ enum Step {
     Condition,
     Limits,
     Capacity,
+    /// What became of the request after the decision.
+    Exchange,
 }
 
 impl Step {
-    const ALL: [Self; 15] = [
+    /// The last one for a request that nobody makes.
+    const LAST_BEFORE_THE_FACT: Self = Self::Capacity;
+
+    const ALL: [Self; 16] = [
         Self::Certificate,
         Self::Request,
         Self::Credential,
@@ -229,7 +353,13 @@ impl Step {
         Self::Condition,
         Self::Limits,
         Self::Capacity,
+        Self::Exchange,
     ];
+
+    /// The steps up to `last`.
+    fn up_to(last: Self) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |step| *step <= last)
+    }
 
     const fn name(self) -> &'static str {
         match self {
@@ -248,6 +378,7 @@ impl Step {
             Self::Condition => "condition",
             Self::Limits => "limits",
             Self::Capacity => "capacity",
+            Self::Exchange => "exchange",
         }
     }
 
@@ -311,11 +442,27 @@ fn decided_by(code: &str) -> (Step, &'static str) {
     match code {
         "no-such-service" => (Step::Service, "No service answers for this host and path."),
         "bad-path" => (Step::Request, "The path is ambiguous."),
+        "rate-limited" => (Step::Credential, "Too many credentials from this address have not been valid."),
+        "bad-body" => (Step::Exchange, "The request body is malformed."),
+        "bad-gateway" => (Step::Exchange, "The service gave no usable answer."),
+        "broken-off" => (Step::Exchange, "The connection ended before the answer did."),
+        "no-identity" => (Step::Exchange, "The workload had no identity."),
+        "upstream-timeout" => (Step::Exchange, "The service did not answer in time."),
+        "upstream-unavailable" => (Step::Exchange, "The service could not be reached."),
+        "agent-stopped"
+        | "certificate-expired"
+        | "certificate-not-yet-valid"
+        | "idle-timeout"
+        | "no-current-crl"
+        | "not-expected"
+        | "not-trusted"
+        | "revoked" => (Step::Exchange, "The connection was let in, and ended later."),
         _ => (Step::Request, "The request head is malformed or ambiguous."),
     }
 }
 
-fn explanation(outcome: &Outcome, snapshot: &Snapshot, now: Timestamp) -> Explanation {
+/// The trail of `outcome` up to the `last` step.
+fn explanation(outcome: &Outcome, last: Step, snapshot: &Snapshot, now: Timestamp) -> Explanation {
     let allowed = outcome.code == "allowed";
     let (decisive, sentence) = if allowed {
         (None, "The request is allowed.")
@@ -324,7 +471,7 @@ fn explanation(outcome: &Outcome, snapshot: &Snapshot, now: Timestamp) -> Explan
         (Some(step), sentence)
     };
     let app = snapshot.registry.app(&outcome.app);
-    let steps = Step::ALL.into_iter().map(|step| {
+    let steps = Step::up_to(last).map(|step| {
         let detail = match decisive {
             Some(decisive) if step > decisive => String::new(),
             Some(decisive) if step == decisive => because(step, sentence, outcome),
@@ -345,6 +492,9 @@ fn explanation(outcome: &Outcome, snapshot: &Snapshot, now: Timestamp) -> Explan
         product: outcome.product.parse().ok(),
         service: outcome.service.parse().ok(),
         credential: outcome.credential.as_ref().and_then(|(_, id)| id.parse().ok()),
+        grants: Vec::new(),
+        request: None,
+        registry_now: None,
     }
 }
 
@@ -370,13 +520,15 @@ fn found(step: Step, outcome: &Outcome, snapshot: &Snapshot) -> String {
         Step::Developer => app.map(|app| format!("{} is active", app.developer.id)),
         Step::Service => Some(outcome.service.clone()),
         Step::Environment => snapshot.environment.as_ref().map(ToString::to_string),
-        Step::Operation => Some(outcome.product.clone()),
+        Step::Operation if outcome.operation.is_empty() => Some(outcome.product.clone()),
+        Step::Operation => Some(format!("{} {}", outcome.product, outcome.operation)),
         Step::Scopes => Some(outcome.scopes.join(" ")),
         Step::Limits => Some(outcome.limits.join("; ")),
         Step::Bindings
         | Step::Capacity
         | Step::Certificate
         | Step::Condition
+        | Step::Exchange
         | Step::Kind
         | Step::Request => None,
     };
@@ -386,7 +538,7 @@ fn found(step: Step, outcome: &Outcome, snapshot: &Snapshot) -> String {
 fn handshake_failure(reason: &str, snapshot: &Snapshot, now: Timestamp) -> Explanation {
     let decisive = Step::Certificate;
     let detail = |step| if step == decisive { reason.to_owned() } else { String::new() };
-    let steps = Step::ALL.into_iter().map(|step| step.went(Some(decisive), detail(step)));
+    let steps = Step::up_to(Step::LAST_BEFORE_THE_FACT).map(|step| step.went(Some(decisive), detail(step)));
     Explanation {
         allowed: false,
         status: None,
@@ -400,5 +552,8 @@ fn handshake_failure(reason: &str, snapshot: &Snapshot, now: Timestamp) -> Expla
         product: None,
         service: None,
         credential: None,
+        grants: Vec::new(),
+        request: None,
+        registry_now: None,
     }
 }

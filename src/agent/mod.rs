@@ -16,8 +16,11 @@ mod quickstart;
 mod readiness;
 mod limit_keeper;
 mod token_keeper;
+mod usage_keeper;
 mod explain;
+mod who_can;
 mod sightings;
+mod detectors;
 mod steward;
 mod supervise;
 
@@ -29,3 +32,4 @@ pub use registrar::RegistryError;
 pub use supervise::{AgentError, run};
 pub use token_keeper::TokenKeeperError;
 pub use trust::TrustError;
+pub use who_can::{Doors, entitled};

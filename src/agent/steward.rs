@@ -9,6 +9,7 @@ use aws_lc_rs::rand::SystemRandom;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::attestor::KernelAttestor;
+use super::detectors::Detections;
 use super::director::{InForce, Order as Directive};
 use super::explain;
 use super::key_uses::KeyUses;
@@ -16,12 +17,13 @@ use super::limit_keeper::LimitTroubles;
 use super::readiness::{self, obstacles};
 use super::sightings::Sightings;
 use super::troubles::Troubles;
+use super::who_can::{Doors, entitled};
 use crate::admin::{
-    self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, DeliveryStatus, Desk, Explanation,
-    InstalledStatus, IssuedCertificate, KeysStatus, LimitsStatus, ListenerStatus, Order, PresentedStatus,
-    Question, QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus, RetiringKey, RollOverStatus,
-    ServiceStatus, SignedAuthorityStatus, Status, Steward, StewardError, TokenKeyStatus, WithdrawOrder,
-    Withdrawn, WorkloadStatus,
+    self, AuthorityRequest, ConcurrencyStatus, ConfigStatus, Deed, DeliveryStatus, Desk, DetectionStatus,
+    Entitled, Explanation, InstalledStatus, IssuedCertificate, KeysStatus, LimitsStatus, ListenerStatus,
+    Order, PresentedStatus, Question, QuotaStatus, Readiness, RegistryStatus, Reloaded, RemoteStatus,
+    RetiringKey, RollOverStatus, ServiceStatus, SignedAuthorityStatus, Status, Steward, StewardError,
+    TokenKeyStatus, UsageWanted, WithdrawOrder, Withdrawn, WorkloadStatus,
 };
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
@@ -35,9 +37,9 @@ use crate::issuance::{
 use crate::limit::{Inflight, Scope, Use};
 use crate::oauth::{Fault, Form, KeySlot, KilledKey, Minted, TokenKey, Wish, Withdrawal};
 use crate::pki::{Skews, Suspicion, Usage};
-use crate::proxy::{Attestor as _, Current, Endpoint, ListenerProtocol, RemoteProtocol};
+use crate::proxy::{Attestor as _, Current, Endpoint, ListenerProtocol, Recollection, RemoteProtocol};
 use crate::registry::{self, CredentialStatus};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, UsageBook, UsageRow};
 use crate::workload;
 
 /// What the answers are drawn from.
@@ -59,6 +61,10 @@ pub(super) struct AgentSteward {
     pub(super) token_desk: TokenDesk,
     pub(super) attestor: Arc<KernelAttestor>,
     pub(super) key_uses: KeyUses,
+    pub(super) recollection: Recollection,
+    pub(super) detections: Detections,
+    pub(super) usage: Arc<Mutex<UsageBook>>,
+    pub(super) usage_troubles: Arc<ArcSwap<Vec<String>>>,
 }
 
 impl AgentSteward {
@@ -141,6 +147,7 @@ impl AgentSteward {
         reasons.extend(state.mute_crls.iter().cloned());
         reasons.extend(issued.troubles.iter().cloned());
         reasons.extend(self.limit_troubles.sentences());
+        reasons.extend(self.usage_troubles.load().iter().cloned());
         let roll_over = &issued.hierarchy.roll_over;
         if roll_over.overdue && issued.hierarchy.signs_elsewhere {
             reasons.push(
@@ -168,6 +175,22 @@ impl AgentSteward {
             }
         }
         reasons
+    }
+
+    /// What was noticed, the latest first.
+    fn detections(&self) -> Vec<DetectionStatus> {
+        let detections = self.detections.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = detections.iter().map(|((kind, about), one)| DetectionStatus {
+            kind: kind.as_str().to_owned(),
+            about: about.clone(),
+            detail: one.detail.clone(),
+            first: one.first,
+            last: one.last,
+            count: one.count,
+        });
+        let mut told: Vec<DetectionStatus> = told.collect();
+        told.sort_by_key(|one| std::cmp::Reverse(one.last));
+        told
     }
 
     fn skews(&self) -> MutexGuard<'_, Skews> {
@@ -288,6 +311,7 @@ impl Steward for AgentSteward {
             services: services(config, &self.current.load().inflight),
             limits: self.limits(registry),
             keys: self.keys(config, registry),
+            detections: self.detections(),
             remotes: remotes(config),
         }
     }
@@ -332,6 +356,32 @@ impl Steward for AgentSteward {
 
     fn explain(&self, question: Question) -> Result<Explanation, StewardError> {
         explain::explain(question, &self.current.load(), self.clock.now())
+    }
+
+    fn who_can(&self, deed: &Deed) -> Result<Entitled, StewardError> {
+        let snapshot = self.current.load();
+        let services = snapshot.routes.iter().map(|service| &**service);
+        let listeners = snapshot.listeners.values().map(|listener| &listener.settings);
+        let environment = snapshot.environment.as_ref();
+        let doors = Doors { services, listeners, environment, issuers: snapshot.tokens.issuers().collect() };
+        entitled(deed, &snapshot.registry, doors, self.clock.now())
+    }
+
+    fn usage(&self, wanted: &UsageWanted) -> Vec<UsageRow> {
+        let book = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.of(book.rows(wanted.since))
+    }
+
+    async fn recall(&self, request_id: String) -> Result<Explanation, StewardError> {
+        let remembered = self.recollection.of(&request_id).await;
+        let remembered = remembered.ok_or_else(|| {
+            StewardError::Unknown(format!(
+                "no request {request_id} is remembered: each data-plane thread remembers the last {}, and none from before \
+                 the start ([explain] remember)",
+                self.in_force.load().config.remember
+            ))
+        })?;
+        Ok(explain::recall(remembered, &self.current.load(), self.clock.now()))
     }
 
     async fn reload(&self) -> Result<Reloaded, StewardError> {
@@ -462,7 +512,7 @@ const SHOWN_KEYS: usize = 10;
 const FULLEST: usize = 10;
 
 /// The name and the limit of the quota that is counted in `one`, if there is one still.
-fn quota_of(registry: &registry::Snapshot, one: &Use) -> Option<(String, u64)> {
+pub(super) fn quota_of(registry: &registry::Snapshot, one: &Use) -> Option<(String, u64)> {
     let (scope, limits) = match (&one.product, &one.operation) {
         (None, _) => (Scope::App(&one.app), registry.app(one.app.as_str())?.limits.as_deref()),
         (Some(id), None) => (Scope::Product(id), registry.product(id.as_str())?.limits.as_deref()),

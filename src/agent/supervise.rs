@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
+use super::detectors::{Detections, Detectors};
 use super::director::{Deliveries, Director, InForce, Order};
 use super::issuers::Issuers;
 use super::key_keeper::KeyKeeper;
@@ -27,6 +28,7 @@ use super::steward::AgentSteward;
 use super::token_keeper::{self, TokenKeeperError};
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
+use super::usage_keeper::UsageKeeper;
 use crate::admin;
 use crate::causes::Causes;
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -35,7 +37,7 @@ use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::limit::Ledger;
 use crate::pki::Skews;
-use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError, UseReports};
+use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError, Signs, UseReports};
 use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
@@ -99,6 +101,15 @@ pub enum AgentError {
     /// The samples cannot be made.
     #[error("the quickstart's samples cannot be made")]
     Quickstart(#[from] QuickstartError),
+    /// The file for usage records cannot be opened.
+    #[error("usage records cannot be written to {}", path.display())]
+    Records {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The registry cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -218,6 +229,14 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     metrics.registry_current.set(1);
     metrics.registry_apps.set(i64::try_from(registry.counts().apps).unwrap_or(i64::MAX));
     let (access, _writer) = access_log(&config, &metrics)?;
+    let (records, record_writer) = usage_records(&config, &metrics)?;
+    let usage_keeper = UsageKeeper::start(
+        config.state_dir.clone(),
+        config.usage.keep,
+        Arc::clone(&clock),
+        Arc::clone(&metrics),
+    )
+    .map_err(AgentError::Runtime)?;
     let (lookout, sighted) = Lookout::new();
     let (sightings, known_sightings) = watch::channel(Sightings::default());
     tokio::spawn(sightings::collect(sighted, sightings));
@@ -225,12 +244,18 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let key_uses = KeyUses::default();
     tokio::spawn(key_uses.clone().collect(reported_uses));
     let skews: Arc<Mutex<Skews>> = Arc::default();
+    let (signs, noticed) = Signs::new(metrics.signs_dropped.clone());
+    let detections = Detections::default();
     let context = PlaneContext {
+        signs,
         current: Arc::clone(&current),
         clock: Arc::clone(&clock),
         attestor: Arc::<KernelAttestor>::clone(&attestor),
         metrics: Arc::clone(&metrics),
         skews: Arc::clone(&skews),
+        remember: config.remember,
+        usage: usage_keeper.book(),
+        records,
         access,
         lookout,
         tokens: token_keeper.desk.clone(),
@@ -254,7 +279,16 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let mut deliveries = Deliveries::new(Arc::clone(&clock), acknowledgements);
     deliveries.follow(&config, &feed);
     deliveries.acknowledge_doors(&config, &materials.bundles);
+    let detectors = Detectors {
+        clock: Arc::clone(&clock),
+        current: Arc::clone(&current),
+        feed: feed.clone(),
+        metrics: Arc::clone(&metrics),
+        detections: Arc::clone(&detections),
+    };
+    tokio::spawn(detectors.run(noticed));
     let steward = Arc::new(AgentSteward {
+        detections,
         clock: Arc::clone(&clock),
         started_at,
         current: Arc::clone(&current),
@@ -271,6 +305,9 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         token_desk: token_keeper.desk.clone(),
         attestor: Arc::clone(&attestor),
         key_uses,
+        recollection: plane.recollection(),
+        usage: usage_keeper.book(),
+        usage_troubles: usage_keeper.troubles(),
     });
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
@@ -364,6 +401,9 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     // Nothing is charged any more, so what is written now is final.
     drop(limit_keeper);
     delivering.abort();
+    drop(context);
+    drop(usage_keeper);
+    drop(record_writer);
     drop(rotating.await);
     admin.abort();
     tracing::info!("stopped");
@@ -505,6 +545,20 @@ fn access_log(config: &Config, metrics: &Metrics) -> Result<(AccessSink, Option<
     let dropped = metrics.access_log_dropped.clone();
     let (sink, writer) =
         AccessSink::start(config.log.format, dropped, io::stderr()).map_err(AgentError::Runtime)?;
+    Ok((sink, Some(writer)))
+}
+
+/// Where usage records go, if they are wanted.
+fn usage_records(config: &Config, metrics: &Metrics) -> Result<(AccessSink, Option<LogWriter>), AgentError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let Some(path) = &config.usage.records else { return Ok((AccessSink::none(), None)) };
+    let file = std::fs::File::options().create(true).append(true).mode(0o640).open(path);
+    let file = file.map_err(|source| AgentError::Records { path: path.clone(), source })?;
+    let organization = config.issuance.domain.to_string();
+    let dropped = metrics.usage_records_dropped.clone();
+    let (sink, writer) =
+        AccessSink::start_records(&organization, dropped, file).map_err(AgentError::Runtime)?;
     Ok((sink, Some(writer)))
 }
 

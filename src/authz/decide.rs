@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use crate::authz::claimant::{Claimant, Supposed};
 use crate::authz::{Ask, Denial, Door};
 use crate::clock::Timestamp;
 use crate::credential::Principal;
 use crate::id::ProductId;
 use crate::registry::{
-    Accepts, App, AppStatus, Credential, CredentialKind, Developer, DeveloperStatus, Facts, Grant,
-    GrantStatus, KindSet, Operation, Product, Share, Target,
+    Accepts, App, AppStatus, Credential, CredentialKind, Developer, DeveloperStatus, Grant, GrantStatus,
+    KindSet, Operation, Product, Share, Target,
 };
 
 /// The answer.
@@ -63,6 +64,20 @@ pub fn decide<'s>(principal: &Principal<'s>, ask: &Ask<'_>, door: Door<'_>, now:
         Ok((terms, ())) => Decision::Allow(terms),
         Err(Hindrance::Denial(Obstacle { denial, .. })) => Decision::Deny(denial),
     }
+}
+
+/// What comes of each grant for itself, in the order in which they are written, for a caller who is only supposed, and comes in
+/// by `door`. [`decide`] takes the first that allows.
+pub fn survey<'s>(
+    supposed: Supposed<'s>,
+    ask: &Ask<'_>,
+    door: Door<'_>,
+    now: Timestamp,
+) -> impl Iterator<Item = (&'s Grant, Result<&'s Operation, Denial>)> {
+    let judge = move |grant: &'s Grant| {
+        by_grant(grant, ask, Claimant::Supposed(supposed), door, now).map_err(|obstacle| obstacle.denial)
+    };
+    supposed.app.grants.iter().map(move |grant| (grant, judge(grant)))
 }
 
 /// Why a principal may not.
@@ -130,7 +145,7 @@ pub(super) fn consider<'s, P, E>(
     let mut closest = Obstacle::to_all(Denial::NotEntitled);
     let mut unpaid = None;
     for grant in &app.grants {
-        match by_grant(grant, ask, principal, door, now) {
+        match by_grant(grant, ask, Claimant::Proven(principal), door, now) {
             Ok(operation) => {
                 let credential = principal.credential();
                 let scopes = in_force_for(principal, &grant.product);
@@ -159,38 +174,50 @@ fn in_force_for(principal: &Principal<'_>, product: &Product) -> u128 {
 fn by_grant<'s>(
     grant: &'s Grant,
     ask: &Ask<'_>,
-    principal: &Principal<'s>,
+    claimant: Claimant<'_, 's>,
     door: Door<'_>,
     now: Timestamp,
 ) -> Result<&'s Operation, Obstacle<'s>> {
     let mut closest = Obstacle::to_all(Denial::NotEntitled);
-    let Some(shares) = Shares::of(principal, &grant.product.id) else { return Err(closest) };
     for operation in grant.product.operations.iter().filter(|operation| contains(operation, ask)) {
-        match stands_open(grant, shares, operation, (ask, door), now) {
+        match opens(grant, operation, claimant, (ask, door), now) {
             Ok(()) => return Ok(operation),
+            Err(Denial::NotEntitled) => return Err(closest),
             Err(denial) => closest = closest.or_later(Obstacle { denial, operation: Some(operation) }),
         }
     }
     Err(closest)
 }
 
+/// Whether this operation of a granted product, which contains what is asked, stands open.
+pub(super) fn opens(
+    grant: &Grant,
+    operation: &Operation,
+    claimant: Claimant<'_, '_>,
+    asked: (&Ask<'_>, Door<'_>),
+    now: Timestamp,
+) -> Result<(), Denial> {
+    let shares = Shares::of(claimant, &grant.product.id).ok_or(Denial::NotEntitled)?;
+    stands_open(grant, shares, operation, asked, now)
+}
+
 /// How much each credential of a caller has of its app's right to one product: something.
 #[derive(Clone, Copy)]
 struct Shares<'p, 's> {
-    principal: &'p Principal<'s>,
+    claimant: Claimant<'p, 's>,
     product: &'s ProductId,
 }
 
 impl<'p, 's> Shares<'p, 's> {
     /// None if one of the credentials has nothing of it.
-    fn of(principal: &'p Principal<'s>, product: &'s ProductId) -> Option<Self> {
+    fn of(claimant: Claimant<'p, 's>, product: &'s ProductId) -> Option<Self> {
         let has_some = |credential: &Credential| credential.share_of(product) != Share::Nothing;
-        principal.credentials().all(has_some).then_some(Self { principal, product })
+        claimant.credentials().all(has_some).then_some(Self { claimant, product })
     }
 
     /// Those that say something of their own.
     fn parts(self) -> impl Iterator<Item = &'s Grant> {
-        self.principal.credentials().filter_map(move |credential| match credential.share_of(self.product) {
+        self.claimant.credentials().filter_map(move |credential| match credential.share_of(self.product) {
             Share::Part(part) => Some(part),
             Share::Nothing | Share::Whole => None,
         })
@@ -205,8 +232,8 @@ fn stands_open(
     (ask, door): (&Ask<'_>, Door<'_>),
     now: Timestamp,
 ) -> Result<(), Denial> {
-    let Shares { principal, .. } = shares;
-    let (product, kinds) = (&*grant.product, principal.kinds());
+    let Shares { claimant, .. } = shares;
+    let (product, kinds) = (&*grant.product, claimant.kinds());
     let levels = || {
         let fixed = [&product.accepts, &operation.accepts, &grant.accepts];
         fixed.into_iter().chain(shares.parts().map(|part| &part.accepts))
@@ -216,7 +243,7 @@ fn stands_open(
     if let Some(denial) = objection(kinds, enough) {
         return Err(denial);
     }
-    let all_levels = [door.listener, door.service, principal.app().accepts.as_ref()].into_iter().flatten();
+    let all_levels = [door.listener, door.service, claimant.app().accepts.as_ref()].into_iter().flatten();
     let mut all_levels = all_levels.chain(levels().flatten());
     // Which of two credentials in its headers a caller means is not ours to choose, unless somebody asked for both.
     if kinds.in_headers().is_several() && !all_levels.any(|level| level.asks_for(kinds.in_headers())) {
@@ -227,16 +254,11 @@ fn stands_open(
     }
     in_force(grant, now)?;
     shares.parts().try_for_each(|part| in_force(part, now))?;
-    let conveyed = |scope: &String| product.scopes.contains(scope) && principal.lets_through(scope);
+    let conveyed = |scope: &String| product.scopes.contains(scope) && claimant.lets_through(scope);
     if !operation.scopes.iter().all(conveyed) {
         return Err(Denial::InsufficientScope);
     }
-    let facts = Facts {
-        path: ask.path(),
-        attributes: &principal.app().attributes,
-        claim: &|name| principal.claim(name),
-    };
-    if !operation.when.as_ref().is_none_or(|condition| condition.is_met(facts)) {
+    if !operation.when.as_ref().is_none_or(|condition| claimant.meets(condition, ask.path())) {
         return Err(Denial::ConditionFailed);
     }
     Ok(())
@@ -265,7 +287,7 @@ fn objection(kinds: KindSet, enough: impl Fn(KindSet) -> bool) -> Option<Denial>
     }
 }
 
-fn contains(operation: &Operation, ask: &Ask<'_>) -> bool {
+pub(super) fn contains(operation: &Operation, ask: &Ask<'_>) -> bool {
     operation.service.covers(ask.service())
         && match ask {
             Ask::Http { method, path, .. } => operation.target.covers_request(method, path),
@@ -273,6 +295,6 @@ fn contains(operation: &Operation, ask: &Ask<'_>) -> bool {
         }
 }
 
-fn satisfied(level: Option<&Accepts>, kinds: KindSet) -> bool {
+pub(super) fn satisfied(level: Option<&Accepts>, kinds: KindSet) -> bool {
     level.is_none_or(|accepts| accepts.satisfied_by(kinds))
 }

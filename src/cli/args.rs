@@ -42,8 +42,12 @@ pub(super) enum Verb {
     Check(Format),
     /// Show how the running agent stands; exit 3 when it is not ready
     Status(Format),
-    /// Show how the running agent would decide, and why; exit 3 when it would refuse
+    /// Show how the running agent would decide or has decided, and why; exit 3 when that is a refusal
     Explain(Box<ExplainArgs>),
+    /// Show every app that may make a request, by which right and with which credentials; exit 3 when there is none
+    WhoCan(WhoCanArgs),
+    /// Show who used what, and how much; exit 3 when nobody used anything
+    Usage(UsageArgs),
     /// The local CA
     Ca {
         #[command(subcommand)]
@@ -114,6 +118,13 @@ pub(super) struct Format {
 
 #[derive(Args, Debug)]
 pub(super) struct ExplainArgs {
+    /// The id of a request that was made, as in `X-Request-Id` and the access log: how it fared, as long as it is remembered
+    #[arg(
+        value_name = "REQUEST-ID",
+        conflicts_with_all = ["listener", "method", "host", "path", "tcp_service", "certificate", "spiffe_id", "api_key_file", "header"]
+    )]
+    pub(super) request_id: Option<String>,
+
     /// By which listener the caller comes; without it, the first that speaks the protocol
     #[arg(long, value_name = "ID")]
     pub(super) listener: Option<ListenerId>,
@@ -161,6 +172,44 @@ pub(super) struct ExplainArgs {
     /// A field that the caller sends, as `postern sign` prints them; can be given several times
     #[arg(long, value_name = "NAME: VALUE")]
     pub(super) header: Vec<FieldLine>,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct UsageArgs {
+    /// From when on, by whole hours: a time, or so long ago, such as 24h; without it, everything that is kept
+    #[arg(long, value_name = "WHEN")]
+    pub(super) since: Option<Expiry>,
+
+    /// By this app alone
+    #[arg(long, value_name = "ID")]
+    pub(super) app: Option<AppId>,
+
+    /// Of this product alone
+    #[arg(long, value_name = "ID")]
+    pub(super) product: Option<ProductId>,
+
+    /// Print JSON, a row for each hour
+    #[arg(long, conflicts_with = "csv")]
+    pub(super) json: bool,
+
+    /// Print comma-separated values (RFC 4180), a row for each hour
+    #[arg(long)]
+    pub(super) csv: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct WhoCanArgs {
+    /// The request's method
+    pub(super) method: String,
+
+    /// The service
+    pub(super) service: ServiceId,
+
+    /// The request's path
+    pub(super) path: String,
 
     #[command(flatten)]
     pub(super) format: Format,
@@ -1052,6 +1101,7 @@ mod tests {
         for words in [
             "explain --tcp-service db --path /x",
             "explain --certificate a.pem --spiffe-id spiffe://td/a",
+            "explain 01a2020c-1e45 --path /x",
             "explain --spiffe-id nonsense",
             "cert issue --out x",
             "cert issue web --spiffe-id spiffe://td/a --out x",

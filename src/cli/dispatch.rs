@@ -6,7 +6,9 @@ use clap::{CommandFactory as _, Parser as _};
 
 use super::args::{CommandLine, RunArgs, Verb};
 use super::output::{self, Verdict};
-use super::{audit, ca, cert, check, clerk, explain, key, registry, run, sign, status, token};
+use super::{
+    audit, ca, cert, check, clerk, explain, key, registry, run, sign, status, token, usage, who_can,
+};
 
 /// Reads the command line and does what it says.
 #[must_use]
@@ -28,6 +30,8 @@ fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
         Verb::Check(format) => check::run(config, format).map(|()| Verdict::Yes),
         Verb::Status(format) => block_on(status::run(config, format)),
         Verb::Explain(args) => block_on(explain::run(config, *args)),
+        Verb::WhoCan(args) => block_on(who_can::run(config, args)),
+        Verb::Usage(args) => block_on(usage::run(config, args)),
         Verb::Ca { verb } => match verb.audited() {
             Some(told) => block_on(clerk::witnessed(config, told, ca::run(config, verb))),
             None => block_on(ca::run(config, verb)),

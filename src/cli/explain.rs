@@ -12,18 +12,43 @@ use super::args::{ExplainArgs, FieldLine};
 use super::locate;
 use super::output::{self, Verdict};
 use super::table::Table;
-use crate::admin::{Explanation, Operation, Origin, Presented, Question, SecretText, StepOutcome};
+use crate::admin::{
+    Explanation, Operation, Origin, Presented, Question, SecretText, SeenRequest, StepOutcome,
+};
 use crate::secret::Secret;
 
 pub(super) async fn run(config: &Path, args: ExplainArgs) -> anyhow::Result<Verdict> {
     let format = args.format;
-    let explanation = locate::client(config)?.explain(&question(args)?).await?;
+    let client = locate::client(config)?;
+    let explanation = match &args.request_id {
+        Some(id) => client.recall(id).await?,
+        None => client.explain(&question(args)?).await?,
+    };
     if format.json {
         output::print_json(&explanation)?;
     } else {
         output::print(&page(&explanation)?)?;
     }
     Ok(Verdict::of(explanation.allowed))
+}
+
+/// What was asked.
+fn seen(page: &mut String, request: &SeenRequest) -> std::fmt::Result {
+    let asked = match (&*request.method, &*request.path) {
+        ("", "") => "a raw connection".to_owned(),
+        (method, path) => format!("{method} {path}"),
+    };
+    let from = request.peer.as_ref().map(|peer| format!(" from {peer}")).unwrap_or_default();
+    let way = if request.direction == "in" { "by the listener" } else { "to the remote" };
+    writeln!(page, "{}  {asked}{from}, {way} {}, {}", request.at, request.door, request.protocol)?;
+    let presented = match request.presented.as_slice() {
+        [] => "nothing".to_owned(),
+        kinds => kinds.join(", "),
+    };
+    let of = request.spiffe_id.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
+    let status =
+        if request.status == 0 { "no status".to_owned() } else { format!("status {}", request.status) };
+    writeln!(page, "presented {presented}{of}; {status} after {} µs\n", request.duration_us)
 }
 
 fn question(args: ExplainArgs) -> anyhow::Result<Question> {
@@ -91,6 +116,9 @@ fn page(explanation: &Explanation) -> Result<String, std::fmt::Error> {
     let status = explanation.status.filter(|_| !explanation.allowed);
     let status = status.map(|status| format!(" ({status})")).unwrap_or_default();
     writeln!(page, "{verdict}: {}{status}\n{}\n", explanation.code, explanation.sentence)?;
+    if let Some(request) = &explanation.request {
+        seen(&mut page, request)?;
+    }
     let mut steps = Table::new(["STEP", "OUTCOME", "DETAIL"]);
     for step in &explanation.steps {
         let outcome = match step.outcome {
@@ -101,6 +129,20 @@ fn page(explanation: &Explanation) -> Result<String, std::fmt::Error> {
         steps.row([step.name.clone(), outcome.into(), step.detail.clone()]);
     }
     write!(page, "{steps}")?;
+    if let Some(now) = &explanation.registry_now {
+        writeln!(
+            page,
+            "\nThe registry has changed since: it was {}, and is {now}, by which grants and limits are told.",
+            explanation.registry
+        )?;
+    }
+    if !explanation.grants.is_empty() {
+        let mut grants = Table::new(["GRANT", "OUTCOME", "DETAIL"]);
+        for grant in &explanation.grants {
+            grants.row([grant.product.to_string(), grant.code.clone(), grant.detail.clone()]);
+        }
+        write!(page, "\n{grants}")?;
+    }
     let names = [
         ("app", explanation.app.as_ref().map(ToString::to_string)),
         ("developer", explanation.developer.as_ref().map(ToString::to_string)),

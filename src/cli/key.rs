@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::args::{EditArgs, Expiry, Format, KeyVerb, PepperVerb, RotateArgs};
 use super::clerk::{self, Done, Errand};
+use super::dispatch::block_on;
 use super::locate;
 use super::moment::{moment, relative};
 use super::output::{self, Verdict};
@@ -507,6 +508,9 @@ struct KeyView<'a> {
     pepper: Option<&'a str>,
     /// When it was used last since the agent's start; none, too, if no agent can be asked.
     last_used: Option<Timestamp>,
+    /// What was noticed of it: where it has leaked, by the running agent's word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leaked: Option<String>,
 }
 
 impl<'a> KeyView<'a> {
@@ -541,6 +545,7 @@ impl<'a> KeyView<'a> {
             kind,
             pepper: credential.pepper(),
             last_used: uses.get(&credential.id).copied(),
+            leaked: None,
         })
     }
 }
@@ -548,12 +553,19 @@ impl<'a> KeyView<'a> {
 fn list(config: &Config, format: Format) -> anyhow::Result<()> {
     let snapshot = snapshot(config)?;
     // Without an agent there is nobody who would know.
-    let uses =
-        super::dispatch::block_on(async { Ok(Client::new(&config.admin_socket).credential_uses().await?) });
-    let uses = uses.unwrap_or_default();
+    let client = Client::new(&config.admin_socket);
+    let uses = block_on(async { Ok(client.credential_uses().await?) }).unwrap_or_default();
     let mut keys: Vec<KeyView<'_>> =
         snapshot.credentials().filter_map(|credential| KeyView::of(credential, &uses)).collect();
     keys.sort_by_key(|key| (key.app, key.id));
+    // An agent that does not run has noticed nothing.
+    if let Ok(status) = block_on(async { Ok(client.status().await?) }) {
+        for leak in status.detections.into_iter().filter(|one| one.kind == "key.leaked") {
+            if let Some(key) = keys.iter_mut().find(|key| key.id.as_str() == leak.about) {
+                key.leaked = Some(leak.detail);
+            }
+        }
+    }
     if format.json {
         return output::print_json(&keys);
     }
@@ -567,7 +579,10 @@ fn list(config: &Config, format: Format) -> anyhow::Result<()> {
             key.kind.to_owned(),
             key.app.to_string(),
             key.developer.to_string(),
-            key.status.clone(),
+            match key.leaked {
+                Some(_) => format!("{}, LEAKED", key.status),
+                None => key.status.clone(),
+            },
             time(key.created),
             time(key.not_before),
             // Whichever comes first.

@@ -11,6 +11,8 @@ mod run;
 mod check;
 mod status;
 mod explain;
+mod who_can;
+mod usage;
 mod signing;
 mod ca;
 mod cert;

@@ -61,6 +61,9 @@ fn page(status: &Status, now: Timestamp) -> Result<String, std::fmt::Error> {
         let number = count(status.keys.overdue_count, "key");
         writeln!(page, "\nOLD       {number} older than [keys] max_age: {}", ids.join(", "))?;
     }
+    if !status.detections.is_empty() {
+        write!(page, "\n{}", detections(status, now))?;
+    }
     write!(page, "\n{}", authorities(&status.authorities, now))?;
     write!(page, "\n{}", workloads(&status.workloads, now))?;
     Ok(page)
@@ -104,6 +107,18 @@ fn problems(page: &mut String, status: &Status) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+/// So many detections are shown; all are in the JSON.
+const SHOWN: usize = 20;
+
+fn detections(status: &Status, now: Timestamp) -> Table<4> {
+    let mut table = Table::new(["NOTICED", "LAST", "TIMES", "DETAIL"]);
+    for one in status.detections.iter().take(SHOWN) {
+        let last = relative(one.last, now);
+        table.row([one.kind.clone(), last, one.count.to_string(), one.detail.clone()]);
+    }
+    table
 }
 
 fn doors(status: &Status) -> Table<5> {

@@ -104,6 +104,8 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     let tokens = root.table("token").and_then(|table| section::tokens(table, sockets));
     let issuers: Vec<_> =
         root.tables("issuer").into_iter().filter_map(|table| issuer::issuer(table, base)).collect();
+    let usage = section::usage(root.table("usage"), base);
+    let remember = section::remember(root.table("explain"));
     let trust: Vec<_> =
         root.tables("trust").into_iter().filter_map(|table| section::trust(table, base)).collect();
     let workloads: Vec<_> = root.tables("workload");
@@ -207,6 +209,8 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         services: items(services),
         remotes: items(remotes),
         limits,
+        remember,
+        usage,
     })
 }
 

@@ -10,5 +10,5 @@ mod watch;
 pub use file::{ConfigError, load, parse};
 pub use issuer::{IssuerConfig, KeySource};
 pub use plan::{Change, NeedsRestart, all_doors, plan};
-pub use settings::{Config, CrlFile, ForeignBundle, KeyDelivery, KeyRules, WorkloadConfig};
+pub use settings::{Config, CrlFile, ForeignBundle, KeyDelivery, KeyRules, UsageSettings, WorkloadConfig};
 pub use watch::{Watched, watch};

@@ -61,6 +61,8 @@ pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>
         ("audit", old.audit == new.audit),
         ("metrics", old.metrics == new.metrics),
         ("token.socket", token_socket(old) == token_socket(new)),
+        ("usage", old.usage == new.usage),
+        ("explain", old.remember == new.remember),
         ("quickstart", old.quickstart == new.quickstart),
     ];
     let stuck: Vec<NeedsRestart> =

@@ -13,8 +13,8 @@ use crate::limit::{Concurrency, Rate, Spike};
 use crate::oauth::{self, Binding, Issuer};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
-    Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
-    ServiceSettings,
+    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
+    RemoteSettings, ServiceSettings, Watch,
 };
 use crate::registry::accepts;
 use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
@@ -22,7 +22,7 @@ use crate::telemetry::{AuditSettings, LogFormat, ROTATE_AT, Settings as LogSetti
 use crate::toml_text::{Place, TableReader, Value};
 use crate::workload::{FileMode, Reader, Reload, Selectors, Settings as Delivery};
 
-use super::settings::{CrlFile, ForeignBundle, KeyDelivery, KeyRules, WorkloadConfig};
+use super::settings::{CrlFile, ForeignBundle, KeyDelivery, KeyRules, UsageSettings, WorkloadConfig};
 
 /// Something with a name, and where it stands.
 pub(super) struct Placed<'d, T> {
@@ -561,11 +561,42 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let endpoint = table.required("endpoint", |value| value.convert(|text| endpoint(base, text)));
     let accepts = table.optional("accepts", accepts);
     let concurrency = table.table("concurrency").and_then(concurrency);
+    let error_format = table.optional("error_format", |value| value.word(&ERROR_FORMATS)).unwrap_or_default();
+    let watch = table.optional("watch_responses", |value| value.word(&WATCHES)).unwrap_or_default();
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
-    let item = ServiceSettings { id: id?, hosts, base_path, endpoint: endpoint?, accepts, concurrency };
+    let (id, endpoint) = (id?, endpoint?);
+    let item = ServiceSettings { id, hosts, base_path, endpoint, accepts, concurrency, error_format, watch };
     Some(Placed { place, item })
 }
+
+/// How many decisions each data-plane thread remembers.
+pub(super) fn remember(table: Option<TableReader<'_>>) -> usize {
+    let Some(mut table) = table else { return REMEMBERED };
+    let remember = table.optional("remember", |value| value.integer(0..=1_000_000)).unwrap_or(REMEMBERED);
+    table.finish();
+    remember
+}
+
+/// What is kept of usage.
+pub(super) fn usage(table: Option<TableReader<'_>>, base: &Path) -> UsageSettings {
+    let mut settings = UsageSettings { keep: Duration::from_secs(35 * 86_400), records: None };
+    let Some(mut table) = table else { return settings };
+    if let Some(keep) = table.optional("keep", positive) {
+        settings.keep = keep;
+    }
+    settings.records = table.optional("records", |value| path(base, value));
+    table.finish();
+    settings
+}
+
+/// Some minutes of a quiet host, and half a megabyte on each thread.
+const REMEMBERED: usize = 1_000;
+
+const WATCHES: [(&str, Watch); 3] = [("block", Watch::Block), ("off", Watch::Off), ("report", Watch::Report)];
+
+const ERROR_FORMATS: [(&str, ErrorFormat); 2] =
+    [("apigee", ErrorFormat::Apigee), ("problem", ErrorFormat::Problem)];
 
 /// Between what the number of requests to a service moves.
 fn concurrency(mut table: TableReader<'_>) -> Option<Concurrency> {

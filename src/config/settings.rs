@@ -73,6 +73,19 @@ pub struct Config {
     pub remotes: Vec<RemoteSettings>,
     /// Bounds.
     pub limits: Limits,
+    /// So many decisions each data-plane thread remembers, for whoever asks why.
+    pub remember: usize,
+    /// What is kept of usage.
+    pub usage: UsageSettings,
+}
+
+/// What is kept of usage.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UsageSettings {
+    /// For how long.
+    pub keep: Duration,
+    /// The file to which a record of each request is appended, if any.
+    pub records: Option<PathBuf>,
 }
 
 impl Config {

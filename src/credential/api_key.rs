@@ -150,6 +150,15 @@ impl Peppers {
     }
 }
 
+/// How long every secret of ours is, in bytes.
+pub const LONGEST_SECRET: usize = LENGTH;
+
+/// The name inside a well-formed secret of ours, of whatever kind.
+#[must_use]
+pub fn secret_id(text: &[u8]) -> Option<&str> {
+    [PREFIX, "pstn_hs_", "pstn_cs_"].into_iter().find_map(|prefix| id_in(prefix, text).ok())
+}
+
 /// A fresh id, and the secret text that begins with `prefix` and contains it.
 ///
 /// # Errors

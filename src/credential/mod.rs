@@ -16,7 +16,7 @@ mod refusal;
 mod strength;
 mod verify;
 
-pub use api_key::{API_KEY_MARK, ApiKey, InvalidApiKey, Peppers};
+pub use api_key::{API_KEY_MARK, ApiKey, InvalidApiKey, LONGEST_SECRET, Peppers, secret_id};
 pub use client_secret::ClientSecret;
 pub use content_digest::{ContentDigest, DigestCheck};
 pub use evidence::{Evidence, HeaderEvidence};
@@ -28,4 +28,4 @@ pub use signature::{BaseError, NonceRule, NonceUse, SignatureRules, SignatureTer
 pub use signer::{Plan, SignError, SignatureLines, Signer, base_for, usual_cover};
 pub use signing_secret::SigningSecret;
 pub use strength::{WeakKey, expect_strong};
-pub use verify::{authenticate, bound, usable};
+pub use verify::{authenticate, bound, recognise, usable};

@@ -9,9 +9,13 @@ use aws_lc_rs::digest;
 
 use crate::clock::Timestamp;
 use crate::credential::token::{Bearer, Token};
-use crate::credential::{API_KEY_MARK, ApiKey, Evidence, Peppers, Principal, Refusal, Signed};
+use crate::credential::{
+    API_KEY_MARK, ApiKey, ClientSecret, Evidence, Peppers, Principal, Refusal, Signed, SigningSecret,
+};
 use crate::identity::{Match, Subject};
-use crate::registry::{Bindings, Credential, CredentialKind, CredentialSecret, CredentialStatus, Snapshot};
+use crate::registry::{
+    Bindings, Credential, CredentialKind, CredentialSecret, CredentialStatus, SignatureKey, Snapshot,
+};
 
 /// Proves who presented `evidence`.
 ///
@@ -133,6 +137,26 @@ fn stored_hash(credential: &Credential) -> Option<(&[u8; 32], &str)> {
 pub fn bound(credential: &Credential, evidence: &Evidence<'_>, now: Timestamp) -> Result<(), Refusal> {
     let held = |bindings: &Bindings| bindings.check(evidence.origin, evidence.certificate, now);
     credential.bindings.as_deref().map_or(Ok(()), held).map_err(|_| Refusal::BindingFailed)
+}
+
+/// The credential whose secret `text` is: an API key or a client secret that hashes to what is on file, or the shared secret of
+/// a signature key.
+/// It is asked of what was found somewhere, not of what was presented.
+#[must_use]
+pub fn recognise<'s>(text: &[u8], registry: &'s Snapshot, peppers: &Peppers) -> Option<&'s Credential> {
+    if ApiKey::id_of(text).is_ok() {
+        return by_api_key(text, registry, peppers).ok();
+    }
+    if let Ok(credential) = ClientSecret::prove(text, registry, peppers) {
+        return Some(credential);
+    }
+    let secret = SigningSecret::parse(text).ok()?;
+    let credential = registry.signature_key(secret.id())?;
+    let CredentialSecret::Signature(SignatureKey::Sealed { pepper, sealed }) = &credential.secret else {
+        return None;
+    };
+    let own = peppers.open(pepper, secret.id(), sealed)?;
+    (own == *secret.text()).then_some(&**credential)
 }
 
 /// Whether a credential that was proven is good at `now`.

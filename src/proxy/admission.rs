@@ -2,14 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::framing::Framing;
 use super::headers::{
-    Fate, fate_of_request_field, forwarded_client_cert, names_access_token, names_api_key, visible,
+    Fate, fate_of_request_field, forwarded_client_cert, keys_in, names_access_token, names_api_key, visible,
 };
 use super::http_gate::Head;
 use super::limit_fields::Notice;
-use super::refuse::Answer;
+use super::refuse::{Answer, Place};
 use super::request_id::{RequestId, RequestIds};
 use super::response::{field, number_into};
 use super::settings::ServiceSettings;
@@ -20,12 +21,12 @@ use crate::clock::Timestamp;
 use crate::credential::token::{Bearer, Token};
 use crate::credential::{
     Content, ContentDigest, DigestCheck, Evidence, HeaderEvidence, Message, NonceUse, Refusal, Signed,
-    authenticate,
+    authenticate, recognise,
 };
 use crate::identity::Subject;
 use crate::limit::{Spike, Throttle};
 use crate::pki::Verified;
-use crate::registry::{Origin, PolicyPath};
+use crate::registry::{Credential, CredentialKind, KindSet, Origin, PolicyPath};
 
 /// A caller from outside, with all that each of its requests inherits.
 #[derive(Debug)]
@@ -99,6 +100,15 @@ pub(super) struct Admission<'s> {
     pub(super) service: &'s Arc<ServiceSettings>,
     /// What the body must turn out to be, where the caller has signed it.
     pub(super) digest: Option<DigestCheck>,
+    /// What the caller presented.
+    pub(super) presented: KindSet,
+}
+
+impl<'s> Admission<'s> {
+    /// What the log says of it.
+    pub(super) fn verdict(&self) -> Verdict<'s> {
+        Verdict::of_permit(&self.permit, self.service.id.as_str(), self.presented)
+    }
 }
 
 /// What the access log says of the decision.
@@ -107,8 +117,11 @@ pub(super) struct Verdict<'s> {
     pub(super) code: &'static str,
     pub(super) service: &'s str,
     pub(super) app: &'s str,
+    pub(super) developer: &'s str,
     pub(super) product: &'s str,
+    pub(super) operation: &'s str,
     pub(super) credential: (&'static str, &'s str),
+    pub(super) presented: KindSet,
     /// The access token that was proven.
     pub(super) token: Option<Arc<Token>>,
 }
@@ -124,9 +137,10 @@ impl<'s> Verdict<'s> {
         Self { code, ..Self::default() }
     }
 
-    /// The verdict behind a yes.
-    pub(super) fn of_permit(permit: &Permit<'s>, service: &'s str) -> Self {
-        Self { token: permit.token().cloned(), ..Self::of_terms(permit.terms(), "allowed", service) }
+    /// The verdict behind a yes to whoever `presented` these kinds.
+    pub(super) fn of_permit(permit: &Permit<'s>, service: &'s str, presented: KindSet) -> Self {
+        let token = permit.token().cloned();
+        Self { presented, token, ..Self::of_terms(permit.terms(), "allowed", service) }
     }
 
     fn of_terms(terms: &Terms<'s>, code: &'static str, service: &'s str) -> Self {
@@ -134,27 +148,50 @@ impl<'s> Verdict<'s> {
             code,
             service,
             app: terms.app.id.as_str(),
+            developer: terms.developer().id.as_str(),
             product: terms.product.id.as_str(),
+            operation: terms.operation.label(),
             credential: (terms.kind.as_str(), terms.credential.id.as_str()),
+            presented: KindSet::EMPTY,
             token: None,
         }
     }
 
-    /// The verdict behind a no.
-    pub(super) fn of_no(no: &No<'s>, service: &'s str) -> Self {
-        match no {
+    /// The same, about the credential that has leaked.
+    fn of_leaked(self, leaked: Option<&'s Credential>) -> Self {
+        let Some(credential) = leaked else { return self };
+        Self {
+            app: credential.app.id.as_str(),
+            developer: credential.app.developer.id.as_str(),
+            credential: (credential.kind().as_str(), credential.id.as_str()),
+            ..self
+        }
+    }
+
+    /// The verdict behind a no to whoever `presented` these kinds.
+    pub(super) fn of_no(no: &No<'s>, service: &'s str, presented: KindSet) -> Self {
+        let verdict = match no {
             No::Refused(refusal) => Self { service, ..Self::of_nobody(refusal.code()) },
             No::Limited { terms, .. } => Self::of_terms(terms, no.code(), service),
             No::Denied { principal, .. } => Self {
                 code: no.code(),
                 service,
                 app: principal.app().id.as_str(),
-                product: "",
+                developer: principal.app().developer.id.as_str(),
                 credential: (principal.kind().as_str(), principal.credential().id.as_str()),
                 token: principal.token().cloned(),
+                ..Self::default()
             },
-        }
+        };
+        Self { presented, ..verdict }
     }
+}
+
+/// The caller's word for its own program, if it says one.
+pub(super) fn user_agent<'h>(head: &Head<'_, 'h>) -> &'h str {
+    let mut fields = head.fields.iter();
+    let said = fields.find(|field| field.name.eq_ignore_ascii_case("user-agent"));
+    said.and_then(|field| std::str::from_utf8(field.value).ok()).unwrap_or_default()
 }
 
 /// The id of a request: the caller's own when it sent exactly one sane one.
@@ -213,41 +250,55 @@ pub(super) fn admit<'s>(
     (purpose, now): (Purpose, Timestamp),
     out: &mut Vec<u8>,
 ) -> Result<Admission<'s>, (Answer, Verdict<'s>)> {
+    let path = PolicyPath::parse(head.path);
+    let service = path.as_ref().ok().and_then(|path| snapshot.routes.find(head.authority, path.as_str()));
     let listener = visitor.listener.settings.accepts.as_ref();
-    let signatures = &snapshot.signatures;
-    let refuse = |refusal: Refusal| {
-        let answer =
-            Answer::from_refusal(refusal, [listener]).by(&snapshot.tokens).with_terms(signatures, now);
-        (answer, Verdict::of_nobody(refusal.code()))
+    let signatures = &*snapshot.signatures;
+    let place = Place {
+        levels: [listener, None],
+        presented: KindSet::EMPTY,
+        signatures,
+        tokens: &snapshot.tokens,
+        format: service.map(|service| service.error_format).unwrap_or_default(),
+        now,
+    };
+    let refuse = |refusal: Refusal, presented: KindSet| {
+        let answer = Answer::from_refusal(refusal, &Place { presented, ..place });
+        (answer, Verdict { presented, ..Verdict::of_nobody(refusal.code()) })
     };
     if names_api_key(head.path) || head.query.is_some_and(names_api_key) {
-        return Err(refuse(Refusal::KeyInUrl));
+        let (answer, verdict) = refuse(Refusal::KeyInUrl, KindSet::EMPTY);
+        return Err((answer, verdict.of_leaked(leaked(head, snapshot))));
     }
     if !snapshot.tokens.is_empty() && head.query.is_some_and(names_access_token) {
-        return Err(refuse(Refusal::TokenInUrl));
+        return Err(refuse(Refusal::TokenInUrl, KindSet::EMPTY));
     }
-    let Ok(path) = PolicyPath::parse(head.path) else {
+    let Ok(path) = path else {
         return Err((BAD_PATH, Verdict::of_nobody(BAD_PATH.code)));
     };
+    let of_kind = |kind: CredentialKind| move |refusal: Refusal| refuse(refusal, KindSet::EMPTY.with(kind));
     let fields = head.fields.iter().map(|field| (field.name, field.value));
-    let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header).map_err(refuse)?;
-    let signed = Signed::read(message(head), signatures, purpose.nonce_use()).map_err(refuse)?;
+    let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header)
+        .map_err(|refusal| refuse(refusal, KindSet::EMPTY))?;
+    let signed = Signed::read(message(head), signatures, purpose.nonce_use())
+        .map_err(of_kind(CredentialKind::Signature))?;
     let fields = head.fields.iter().map(|field| (field.name, field.value));
-    let token = Bearer::from_fields(fields, &snapshot.tokens).map_err(refuse)?;
+    let token = Bearer::from_fields(fields, &snapshot.tokens).map_err(of_kind(CredentialKind::Token))?;
     let headers = HeaderEvidence { signature: signed.as_ref(), token, ..headers };
     let evidence = Evidence { headers, ..visitor.evidence() };
+    let presented = evidence.kinds();
     let throttle = Throttled::of(&evidence, visitor, snapshot, purpose);
-    throttle.admit(now).map_err(|answer| {
-        let verdict = Verdict::of_nobody(answer.code);
-        (answer, verdict)
+    throttle.admit(now).map_err(|wait| {
+        let answer = RATE_LIMITED.with_notice(Notice::to_wait(wait)).in_format(place.format);
+        (answer, Verdict { presented, ..Verdict::of_nobody(RATE_LIMITED.code) })
     })?;
 
-    let Some(service) = snapshot.routes.find(head.authority, path.as_str()) else {
+    let Some(service) = service else {
         // Who cannot say who it is learns nothing about what exists here.
         authenticate(&evidence, &snapshot.registry, &snapshot.peppers, now)
             .inspect_err(|&refusal| throttle.note(refusal, now))
-            .map_err(refuse)?;
-        return Err((NO_SERVICE, Verdict::of_nobody(NO_SERVICE.code)));
+            .map_err(|refusal| refuse(refusal, presented))?;
+        return Err((NO_SERVICE, Verdict { presented, ..Verdict::of_nobody(NO_SERVICE.code) }));
     };
     let environment = snapshot.environment.as_ref();
     let door = Door { listener, service: service.accepts.as_ref(), environment };
@@ -258,9 +309,8 @@ pub(super) fn admit<'s>(
         if let No::Refused(refusal) = no {
             throttle.note(refusal, now);
         }
-        let answer = Answer::from_no(&no, [door.listener, door.service]);
-        let answer = answer.by(&snapshot.tokens).with_terms(signatures, now);
-        (answer, Verdict::of_no(&no, service.id.as_str()))
+        let place = Place { levels: [door.listener, door.service], presented, ..place };
+        (Answer::from_no(&no, &place), Verdict::of_no(&no, service.id.as_str(), presented))
     })?;
     let digest = signed.as_ref().and_then(Signed::content_digest).map(ContentDigest::begin);
 
@@ -270,8 +320,18 @@ pub(super) fn admit<'s>(
     out.extend_from_slice(&visitor.fields);
     vouch(out, &permit);
     finish(out, head, trace);
-    Ok(Admission { permit, service, digest })
+    Ok(Admission { permit, service, digest, presented })
 }
+
+/// The credential whose secret stands in the URL, if it is one that is on file.
+fn leaked<'s>(head: &Head<'_, '_>, snapshot: &'s Snapshot) -> Option<&'s Credential> {
+    let found = keys_in(head.path).into_iter().chain(head.query.into_iter().flat_map(keys_in));
+    // More than one is nothing that a client does by mistake.
+    found.take(KEYS_IN_URL).find_map(|text| recognise(&text, &snapshot.registry, &snapshot.peppers))
+}
+
+/// So many keys of a URL are looked at.
+const KEYS_IN_URL: usize = 4;
 
 /// What a signature can cover of `head`.
 fn message<'h>(head: &Head<'h, 'h>) -> Message<'h> {
@@ -300,10 +360,10 @@ impl<'s> Throttled<'s> {
         Self(pace.map(|pace| (&*snapshot.throttle, pace, source(visitor.peer.ip()))))
     }
 
-    /// Turns away who has failed too often, before anything is computed.
-    fn admit(&self, now: Timestamp) -> Result<(), Answer> {
+    /// Turns away who has failed too often, before anything is computed, and says how long to wait.
+    fn admit(&self, now: Timestamp) -> Result<(), Duration> {
         let Some((throttle, pace, source)) = self.0 else { return Ok(()) };
-        throttle.admit(source, pace, now).map_err(|wait| RATE_LIMITED.with_notice(Notice::to_wait(wait)))
+        throttle.admit(source, pace, now)
     }
 
     /// Remembers a failure.
@@ -342,6 +402,10 @@ const NO_SERVICE: Answer = Answer::new(404, "no-such-service", "No service answe
 ///
 /// # Errors
 /// The path is ambiguous.
+#[expect(
+    clippy::result_large_err,
+    reason = "a refusal is as hot as a yes under attack, and must not allocate"
+)]
 pub(super) fn dispatch(head: &Head<'_, '_>, trace: &Trace<'_>, out: &mut Vec<u8>) -> Result<(), Answer> {
     PolicyPath::parse(head.path).map_err(|_| BAD_PATH)?;
     start(out, head, head.path);

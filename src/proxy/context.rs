@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use super::sightings::Lookout;
+use super::signs::Signs;
 use super::snapshot::Current;
 use super::uses::UseReports;
 use crate::clock::Clock;
 use crate::id::WorkloadId;
 use crate::issuance::TokenDesk;
 use crate::pki::Skews;
-use crate::telemetry::{AccessSink, Metrics};
+use crate::telemetry::{AccessSink, Metrics, UsageBook};
 
 /// What every thread works with.
 #[derive(Clone, Debug)]
@@ -26,6 +27,14 @@ pub struct PlaneContext {
     pub metrics: Arc<Metrics>,
     /// Peers whose clocks are ahead.
     pub skews: Arc<Mutex<Skews>>,
+    /// So many decisions each thread remembers.
+    pub remember: usize,
+    /// Where it is reported what somebody should look into.
+    pub signs: Signs,
+    /// Where usage is added up.
+    pub usage: Arc<Mutex<UsageBook>>,
+    /// Where usage records go.
+    pub records: AccessSink,
     /// Where access-log lines go.
     pub access: AccessSink,
     /// Where callers are reported that show a leaf of a retired authority.

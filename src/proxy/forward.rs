@@ -10,7 +10,7 @@ use super::framing::Framing;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
-use super::settings::Limits;
+use super::settings::{ErrorFormat, Limits};
 use super::snapshot::{Client, Standing};
 use super::upstream::{Bond, DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
 use super::worker::Worker;
@@ -65,6 +65,16 @@ pub(super) enum Route<'a> {
     Remote(&'a Resident),
     /// To a local service, by permit.
     Service(Admission<'a>),
+}
+
+impl Route<'_> {
+    /// How callers are told that there is no answer.
+    pub(super) fn error_format(&self) -> ErrorFormat {
+        match self {
+            Self::Remote(_) => ErrorFormat::default(),
+            Self::Service(admission) => admission.service.error_format,
+        }
+    }
 }
 
 /// Why there is no answer from the other side.

@@ -1,6 +1,7 @@
 //! Which fields may pass, which are removed because they would speak for the caller's identity, and what the service is told.
 
 use crate::credential::API_KEY_MARK;
+use crate::telemetry::carries_secret;
 
 /// Fields that only this agent may set (lower case, `-` between words). A caller's own copy is removed, and so is every
 /// alias that a service's framework might fold into it.
@@ -124,9 +125,17 @@ pub(super) fn visible(text: &str) -> String {
     written
 }
 
-/// `path` as it may stand in a log.
+/// What keys stand in part of a request target, in whatever spelling.
+pub(super) fn keys_in(text: &str) -> Vec<Vec<u8>> {
+    let bytes = unescaped(text);
+    let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let places = memchr::memmem::find_iter(&bytes, API_KEY_MARK.as_bytes());
+    places.map(|at| bytes.iter().skip(at).take_while(|byte| word(byte)).copied().collect()).collect()
+}
+
+/// `path`, or some other word of the caller's, as it may stand in a log.
 pub(super) fn loggable(path: &str) -> &str {
-    if names_api_key(path) { "(withheld)" } else { path }
+    if names_api_key(path) || carries_secret(path.as_bytes()) { "(withheld)" } else { path }
 }
 
 fn unescaped(text: &str) -> Vec<u8> {

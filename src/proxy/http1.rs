@@ -12,13 +12,16 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, dispatch, request_id};
+use super::admission::{
+    Admission, Purpose, Trace, Verdict, Visitor, admit, dispatch, request_id, user_agent,
+};
 use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
+use super::leaks::Leaks;
 use super::limit_fields::write_lines;
 use super::linger::{self, LINGER};
 use super::refuse::Answer;
@@ -273,7 +276,11 @@ where
         write_lines(limits, permit.statement());
     }
     let keep_alive = request.caller.keep_alive && !last;
-    let caller = Caller { keep_alive, limits: limits.as_slice(), ..request.caller };
+    let leaks = match &request.outcome {
+        Outcome::Forward(Route::Service(Admission { service, .. })) => Leaks::of(service.watch),
+        Outcome::Answer(_) | Outcome::Errand(..) | Outcome::Forward(Route::Remote(_)) => None,
+    };
+    let caller = Caller { keep_alive, limits: limits.as_slice(), leaks: leaks.as_ref(), ..request.caller };
     let mut entry = Entry { worker, peer, request: &request, done: BROKEN_OFF, now, begun };
     entry.done = match &request.outcome {
         Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
@@ -314,6 +321,7 @@ where
                     Ok(relayed) => Done::from(relayed),
                     Err(Failure::Broken) => BROKEN_OFF,
                     Err(Failure::Answer(answer)) => {
+                        let answer = answer.in_format(route.error_format());
                         let failed = answer_here(connection, out, &answer, &request, &caller).await;
                         Done { code: Some(answer.code), ..failed }
                     }
@@ -321,6 +329,9 @@ where
             }
         }
     };
+    if let Some(leaks) = &leaks {
+        worker.report_leak(leaks, &snapshot, now);
+    }
     entry.done.keep_alive
 }
 
@@ -351,6 +362,9 @@ struct Request<'a> {
     caller: Caller<'a>,
     verdict: Verdict<'a>,
     outcome: Outcome<'a>,
+    /// Which state of the registry decided.
+    registry: &'a str,
+    user_agent: &'a str,
 }
 
 #[expect(clippy::large_enum_variant, reason = "it lives for one request, and a yes must not allocate")]
@@ -402,6 +416,7 @@ fn judge<'a>(
         keep_alive: head.keep_alive,
         to_head_request: head.method == "HEAD",
         limits: b"",
+        leaks: None,
     };
     let (outcome, verdict) = match peer {
         Peer::Visitor(visitor) if let Some(errand) = token_office::errand(&head, visitor, snapshot) => {
@@ -412,7 +427,7 @@ fn judge<'a>(
             match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
                 Ok(admission) => {
                     worker.note_use(admission.permit.terms().credential, now);
-                    let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                    let verdict = admission.verdict();
                     (Outcome::Forward(Route::Service(admission)), verdict)
                 }
                 Err((answer, verdict)) => (Outcome::Answer(answer), verdict),
@@ -431,6 +446,7 @@ fn judge<'a>(
     };
     let expects = head.version == Version::Http11
         && head.values("expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"));
+    let (registry, user_agent) = (snapshot.registry.version(), user_agent(&head));
     Ok(Request {
         id,
         method: head.method,
@@ -440,6 +456,8 @@ fn judge<'a>(
         caller,
         verdict,
         outcome,
+        registry,
+        user_agent,
     })
 }
 
@@ -607,7 +625,12 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         code,
         service: request.verdict.service,
         app,
+        developer: request.verdict.developer,
+        user_agent: loggable(request.user_agent),
         product: request.verdict.product,
+        operation: request.verdict.operation,
+        presented: request.verdict.presented,
+        registry: request.registry,
         credential,
         user: request.verdict.user(),
         spiffe_id,

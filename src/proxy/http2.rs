@@ -16,17 +16,18 @@ use httparse::Header;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, request_id};
+use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, request_id, user_agent};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, Repeatable, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
 use super::http_gate::read_http2;
+use super::leaks::{Blocked, Leaks, Scan};
 use super::limit_fields::{is_limit_field, values};
 use super::pump::PumpError;
-use super::refuse::{Answer, PROBLEM};
-use super::relay::{RelayError, Relayed};
+use super::refuse::Answer;
+use super::relay::{RelayError, Relayed, scan_head};
 use super::request_id::RequestId;
 use super::response::{self, BadResponse, ResponseHead};
 use super::settings::Endpoint;
@@ -215,7 +216,7 @@ impl Stream {
                 }
                 Ok(admission) => {
                     self.worker.note_use(admission.permit.terms().credential, now);
-                    let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                    let verdict = admission.verdict();
                     let done = if admission.service.endpoint == Endpoint::Whoami {
                         show(&mut respond, &upstream_head, &admission, &id, to_head_request)
                     } else {
@@ -247,7 +248,12 @@ impl Stream {
             code,
             service: verdict.service,
             app,
+            developer: verdict.developer,
+            user_agent: loggable(user_agent(&head)),
             product: verdict.product,
+            operation: verdict.operation,
+            presented: verdict.presented,
+            registry: snapshot.registry.version(),
             credential,
             user: verdict.user(),
             spiffe_id: self.visitor.spiffe_id(),
@@ -282,7 +288,7 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_
     let body = answer.body(id);
     let mut response = http::Response::builder()
         .status(answer.status)
-        .header("content-type", PROBLEM)
+        .header("content-type", answer.media_type())
         .header("cache-control", "no-store")
         .header("x-request-id", id.as_str())
         .header("content-length", body.len());
@@ -401,6 +407,7 @@ impl Exchange {
         // What has a body is sent once only.
         let mut digest = admission.digest.clone();
         let limits_of_caller: Vec<_> = values(admission.permit.statement()).collect();
+        let (format, leaks) = (admission.service.error_format, Leaks::of(admission.service.watch));
         let route = Route::Service(admission);
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
@@ -413,6 +420,7 @@ impl Exchange {
                 to_head_request,
                 id: &id,
                 limits: &limits_of_caller,
+                leaks: leaks.as_ref(),
                 begun: &begun,
             };
             tokio::select! {
@@ -426,11 +434,16 @@ impl Exchange {
                 }),
             }
         });
-        match exchanged.await {
+        let exchanged = exchanged.await;
+        if let Some(leaks) = &leaks {
+            worker.report_leak(leaks, &worker.snapshot(), worker.now());
+        }
+        match exchanged {
             Ok(Relayed { status, received, sent, .. }) => {
                 Done { status, received, sent, code: None, client: None }
             }
             Err(Failure::Answer(answer)) => {
+                let answer = answer.in_format(format);
                 let sent = reply(&mut respond, &answer, &id, to_head_request);
                 Done { status: answer.status, received: 0, sent, code: Some(answer.code), client: None }
             }
@@ -451,6 +464,8 @@ struct Way<'a> {
     id: &'a RequestId,
     /// Fields that tell how the caller's quotas stand.
     limits: &'a [(&'static str, Vec<u8>)],
+    /// What is found in the answer, where it is looked through.
+    leaks: Option<&'a Rc<Leaks>>,
     /// Whether the answer has gone out to the caller, as far as it has come.
     begun: &'a Cell<bool>,
 }
@@ -494,13 +509,16 @@ impl Way<'_> {
             }
             upstream.unread.consume(answer.length);
         };
+        let head = upstream.unread.unread().get(..answer.length).unwrap_or_default();
+        scan_head(self.leaks, head)?;
+        let scan = self.leaks.map(|leaks| Scan::new(Rc::clone(leaks)));
         let response = self.response(upstream, &answer)?;
         let ended = answer.body == Framing::Length(0);
         let gone = |error: h2::Error| RelayError::Midway(PumpError::Write(io::Error::other(error)));
         self.begun.set(true);
         let stream = self.respond.send_response(response, ended).map_err(gone)?;
         upstream.unread.consume(answer.length);
-        let mut receiving = Receiving { stream, decoder: Decoder::new(answer.body), moved: 0, ended };
+        let mut receiving = Receiving { stream, decoder: Decoder::new(answer.body), moved: 0, ended, scan };
         poll_fn(|cx| {
             let before = sending.moved + receiving.moved;
             if let Poll::Ready(Err(error)) = sending.poll(cx, self.body, upstream) {
@@ -701,6 +719,8 @@ struct Receiving {
     decoder: Decoder,
     moved: u64,
     ended: bool,
+    /// Looks for secrets in the body.
+    scan: Option<Scan>,
 }
 
 impl Receiving {
@@ -736,6 +756,9 @@ impl Receiving {
                     let count = self.stream.capacity().min(count);
                     if count > 0 {
                         let data = Bytes::copy_from_slice(unread.unread().get(..count).unwrap_or_default());
+                        if let Some(scan) = &mut self.scan {
+                            scan.look(&data).map_err(|Blocked| PumpError::Leak)?;
+                        }
                         self.advance(unread, count)?;
                         self.moved += u64::try_from(count).unwrap_or(0);
                         self.ended = self.decoder.is_done();

@@ -4,18 +4,21 @@ mod settings;
 mod snapshot;
 mod sightings;
 mod uses;
+mod signs;
 mod sessions;
 mod tls;
 mod deadline;
 mod buffer;
 mod linger;
 mod framing;
+mod leaks;
 mod pump;
 mod headers;
 mod request_id;
 mod http_gate;
 mod response;
 mod limit_fields;
+mod fault;
 mod refuse;
 mod whoami;
 mod upstream;
@@ -34,13 +37,14 @@ mod plane;
 mod rehearse;
 
 pub use context::{Attestor, NotAttested, PlaneContext};
-pub use plane::{Claim, Door, Opening, Plane, PlaneError, Socket};
+pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
-    Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings,
-    ServiceSettings,
+    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
+    RemoteSettings, ServiceSettings, Watch,
 };
 pub use sightings::{Lookout, Sighting};
+pub use signs::{Noticed, Sign, Signs};
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing};
 pub use tls::{TlsError, client_config, server_config, web_client_config};
 pub use uses::{CredentialUse, UseReports};

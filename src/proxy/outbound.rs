@@ -166,13 +166,10 @@ where
         status: 0,
         code,
         service: resident.remote.as_str(),
-        app: "",
-        product: "",
-        credential: ("", ""),
-        user: "",
         spiffe_id: resident.own_id.as_str(),
         received: moved.up,
         sent: moved.down,
         duration: begun.elapsed(),
+        ..AccessEvent::NOTHING
     });
 }

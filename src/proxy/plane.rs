@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::context::{PlaneContext, Signal};
@@ -17,6 +17,7 @@ use super::worker::Worker;
 use super::{inbound, outbound};
 use crate::id::{ListenerId, RemoteId};
 use crate::store::socket_file::{self, SocketError};
+use crate::telemetry::Remembered;
 
 /// A door to be opened on every thread.
 #[derive(Debug)]
@@ -80,7 +81,31 @@ pub enum PlaneError {
 enum Order {
     Close(Door),
     Open(Door, Socket),
+    Recall(String, oneshot::Sender<Option<Remembered>>),
     Rename(Vec<(ListenerId, ListenerId)>),
+}
+
+/// A way to ask all threads what they remember, which does not keep them from ending.
+#[derive(Clone, Debug)]
+pub struct Recollection(Vec<mpsc::WeakUnboundedSender<Order>>);
+
+impl Recollection {
+    /// The latest decision on a request with this id, if some thread remembers it still.
+    pub async fn of(&self, request_id: &str) -> Option<Remembered> {
+        let mut answers = Vec::new();
+        for orders in self.0.iter().filter_map(mpsc::WeakUnboundedSender::upgrade) {
+            let (reply, answer) = oneshot::channel();
+            if orders.send(Order::Recall(request_id.to_owned(), reply)).is_ok() {
+                answers.push(answer);
+            }
+        }
+        let mut latest: Option<Remembered> = None;
+        for answer in answers {
+            let found = answer.await.ok().flatten();
+            latest = latest.into_iter().chain(found).max_by_key(|one| one.at);
+        }
+        latest
+    }
 }
 
 /// The running threads.
@@ -108,6 +133,12 @@ impl Plane {
         let (signal, heard) = watch::channel(Signal::default());
         let threads = (0..threads.max(1)).map(|number| spawn(number, context.clone(), heard.clone()));
         Ok(Self { threads: threads.collect::<Result<_, _>>().map_err(PlaneError::Thread)?, signal })
+    }
+
+    /// A way to ask the threads what they remember.
+    #[must_use]
+    pub fn recollection(&self) -> Recollection {
+        Recollection(self.threads.iter().map(|(orders, _)| orders.downgrade()).collect())
     }
 
     /// How many threads there are, and so how many sockets a door needs.
@@ -219,6 +250,7 @@ async fn run(
     let worker = Worker::new(&context, signal);
     tokio::task::spawn_local(Rc::clone(&worker).flush_log());
     tokio::task::spawn_local(Rc::clone(&worker).sweep_pool());
+    tokio::task::spawn_local(Rc::clone(&worker).hand_over_usage());
     let mut doors: HashMap<Door, AbortHandle> = HashMap::new();
     while let Some(order) = orders.recv().await {
         match order {
@@ -233,6 +265,10 @@ async fn run(
                 {
                     earlier.abort();
                 }
+            }
+            Order::Recall(request_id, reply) => {
+                // Whoever asked may have gone.
+                drop(reply.send(worker.recall.find(&request_id)));
             }
             Order::Rename(names) => {
                 // Two may have swapped their names.

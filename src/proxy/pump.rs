@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::{Buffer, poll_read_with};
 use super::framing::{Decoder, Framing, InvalidBody, Piece};
+use super::leaks::{Blocked, Scan};
 use crate::credential::DigestCheck;
 
 /// Up to this size body bytes are copied behind the head, so that both leave in one write.
@@ -25,6 +26,8 @@ pub(super) struct Pump {
     moved: u64,
     /// What the body must be; taken when it has been compared.
     digest: Option<DigestCheck>,
+    /// Looks for secrets in the body.
+    scan: Option<Scan>,
 }
 
 /// Whose fault it is that a body did not arrive.
@@ -34,6 +37,8 @@ pub(super) enum PumpError {
     Body(#[source] InvalidBody),
     #[error("the sender's body is not the one that it has signed")]
     Digest,
+    #[error("the sender's body holds a secret of ours")]
+    Leak,
     #[error("the sender cannot be read from")]
     Read(#[source] io::Error),
     #[error("the receiver cannot be written to")]
@@ -54,7 +59,13 @@ impl Pump {
             flushed: false,
             moved: 0,
             digest: None,
+            scan: None,
         }
+    }
+
+    /// The same, but the body is looked through, and cut where it must be.
+    pub(super) fn scanned(self, scan: Option<Scan>) -> Self {
+        Self { scan, ..self }
     }
 
     /// The same, but the end of the body is written only if the whole is what `digest` says.
@@ -170,12 +181,17 @@ impl Pump {
                     let count = match &self.digest {
                         // A signed body is copied however large it is: nothing of it may leave before it is looked at.
                         Some(_) => count.min(room),
+                        // Nor of one that is looked through.
+                        None if self.scan.is_some() => count.min(room),
                         None if !self.chunked && count > room => return Ok(()),
                         None => count,
                     };
                     let data = unread.unread().get(..count).unwrap_or_default();
                     if let Some(digest) = &mut self.digest {
                         digest.update(data);
+                    }
+                    if let Some(scan) = &mut self.scan {
+                        scan.look(data).map_err(|Blocked| PumpError::Leak)?;
                     }
                     if self.chunked {
                         self.staged.extend_from_slice(format!("{count:x}\r\n").as_bytes());

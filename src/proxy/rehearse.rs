@@ -15,6 +15,7 @@ use crate::authz::Permit;
 use crate::clock::Timestamp;
 use crate::id::ServiceId;
 use crate::pki::Verified;
+use crate::registry::KindSet;
 
 /// Somebody who is only imagined.
 #[derive(Debug)]
@@ -49,6 +50,10 @@ pub struct Outcome {
     pub product: String,
     /// The service asked for.
     pub service: String,
+    /// The operation of that product.
+    pub operation: String,
+    /// The kinds of credential that are presented.
+    pub presented: KindSet,
     /// The credential's kind and id.
     pub credential: Option<(&'static str, String)>,
     /// The scopes in force; where one of them is missing, those that the operation asks for.
@@ -90,7 +95,7 @@ pub fn rehearse(
             let purpose = (Purpose::Rehearse, now);
             match admit(&head, &visitor, snapshot, &trace, purpose, &mut Vec::new()) {
                 Ok(admission) => {
-                    let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                    let verdict = admission.verdict();
                     of_permit(&admission.permit, outcome(200, &verdict))
                 }
                 Err((answer, verdict)) => {
@@ -115,6 +120,8 @@ fn outcome(status: u16, verdict: &Verdict<'_>) -> Outcome {
         code: verdict.code,
         app: verdict.app.to_owned(),
         product: verdict.product.to_owned(),
+        operation: verdict.operation.to_owned(),
+        presented: verdict.presented,
         service: verdict.service.to_owned(),
         credential: (!credential.is_empty()).then(|| (kind, credential.to_owned())),
         scopes: Vec::new(),

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::framing::Framing;
 use super::http_gate::Version;
+use super::leaks::{Blocked, Leaks, Scan};
 use super::pump::{Pump, PumpError};
 use super::request_id::RequestId;
 use super::response::{self, BadResponse, Caller, ResponseHead};
@@ -131,9 +133,11 @@ where
         let framing = response::framing_for(caller.version, &answer);
         out.clear();
         let head_bytes = upstream.unread.unread().get(..answer.length).unwrap_or_default();
+        scan_head(caller.leaks, head_bytes)?;
         response::write_http1(out, head_bytes, &answer, caller, request_id);
         upstream.unread.consume(answer.length);
-        let mut receiving = Pump::new(std::mem::take(out), answer.body, framing);
+        let scan = caller.leaks.map(|leaks| Scan::new(Rc::clone(leaks)));
+        let mut receiving = Pump::new(std::mem::take(out), answer.body, framing).scanned(scan);
         stage.set(Stage::Answering);
         let received =
             poll_fn(|cx| poll_body(cx, &mut sending, &mut receiving, io, unread, upstream, pace)).await;
@@ -153,6 +157,15 @@ where
     .await;
     *head = sending.into_scratch();
     outcome
+}
+
+/// Looks through a response head, if it is to be looked through.
+///
+/// # Errors
+/// It holds a secret, and may not pass.
+pub(super) fn scan_head(leaks: Option<&Rc<Leaks>>, head: &[u8]) -> Result<(), RelayError> {
+    let scanned = leaks.map_or(Ok(()), |leaks| Scan::new(Rc::clone(leaks)).look(head));
+    scanned.map_err(|Blocked| RelayError::Response(BadResponse::Leak))
 }
 
 /// Sends while it waits for a response head.

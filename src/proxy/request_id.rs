@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
 use crate::clock::Timestamp;
+use crate::telemetry::carries_secret;
 
 /// The longest id that is taken over.
 const MAX_LENGTH: usize = 64;
@@ -20,7 +21,7 @@ impl RequestId {
     /// The id that a caller sent, if it is made of harmless characters.
     pub(super) fn from_caller(value: &[u8]) -> Option<Self> {
         let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        if value.len() < 8 || !value.iter().all(harmless) {
+        if value.len() < 8 || !value.iter().all(harmless) || carries_secret(value) {
             return None;
         }
         let mut bytes = [0; MAX_LENGTH];
@@ -115,6 +116,7 @@ mod tests {
         assert_eq!(RequestId::from_caller(b"abcd-1234").unwrap().as_str(), "abcd-1234");
         assert!(RequestId::from_caller(b"short").is_none());
         assert!(RequestId::from_caller(b"with space").is_none());
+        assert!(RequestId::from_caller(b"pstn_sk_0000000000A1_003aUlTJC7tjlCTQj2uNU3").is_none());
         assert!(RequestId::from_caller("x".repeat(65).as_bytes()).is_none());
     }
 }

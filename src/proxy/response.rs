@@ -1,8 +1,11 @@
 //! The strict reading of a service's response head, and its writing anew for the caller.
 
+use std::rc::Rc;
+
 use super::framing::Framing;
 use super::headers::{Fate, fate_of_response_field};
 use super::http_gate::{MAX_FIELDS, Version};
+use super::leaks::Leaks;
 use super::limit_fields::is_limit_field;
 use super::request_id::RequestId;
 
@@ -22,6 +25,8 @@ pub(super) struct ResponseHead {
 pub(super) enum BadResponse {
     #[error("the response head is malformed")]
     Head,
+    #[error("the response head holds a secret of ours")]
+    Leak,
     #[error("the response's length is ambiguous")]
     Length,
     #[error("the service switched protocols unasked")]
@@ -181,6 +186,8 @@ pub(super) struct Caller<'a> {
     pub(super) to_head_request: bool,
     /// Field lines that tell how the caller's quotas stand.
     pub(super) limits: &'a [u8],
+    /// What is found in the answer, where it is looked through.
+    pub(super) leaks: Option<&'a Rc<Leaks>>,
 }
 
 /// Appends a field line.
@@ -216,8 +223,13 @@ fn reason(bytes: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    const KEEP: Caller<'_> =
-        Caller { version: Version::Http11, keep_alive: true, to_head_request: false, limits: b"" };
+    const KEEP: Caller<'_> = Caller {
+        version: Version::Http11,
+        keep_alive: true,
+        to_head_request: false,
+        limits: b"",
+        leaks: None,
+    };
 
     fn written(wire: &str, caller: Caller<'_>) -> String {
         let head = read(wire.as_bytes(), caller.to_head_request).unwrap().unwrap();

@@ -61,6 +61,32 @@ pub struct ServiceSettings {
     pub accepts: Option<Accepts>,
     /// Between what the number of requests under way moves, if it is limited.
     pub concurrency: Option<Concurrency>,
+    /// How callers are told why they get no answer from it.
+    pub error_format: ErrorFormat,
+    /// Whether its answers are looked through for secrets of ours.
+    pub watch: Watch,
+}
+
+/// Whether the answers of a service are looked through for secrets of ours.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Watch {
+    /// One that holds a secret is cut before the secret is whole.
+    Block,
+    /// They are not.
+    #[default]
+    Off,
+    /// One that holds a secret is reported, and passes.
+    Report,
+}
+
+/// How callers are told why they get no answer from a service.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ErrorFormat {
+    /// With the bodies and statuses of Apigee, for callers that were written for it.
+    Apigee,
+    /// With problem documents (RFC 9457).
+    #[default]
+    Problem,
 }
 
 /// Where a service listens.

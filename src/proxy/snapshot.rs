@@ -179,7 +179,7 @@ fn is_below(path: &str, base: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::settings::Endpoint;
+    use crate::proxy::settings::{Endpoint, ErrorFormat};
 
     fn service(id: &str, hosts: &[&str], base_path: &str) -> ServiceSettings {
         ServiceSettings {
@@ -189,6 +189,8 @@ mod tests {
             endpoint: Endpoint::Whoami,
             accepts: None,
             concurrency: None,
+            error_format: ErrorFormat::default(),
+            watch: crate::proxy::Watch::Off,
         }
     }
 

@@ -65,7 +65,12 @@ pub(super) async fn serve<S>(
         code: verdict.code,
         service: verdict.service,
         app: verdict.app,
+        developer: verdict.developer,
+        user_agent: "",
         product: verdict.product,
+        operation: verdict.operation,
+        presented: verdict.presented,
+        registry: snapshot.registry.version(),
         credential: verdict.credential,
         user: verdict.user(),
         spiffe_id: visitor.spiffe_id(),
@@ -84,6 +89,7 @@ pub(super) fn judge<'s>(
     now: Timestamp,
 ) -> (Verdict<'s>, Option<Admission<'s>>) {
     let evidence = Evidence { headers: HeaderEvidence::default(), ..visitor.evidence() };
+    let presented = evidence.kinds();
     let settings = snapshot.routes.service(service);
     let door = Door {
         listener: visitor.listener.settings.accepts.as_ref(),
@@ -95,11 +101,11 @@ pub(super) fn judge<'s>(
     let ask = Ask::Tcp { service };
     match (check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, &toll, now), settings) {
         (Ok(permit), Some(service)) => (
-            Verdict::of_permit(&permit, service.id.as_str()),
-            Some(Admission { permit, service, digest: None }),
+            Verdict::of_permit(&permit, service.id.as_str(), presented),
+            Some(Admission { permit, service, digest: None, presented }),
         ),
         (Ok(_), None) => (Verdict::of_nobody("no-such-service"), None),
-        (Err(no), _) => (Verdict::of_no(&no, service.as_str()), None),
+        (Err(no), _) => (Verdict::of_no(&no, service.as_str(), presented), None),
     }
 }
 

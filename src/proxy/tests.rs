@@ -23,7 +23,9 @@ use super::admission::Visitor;
 use super::context::{Attestor, NotAttested, PlaneContext, Signal};
 use super::http1::{self, Peer};
 use super::http2;
-use super::settings::{Endpoint, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings};
+use super::settings::{
+    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings,
+};
 use super::snapshot::{Listener, Routes, Snapshot};
 use super::tcp;
 use super::tls::verdict;
@@ -159,6 +161,8 @@ impl World {
             endpoint: Endpoint::Unix(socket.clone()),
             accepts: None,
             concurrency: None,
+            error_format: ErrorFormat::default(),
+            watch: super::settings::Watch::Off,
         };
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };
@@ -187,6 +191,10 @@ impl World {
         let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();
         let (lookout, _) = crate::proxy::Lookout::new();
         let context = PlaneContext {
+            remember: 10,
+            usage: Arc::default(),
+            records: AccessSink::none(),
+            signs: crate::proxy::Signs::new(Default::default()).0,
             lookout,
             uses: crate::proxy::UseReports::new().0,
             current: Arc::new(ArcSwap::from_pointee(snapshot)),

@@ -10,8 +10,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::context::{Attestor, PlaneContext, Signal};
+use super::leaks::Leaks;
 use super::request_id::RequestIds;
 use super::sightings::Lookout;
+use super::signs::{Noticed, Seen, Signs};
 use super::snapshot::{Current, Snapshot};
 use super::tls::NotYetValid;
 use super::upstream::Pool;
@@ -20,10 +22,13 @@ use crate::clock::{Clock, Timestamp};
 use crate::issuance::TokenDesk;
 use crate::pki::{Skews, Verified, VerifyError};
 use crate::registry::Credential;
-use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics};
+use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics, Recall, Tally};
 
 /// Access-log lines wait no longer than this for company.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
+
+/// What was counted is handed over this often.
+const HAND_OVER_EVERY: Duration = Duration::from_millis(500);
 
 /// Idle upstream connections are looked at this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -47,6 +52,12 @@ pub(super) struct Worker {
     lookout: Lookout,
     uses: UseLog,
     skews: Arc<Mutex<Skews>>,
+    /// The last decisions.
+    pub(super) recall: Recall,
+    pub(super) signs: Signs,
+    seen: Seen,
+    tally: Tally,
+    records: AccessLog,
     access: AccessLog,
     access_pending: Notify,
     pub(super) signal: watch::Receiver<Signal>,
@@ -71,6 +82,11 @@ impl Worker {
             lookout: context.lookout.clone(),
             uses: UseLog::new(context.uses.clone()),
             skews: Arc::clone(&context.skews),
+            recall: Recall::new(context.remember),
+            signs: context.signs.clone(),
+            seen: Seen::new(),
+            tally: Tally::new(Arc::clone(&context.usage)),
+            records: AccessLog::new(context.records.clone()),
             access: AccessLog::new(context.access.clone()),
             access_pending: Notify::new(),
             signal,
@@ -171,9 +187,16 @@ impl Worker {
         self.open.get()
     }
 
-    /// Leaves `event` in the access log.
+    /// Leaves `event` in the access log, remembers it, and counts it as usage.
     pub(super) fn log(&self, event: &AccessEvent<'_>) {
-        if self.access.record(event) {
+        self.recall.remember(event);
+        let mut pending = self.access.record(event);
+        if event.direction == "in" {
+            self.tally.count(event);
+            self.seen.look_at(event, &self.signs);
+            pending |= self.records.record(event);
+        }
+        if pending {
             self.access_pending.notify_one();
         }
     }
@@ -184,6 +207,24 @@ impl Worker {
             self.access_pending.notified().await;
             tokio::time::sleep(FLUSH_AFTER).await;
             self.access.flush();
+            self.records.flush();
+        }
+    }
+
+    /// Reports the secret that was found in an answer, if there was one and it is on file.
+    pub(super) fn report_leak(&self, leaks: &Leaks, snapshot: &Snapshot, now: Timestamp) {
+        let Some(id) = leaks.take() else { return };
+        if let Some(found) = snapshot.registry.credential(&id) {
+            let app = found.app.id.to_string();
+            self.signs.report(now, Noticed::Leaked { credential: id, app, place: "response" });
+        }
+    }
+
+    /// Hands over what was counted, now and then; runs as long as the thread does.
+    pub(super) async fn hand_over_usage(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(HAND_OVER_EVERY).await;
+            self.tally.hand_over_soon();
         }
     }
 

@@ -83,6 +83,24 @@ impl Bindings {
     }
 }
 
+impl fmt::Display for Bindings {
+    /// `from 10.0.0.0/8, 192.0.2.7/32 with the certificate uri spiffe://a/b`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let networks = self.from.as_ref().map(|networks| {
+            let networks: Vec<String> = networks.iter().map(Network::to_string).collect();
+            format!("from {}", networks.join(", "))
+        });
+        let parts = [
+            networks,
+            self.certificate.as_ref().map(|rule| format!("with the certificate {rule}")),
+            self.issuer.as_ref().map(|domain| format!("with a certificate of {domain}")),
+            self.sni.as_ref().map(|name| format!("asking for the name {name}")),
+            self.hours.map(|hours| format!("within {hours}")),
+        ];
+        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(" "))
+    }
+}
+
 /// A network of addresses, as `10.0.0.0/8` or `2001:db8::/32`. An address alone is a network of one.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Network {
@@ -177,6 +195,15 @@ pub struct Hours {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected two different times of day in UTC, such as \"08:00-18:00\" or \"22:00-06:00\"")]
 pub struct InvalidHours;
+
+impl fmt::Display for Hours {
+    /// `22:00-06:00`, in UTC.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clock = |minute: u16| (minute / 60, minute % 60);
+        let ((from, from_minute), (until, until_minute)) = (clock(self.from), clock(self.until));
+        write!(f, "{from:02}:{from_minute:02}-{until:02}:{until_minute:02} UTC")
+    }
+}
 
 impl Hours {
     /// Whether `now` lies in it.

@@ -141,6 +141,19 @@ impl Condition {
         self.comparisons.iter().all(|comparison| comparison.holds(facts) == Some(comparison.wanted))
     }
 
+    /// Whether some token could meet it: whether all that it asks of anything but claims is so.
+    #[must_use]
+    pub fn can_be_met(&self, facts: Facts<'_>) -> bool {
+        let holds = |comparison: &Comparison| comparison.holds(facts) == Some(comparison.wanted);
+        self.comparisons.iter().all(|comparison| comparison.asks_for_claim() || holds(comparison))
+    }
+
+    /// Whether it looks at what a token claims.
+    #[must_use]
+    pub fn asks_for_claim(&self) -> bool {
+        self.comparisons.iter().any(Comparison::asks_for_claim)
+    }
+
     /// The condition as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -149,6 +162,10 @@ impl Condition {
 }
 
 impl Comparison {
+    const fn asks_for_claim(&self) -> bool {
+        matches!(self.left, Operand::Claim(_)) || matches!(self.right, Operand::Claim(_))
+    }
+
     /// Whether the two sides compare; `None` where one of them is missing or has another form.
     fn holds(&self, facts: Facts<'_>) -> Option<bool> {
         let left = self.left.find(facts)?.single()?;

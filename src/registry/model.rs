@@ -198,6 +198,18 @@ pub struct Operation {
     pub weight: u32,
 }
 
+impl Operation {
+    /// What it is called within its product: its name, or else its path as it is written.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        match (&self.id, &self.target) {
+            (Some(id), _) => id.as_str(),
+            (None, Target::Http { path, .. }) => path.as_str(),
+            (None, Target::Tcp) => "tcp",
+        }
+    }
+}
+
 /// Which services an operation is about.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ServiceSelector {

@@ -6,14 +6,16 @@
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 
-use super::LogFormat;
+use super::{LogFormat, usage_record};
 use crate::clock::Timestamp;
+use crate::registry::KindSet;
 
 /// A buffer is handed over when it has grown to this.
 const FLUSH_AT: usize = 16 * 1024;
@@ -48,8 +50,18 @@ pub struct AccessEvent<'a> {
     pub service: &'a str,
     /// The app, when it is known.
     pub app: &'a str,
+    /// Who owns the app.
+    pub developer: &'a str,
+    /// The caller's `User-Agent`.
+    pub user_agent: &'a str,
     /// The product that allowed it.
     pub product: &'a str,
+    /// The operation of that product.
+    pub operation: &'a str,
+    /// The kinds of credential that were presented.
+    pub presented: KindSet,
+    /// Which state of the registry decided.
+    pub registry: &'a str,
     /// Kind and id of the credential.
     pub credential: (&'static str, &'a str),
     /// The user for whom the app calls, where a token has proven that.
@@ -62,6 +74,36 @@ pub struct AccessEvent<'a> {
     pub sent: u64,
     /// From the first byte of the request to the last of the answer.
     pub duration: Duration,
+}
+
+impl AccessEvent<'_> {
+    /// Nothing that could be told.
+    pub const NOTHING: Self = Self {
+        at: Timestamp::FLOOR,
+        request_id: "",
+        door: "",
+        direction: "in",
+        peer: None,
+        protocol: "http/1.1",
+        method: "",
+        path: "",
+        status: 0,
+        code: "",
+        service: "",
+        app: "",
+        developer: "",
+        user_agent: "",
+        product: "",
+        operation: "",
+        presented: KindSet::EMPTY,
+        registry: "",
+        credential: ("", ""),
+        user: "",
+        spiffe_id: "",
+        received: 0,
+        sent: 0,
+        duration: Duration::ZERO,
+    };
 }
 
 /// A thread's own end of the access log.
@@ -81,8 +123,17 @@ struct Pending {
 #[derive(Clone, Debug)]
 pub struct AccessSink {
     queue: Option<SyncSender<Vec<u8>>>,
-    format: LogFormat,
+    form: Form,
     dropped: Counter,
+}
+
+/// What lines look like.
+#[derive(Clone, Debug)]
+enum Form {
+    /// The access log's own.
+    Log(LogFormat),
+    /// Usage records of an organization.
+    Record(Arc<str>),
 }
 
 /// The thread that writes; joined at the end so that nothing is lost on a clean stop.
@@ -99,24 +150,48 @@ impl AccessSink {
         dropped: Counter,
         out: impl Write + Send + 'static,
     ) -> io::Result<(Self, LogWriter)> {
+        Self::begin("access-log", Form::Log(format), dropped, out)
+    }
+
+    /// Starts the writer thread of usage records of `organization` over `out`; `dropped` counts those that found no room or
+    /// could not be written.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start_records(
+        organization: &str,
+        dropped: Counter,
+        out: impl Write + Send + 'static,
+    ) -> io::Result<(Self, LogWriter)> {
+        Self::begin("usage-records", Form::Record(organization.into()), dropped, out)
+    }
+
+    fn begin(
+        name: &str,
+        form: Form,
+        dropped: Counter,
+        out: impl Write + Send + 'static,
+    ) -> io::Result<(Self, LogWriter)> {
         let (queue, buffers) = sync_channel(QUEUE);
+        let lost = dropped.clone();
         let thread =
-            std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&buffers, out))?;
-        Ok((Self { queue: Some(queue), format, dropped }, LogWriter(Some(thread))))
+            std::thread::Builder::new().name(name.into()).spawn(move || write_all(&buffers, out, &lost))?;
+        Ok((Self { queue: Some(queue), form, dropped }, LogWriter(Some(thread))))
     }
 
     /// A sink that keeps nothing, for agents whose access log is switched off.
     #[must_use]
     pub fn none() -> Self {
-        Self { queue: None, format: LogFormat::Text, dropped: Counter::default() }
+        Self { queue: None, form: Form::Log(LogFormat::Text), dropped: Counter::default() }
     }
 }
 
-fn write_all(buffers: &Receiver<Vec<u8>>, mut out: impl Write) {
+fn write_all(buffers: &Receiver<Vec<u8>>, mut out: impl Write, lost: &Counter) {
     while let Ok(buffer) = buffers.recv() {
-        // A log that cannot be written must not stop the traffic; there is nowhere left to say so.
+        // A log that cannot be written must not stop the traffic; its lines are counted as lost.
         if out.write_all(&buffer).and_then(|()| out.flush()).is_err() {
-            continue;
+            let lines = buffer.iter().filter(|&&byte| byte == b'\n').count();
+            lost.inc_by(u64::try_from(lines).unwrap_or(u64::MAX));
         }
     }
 }
@@ -144,9 +219,10 @@ impl AccessLog {
         }
         let mut pending = self.buffer.borrow_mut();
         let was_empty = pending.bytes.is_empty();
-        match self.sink.format {
-            LogFormat::Json => write_json(&mut pending.bytes, event),
-            LogFormat::Text => write_text(&mut pending.bytes, event),
+        match &self.sink.form {
+            Form::Log(LogFormat::Json) => write_json(&mut pending.bytes, event),
+            Form::Log(LogFormat::Text) => write_text(&mut pending.bytes, event),
+            Form::Record(organization) => usage_record::write(&mut pending.bytes, event, organization),
         }
         pending.lines += 1;
         if pending.bytes.len() >= FLUSH_AT {
@@ -240,6 +316,7 @@ impl Line<'_> {
         self.text("service.id", event.service);
         self.text("app.id", event.app);
         self.text("product.id", event.product);
+        self.text("operation.id", event.operation);
         if !event.credential.1.is_empty() {
             self.text("credential.kind", event.credential.0);
             self.text("credential.id", event.credential.1);
@@ -264,7 +341,7 @@ fn write_text(out: &mut Vec<u8>, event: &AccessEvent<'_>) {
     out.push(b'\n');
 }
 
-fn push(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
+pub(super) fn push(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
     // Writing to a Vec cannot fail.
     if out.write_fmt(arguments).is_err() {
         out.push(b'?');
@@ -272,7 +349,7 @@ fn push(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
 }
 
 /// A JSON string (RFC 8259 §7).
-fn quote(out: &mut Vec<u8>, value: &str) {
+pub(super) fn quote(out: &mut Vec<u8>, value: &str) {
     out.push(b'"');
     for byte in value.bytes() {
         match byte {
@@ -286,7 +363,7 @@ fn quote(out: &mut Vec<u8>, value: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -317,13 +394,13 @@ mod tests {
         code: "allowed",
         service: "whoami",
         app: "sample",
-        product: "",
         credential: ("mtls", "c1"),
         user: "",
         spiffe_id: "spiffe://a/b",
         received: 0,
         sent: 12,
         duration: Duration::from_micros(345),
+        ..AccessEvent::NOTHING
     };
 
     fn written(format: LogFormat) -> String {
@@ -362,8 +439,11 @@ mod tests {
     #[test]
     fn lines_without_room_are_counted() {
         let dropped = Counter::default();
-        let sink =
-            AccessSink { queue: Some(sync_channel(0).0), format: LogFormat::Text, dropped: dropped.clone() };
+        let sink = AccessSink {
+            queue: Some(sync_channel(0).0),
+            form: Form::Log(LogFormat::Text),
+            dropped: dropped.clone(),
+        };
         let log = AccessLog::new(sink);
 
         log.record(&EVENT);

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -11,6 +12,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use super::usage::Cap;
 
 /// A label whose values are the stable codes of refusals and denials.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -60,11 +63,30 @@ struct AuthorityLabel {
     slot: &'static str,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CallsLabel {
+    app: String,
+    product: String,
+    code: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct KindLabel {
+    kind: &'static str,
+}
+
 /// All metrics of one agent.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     requests: Family<CodeLabel, Counter>,
+    calls: Family<CallsLabel, Counter>,
+    detections: Family<KindLabel, Counter>,
+    /// Signs that found no room on their way to the detectors.
+    pub signs_dropped: Counter,
+    called: Mutex<Cap>,
+    /// Usage records that found no room or could not be written.
+    pub usage_records_dropped: Counter,
     outbound: Family<CodeLabel, Counter>,
     handshakes: Family<CodeLabel, Counter>,
     cuts: Family<CodeLabel, Counter>,
@@ -117,6 +139,23 @@ impl Metrics {
         registry.register("build", "The version that runs", Info::new(vec![("version", version)]));
         Self {
             requests: family(&mut registry, "requests", "Inbound requests and raw connections by decision"),
+            calls: family(&mut registry, "usage_calls", "Inbound requests by app, product and decision"),
+            called: Mutex::default(),
+            detections: family(
+                &mut registry,
+                "detections",
+                "Times that something was noticed which somebody should look into, by kind",
+            ),
+            signs_dropped: family(
+                &mut registry,
+                "signs_dropped",
+                "Signs of something to look into that found no room",
+            ),
+            usage_records_dropped: family(
+                &mut registry,
+                "usage_records_dropped",
+                "Usage records that found no room or could not be written",
+            ),
             outbound: family(&mut registry, "outbound", "Outbound requests and raw connections by outcome"),
             handshakes: family(&mut registry, "handshakes", "TLS handshakes by outcome"),
             cuts: family(&mut registry, "connections_cut", "Live connections that were ended, by reason"),
@@ -249,6 +288,17 @@ impl Metrics {
     #[must_use]
     pub fn requests(&self) -> CodeCounter {
         CodeCounter::new(self.requests.clone())
+    }
+
+    /// Counts what an app has called; those beyond the first thousand pairs of app and product together as `other`.
+    pub fn count_calls(&self, app: String, product: String, code: String, calls: u64) {
+        let (app, product) = self.called.lock().unwrap_or_else(PoisonError::into_inner).of(app, product);
+        self.calls.get_or_create(&CallsLabel { app, product, code }).inc_by(calls);
+    }
+
+    /// Counts that something was noticed.
+    pub fn count_detection(&self, kind: &'static str) {
+        self.detections.get_or_create(&KindLabel { kind }).inc();
     }
 
     /// A thread's own counter of outbound outcomes.

@@ -1,9 +1,14 @@
 //! What the agent tells about itself: operator log, access log, audit log, metrics.
 
+mod redact;
 mod access_log;
 mod audit_record;
 mod audit_log;
 mod metrics;
+mod recall;
+mod usage;
+pub mod usage_dir;
+mod usage_record;
 mod subscriber;
 
 pub use access_log::{AccessEvent, AccessLog, AccessSink, LogWriter};
@@ -12,4 +17,7 @@ pub use audit_record::{
     Actor, AuditEvent, AuditOutcome, AuditRecord, Chain, Head, Keyed, LONGEST_TEXT, Link,
 };
 pub use metrics::{CodeCounter, Metrics};
+pub use recall::{Recall, Remembered};
+pub use redact::{carries_secret, redacted};
 pub use subscriber::{LogFormat, Settings, SubscribeError, subscribe};
+pub use usage::{OTHER, ROWS, ROWS_OF_AN_HOUR, Tally, UsageBook, UsageCount, UsageKey, UsageRow, totals};

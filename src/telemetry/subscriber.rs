@@ -1,5 +1,6 @@
 //! The operator log: to stderr, as text or JSON.
 
+use super::redact::Redacting;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::TryInitError;
@@ -44,7 +45,8 @@ pub fn subscribe(settings: &Settings) -> Result<(), SubscribeError> {
     use tracing_subscriber::util::SubscriberInitExt;
 
     let filter = EnvFilter::try_new(&settings.filter).map_err(SubscribeError::Filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Redacting(std::io::stderr()));
     match settings.format {
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
         LogFormat::Text => builder.with_ansi(false).finish().try_init(),

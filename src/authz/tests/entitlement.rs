@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use aws_lc_rs::rand::SystemRandom;
 
 use super::subject;
-use crate::authz::{Ask, Door, No, Permit, Toll, check};
+use crate::authz::{Ask, Door, No, Permit, Proviso, Toll, check, who_can};
 use crate::clock::Timestamp;
+use crate::credential::token::Proves;
 use crate::credential::{ApiKey, Evidence, HeaderEvidence, Peppers};
 use crate::id::EnvironmentId;
 use crate::identity::Subject;
@@ -417,4 +418,78 @@ fn of_several_operations_the_one_whose_condition_is_met_lets_in() {
     assert_eq!(world.ask(&[Key], "GET", "/acme/orders/7"), "tenants");
     assert_eq!(world.ask(&[Key], "GET", "/common/orders/7"), "tenants");
     assert_eq!(world.ask(&[Key], "GET", "/other/orders/7"), "condition-failed");
+}
+
+/// The ways in which the app of `world` may read an order, each with what must be so besides.
+fn ways(world: &World, issuers: &[(&str, Proves)]) -> Vec<String> {
+    let (path, service) = (PolicyPath::parse("/orders/7").unwrap(), "orders".parse().unwrap());
+    let ask = Ask::Http { service: &service, method: "GET", path: &path };
+    let door = Door { environment: world.environment.as_ref(), ..Door::default() };
+    let found = who_can(&world.registry, &ask, &[door], issuers, world.now);
+    let told = found.into_iter().map(|way| {
+        let provisos = way.provisos.iter().map(|proviso| match proviso {
+            Proviso::Claims(condition) => format!(" if {}", condition.as_str()),
+            Proviso::Credentials(found) => {
+                let bindings = found.iter().filter_map(|one| one.bindings.as_ref());
+                format!(" if {}", bindings.map(ToString::to_string).collect::<String>())
+            }
+            Proviso::Scopes(scopes) => format!(" if {}", scopes.join("+")),
+        });
+        format!("{}{}", way.kinds, provisos.collect::<String>())
+    });
+    told.collect()
+}
+
+#[test]
+fn who_can_names_the_credentials_that_the_gate_lets_in() {
+    let cases = [
+        (World::new(GRANT, "", "", ORDERS), vec!["mtls", "api_key"]),
+        (World::new(GRANT, "", "scopes = ['orders:write']", ORDERS), vec!["mtls"]),
+        (World::new(GRANT, "grants = []", "", ORDERS), vec!["api_key"]),
+        (
+            World::new(
+                GRANT,
+                "",
+                "grants = [{ product = 'orders', expires = 2026-01-01T00:00:00Z }]",
+                ORDERS,
+            ),
+            vec!["mtls"],
+        ),
+        (World::new(GRANT, "scopes = []", "scopes = []", ORDERS), vec![]),
+    ];
+    for (world, expected) in cases {
+        assert_eq!(ways(&world, &[]), expected);
+        for (kind, word) in [(Key, "api_key"), (Mtls, "mtls")] {
+            assert_eq!(world.check(&[kind], "GET", "/orders/7").is_ok(), expected.contains(&word), "{word}");
+        }
+    }
+    let elsewhere = ORDERS.replacen("scopes", "environments = ['prod']\nscopes", 1);
+    let mut world = World::new(GRANT, "", "", &elsewhere);
+    world.environment = Some("prod".parse().unwrap());
+    assert_eq!(ways(&world, &[]), ["mtls", "api_key"]);
+    world.environment = Some("test".parse().unwrap());
+    assert!(ways(&world, &[]).is_empty());
+}
+
+#[test]
+fn who_can_says_what_only_a_request_shows() {
+    let token = "[[app.token]]\nissuer = 'https://idp.test'\nclient_id = 'caller'\n";
+    let bound = "from = ['10.0.0.0/8']\nhours = '08:00-18:00'";
+    let world = World::new(GRANT, "scopes = []", &format!("{bound}\n{token}"), ORDERS);
+    assert_eq!(ways(&world, &[]), ["api_key if from 10.0.0.0/8 within 08:00-18:00 UTC"]);
+    assert_eq!(
+        ways(&world, &[("https://idp.test", Proves::Apps)])[0],
+        "token if orders:read",
+        "a token is nothing on file that is confined"
+    );
+
+    let stepped = ORDERS.replacen("path = ", "accepts = [['api_key', 'user_token']]\npath = ", 1).replacen(
+        "scopes = ['orders:read']",
+        "when = \"claim.team == app.attributes.team\"",
+        1,
+    );
+    let world = World::new(&format!("{GRANT}\nattributes = {{ team = 'a' }}"), "", "", &stepped);
+    assert!(ways(&world, &[]).is_empty(), "nobody's users are believed");
+    let users = ways(&world, &[("https://idp.test", Proves::Users)]);
+    assert_eq!(users, ["api_key+user_token if claim.team == app.attributes.team"]);
 }

@@ -52,6 +52,11 @@ impl TokenTrust {
         self.outside.get(issuer).map(|found| &**found)
     }
 
+    /// The outside issuers, each with whom its tokens speak of.
+    pub fn issuers(&self) -> impl Iterator<Item = (&str, Proves)> {
+        self.outside.iter().map(|(name, issuer)| (&**name, issuer.proves))
+    }
+
     /// What was taken back.
     #[must_use]
     pub fn denied(&self) -> &Denied {
