@@ -34,7 +34,7 @@ pub(super) enum Verb {
     /// Run the agent; what a bare `postern` does
     Run(RunArgs),
     /// Say everything that is wrong with configuration and registry
-    Check(Format),
+    Check(CheckArgs),
     /// Show how the running agent stands; exit 3 when it is not ready
     Status(Format),
     /// Show how the running agent would decide, and why; exit 3 when it would refuse
@@ -73,6 +73,16 @@ pub(super) struct RunArgs {
     /// The environment that the agent stands in, whatever the configuration says
     #[arg(long, value_name = "NAME")]
     pub(super) env: Option<EnvironmentId>,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct CheckArgs {
+    /// Fail on warnings, too: on what is allowed in the registry, and hardly meant
+    #[arg(long)]
+    pub(super) strict: bool,
+
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 #[derive(Args, Clone, Copy, Debug)]

@@ -25,7 +25,7 @@ fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
     let config = &line.config;
     match line.verb.unwrap_or_else(|| Verb::Run(RunArgs::default())) {
         Verb::Run(args) => run::run(config, args).map(|()| Verdict::Yes),
-        Verb::Check(format) => check::run(config, format).map(|()| Verdict::Yes),
+        Verb::Check(args) => check::run(config, args).map(|()| Verdict::Yes),
         Verb::Status(format) => block_on(status::run(config, format)),
         Verb::Explain(args) => block_on(explain::run(config, *args)),
         Verb::Ca { verb } => block_on(ca::run(config, verb)),

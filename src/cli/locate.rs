@@ -16,6 +16,8 @@ pub(super) struct Sketch {
     pub(super) admin_socket: Option<PathBuf>,
     /// Where the registry would be.
     pub(super) registry_dirs: Vec<PathBuf>,
+    /// All of it, if nothing is wrong with it.
+    pub(super) config: Option<Box<Config>>,
     /// What is wrong with it, if anything.
     pub(super) error: Option<ConfigError>,
 }
@@ -25,8 +27,9 @@ impl Sketch {
     pub(super) fn read(path: &Path) -> Self {
         match config::load(path) {
             Ok(config) => Self {
-                admin_socket: Some(config.admin_socket),
-                registry_dirs: config.registry_dirs,
+                admin_socket: Some(config.admin_socket.clone()),
+                registry_dirs: config.registry_dirs.clone(),
+                config: Some(Box::new(config)),
                 error: None,
             },
             Err(error) => {
@@ -53,6 +56,7 @@ impl Sketch {
         Self {
             admin_socket: text_at(root, "runtime_dir").map(|runtime| base.join(runtime).join(socket)),
             registry_dirs: folders.map(|folder| base.join(folder)).collect(),
+            config: None,
             error: None,
         }
     }
