@@ -61,6 +61,11 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: TokenVerb,
     },
+    /// Print what files may say, in JSON Schema
+    Schema {
+        /// Which files
+        which: Described,
+    },
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -73,6 +78,12 @@ pub(super) struct RunArgs {
     /// The environment that the agent stands in, whatever the configuration says
     #[arg(long, value_name = "NAME")]
     pub(super) env: Option<EnvironmentId>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum Described {
+    /// A file of the registry
+    Registry,
 }
 
 #[derive(Args, Clone, Copy, Debug)]

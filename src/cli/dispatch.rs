@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use super::args::{CommandLine, RunArgs, Verb};
 use super::output::{self, Verdict};
-use super::{ca, cert, check, explain, key, run, sign, status, token};
+use super::{ca, cert, check, explain, key, run, schema, sign, status, token};
 
 /// Reads the command line and does what it says.
 #[must_use]
@@ -33,6 +33,7 @@ fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
         Verb::Key { verb } => key::run(config, verb),
         Verb::Token { verb } => block_on(token::run(config, verb)),
         Verb::Sign(args) => sign::run(*args),
+        Verb::Schema { which } => schema::run(which).map(|()| Verdict::Yes),
         Verb::Completions { shell } => completions(shell),
     }
 }
