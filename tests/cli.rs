@@ -101,7 +101,46 @@ fn a_sound_configuration_is_fine() {
     let answer = world.postern("check");
     assert_eq!((answer.code, answer.err.as_str()), (0, ""), "{answer:?}");
     assert_eq!(answer.out, "postern.toml: fine; registry: 1 app, 0 products, 1 developer, 0 credentials\n");
-    assert_eq!(world.postern("check --json").json(), serde_json::json!({ "ok": true, "problems": [] }));
+    assert_eq!(
+        world.postern("check --json").json(),
+        serde_json::json!({ "ok": true, "problems": [], "warnings": [] })
+    );
+    assert_eq!(world.postern("check --strict").code, 0);
+}
+
+#[test]
+fn what_is_allowed_and_hardly_meant_fails_a_strict_check_only() {
+    let world = World::new();
+    let product = "[[product]]\nid = 'orders'\n[[product.operation]]\nservice = 'odrers'\nmethods = ['GET']\npath = '/orders'\n";
+    world.write("registry/products.toml", product);
+
+    let answer = world.postern("check");
+    assert_eq!((answer.code, answer.err.as_str()), (0, ""), "{answer:?}");
+    assert_eq!(
+        answer.out,
+        "warning: product-unreachable: product.orders: no app that may call has a grant to it that is in force or pending\n\
+         warning: service-unknown: product.orders.operation[1].service: the configuration has no service `odrers`\n\
+         postern.toml: fine but for 2 warnings; registry: 1 app, 1 product, 1 developer, 0 credentials\n"
+    );
+    let strict = world.postern("check --strict");
+    assert_eq!((strict.code, strict.err.as_str()), (1, "postern: 2 warnings\n"), "{strict:?}");
+    assert!(answer.out.starts_with(&strict.out) && !strict.out.contains("fine"), "{strict:?}");
+    let json = world.postern("check --json");
+    assert_eq!((json.code, &json.json()["ok"]), (0, &serde_json::json!(true)));
+    assert_eq!(
+        json.json()["warnings"][1],
+        serde_json::json!({
+            "lint": "service-unknown",
+            "key": "product.orders.operation[1].service",
+            "message": "the configuration has no service `odrers`",
+        })
+    );
+    assert_eq!(world.postern("check --json --strict").json()["ok"], false);
+    // What an agent guards is not known from a configuration that cannot be read.
+    world.write("postern.toml", &format!("thraeds = 4\n{CONFIG}"));
+    let broken = world.postern("check");
+    assert_eq!((broken.code, broken.err.as_str()), (1, "postern: 1 problem, 1 warning\n"), "{broken:?}");
+    assert!(broken.out.contains("thraeds") && !broken.out.contains("service-unknown"), "{broken:?}");
 }
 
 #[test]

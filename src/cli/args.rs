@@ -39,7 +39,7 @@ pub(super) enum Verb {
     /// Run the agent; what a bare `postern` does
     Run(RunArgs),
     /// Say everything that is wrong with configuration and registry
-    Check(Format),
+    Check(CheckArgs),
     /// Show how the running agent stands; exit 3 when it is not ready
     Status(Format),
     /// Show how the running agent would decide or has decided, and why; exit 3 when that is a refusal
@@ -95,6 +95,11 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: TokenVerb,
     },
+    /// Print what files may say, in JSON Schema
+    Schema {
+        /// Which files
+        which: Described,
+    },
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -107,6 +112,22 @@ pub(super) struct RunArgs {
     /// The environment that the agent stands in, whatever the configuration says
     #[arg(long, value_name = "NAME")]
     pub(super) env: Option<EnvironmentId>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum Described {
+    /// A file of the registry
+    Registry,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct CheckArgs {
+    /// Fail on warnings, too: on what is allowed in the registry, and hardly meant
+    #[arg(long)]
+    pub(super) strict: bool,
+
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 #[derive(Args, Clone, Copy, Debug)]

@@ -1,18 +1,19 @@
-//! `postern check`: everything that is wrong with what is on disk, at once, without starting anything.
+//! `postern check`: everything that is wrong with what is on disk, at once, without starting anything; and what is hardly meant.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
 use serde::Serialize;
 
-use super::args::Format;
+use super::args::CheckArgs;
 use super::locate::Sketch;
 use super::moment::count;
 use super::output;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::ConfigError;
-use crate::registry;
+use crate::config::{Config, ConfigError};
+use crate::registry::{self, Here, Lint, Snapshot};
 use crate::store::registry_dir;
 use crate::toml_text::Problem;
 
@@ -20,6 +21,7 @@ use crate::toml_text::Problem;
 struct Report {
     ok: bool,
     problems: Vec<Finding>,
+    warnings: Vec<Warning>,
 }
 
 /// One problem; the place is missing when a file cannot be read at all.
@@ -34,43 +36,85 @@ struct Finding {
     text: String,
 }
 
-pub(super) fn run(config: &Path, format: Format) -> anyhow::Result<()> {
-    let sketch = Sketch::read(config);
+/// Something in the registry that is allowed, and hardly meant.
+#[derive(Debug, Serialize)]
+struct Warning {
+    lint: &'static str,
+    key: String,
+    message: String,
+}
+
+pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyhow::Result<()> {
+    let Sketch { registry_dirs, config, error, .. } = Sketch::read(path);
     let mut problems = Vec::new();
-    match sketch.error {
+    match error {
         Some(ConfigError::Problems(found)) => problems.extend(found.into_iter().map(Finding::from)),
         Some(error @ ConfigError::Read { .. }) => problems.push(Finding::unplaced(error)),
         None => (),
     }
-    let mut summary = String::new();
-    let mut old = String::new();
-    match registry_dir::read(&sketch.registry_dirs).map(|sources| registry::parse(&sources)) {
+    let (mut summary, mut old, mut warnings) = (String::new(), String::new(), Vec::new());
+    match registry_dir::read(&registry_dirs).map(|sources| registry::parse(&sources)) {
         Ok(Ok(snapshot)) => {
-            summary = [
-                count(snapshot.counts().apps, "app"),
-                count(snapshot.counts().products, "product"),
-                count(snapshot.counts().developers, "developer"),
-                count(snapshot.counts().credentials, "credential"),
-            ]
-            .join(", ");
-            old = too_old(&snapshot, sketch.max_key_age);
+            summary = contents(&snapshot);
+            warnings = lints(&snapshot, config.as_deref());
+            old = too_old(&snapshot, config.as_deref().and_then(|config| config.key_rules.max_age));
         }
         Ok(Err(found)) => problems.extend(found.into_iter().map(Finding::from)),
         Err(error) => problems.push(Finding::unplaced(error)),
     }
-    let found = problems.len();
+    let (found, doubts) = (problems.len(), warnings.len());
+    let fails = found > 0 || (strict && doubts > 0);
     if format.json {
-        output::print_json(&Report { ok: found == 0, problems })?;
-    } else if found == 0 {
-        output::print(&format!("{}: fine; registry: {summary}\n{old}", config.display()))?;
+        output::print_json(&Report { ok: !fails, problems, warnings })?;
     } else {
-        let lines: String = problems.iter().map(|finding| format!("{}\n", finding.text)).collect();
-        output::print(&lines)?;
+        let lines = problems.iter().map(|finding| format!("{}\n", finding.text));
+        let doubtful = warnings
+            .iter()
+            .map(|Warning { lint, key, message }| format!("warning: {lint}: {key}: {message}\n"));
+        let mut text: String = lines.chain(doubtful).collect();
+        if !fails {
+            let but =
+                if doubts > 0 { format!(" but for {}", count(doubts, "warning")) } else { String::new() };
+            text.push_str(&format!("{}: fine{but}; registry: {summary}\n", path.display()));
+            text.push_str(&old);
+        }
+        output::print(&text)?;
     }
-    if found > 0 {
-        bail!("{}", count(found, "problem"));
+    match (found, doubts) {
+        _ if !fails => Ok(()),
+        (0, doubts) => bail!("{}", count(doubts, "warning")),
+        (found, 0) => bail!("{}", count(found, "problem")),
+        (found, doubts) => bail!("{}, {}", count(found, "problem"), count(doubts, "warning")),
     }
-    Ok(())
+}
+
+/// How much there is of everything.
+fn contents(registry: &Snapshot) -> String {
+    let counts = registry.counts();
+    [
+        count(counts.apps, "app"),
+        count(counts.products, "product"),
+        count(counts.developers, "developer"),
+        count(counts.credentials, "credential"),
+    ]
+    .join(", ")
+}
+
+/// What the registry says and hardly means; where an agent uses it, only if its configuration can be read.
+fn lints(registry: &Snapshot, config: Option<&Config>) -> Vec<Warning> {
+    let mut lints = registry::lint(registry, SystemClock.now());
+    if let Some(config) = config {
+        let services: HashSet<_> = config.services.iter().map(|service| &service.id).collect();
+        let here = Here { environment: config.environment(), services: &services };
+        lints.extend(registry::lint_here(registry, here));
+    }
+    lints.into_iter().map(Warning::from).collect()
+}
+
+impl From<Lint> for Warning {
+    fn from(Lint { name, key, message }: Lint) -> Self {
+        Self { lint: name.as_str(), key, message }
+    }
 }
 
 /// Warns of keys that are older than they may become.

@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, Parser as _};
 use super::args::{CommandLine, RunArgs, Verb};
 use super::output::{self, Verdict};
 use super::{
-    audit, ca, cert, check, clerk, explain, key, registry, run, sign, status, token, usage, who_can,
+    audit, ca, cert, check, clerk, explain, key, registry, run, schema, sign, status, token, usage, who_can,
 };
 
 /// Reads the command line and does what it says.
@@ -27,7 +27,7 @@ fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
     let config = &line.config;
     match line.verb.unwrap_or_else(|| Verb::Run(RunArgs::default())) {
         Verb::Run(args) => run::run(config, args).map(|()| Verdict::Yes),
-        Verb::Check(format) => check::run(config, format).map(|()| Verdict::Yes),
+        Verb::Check(args) => check::run(config, args).map(|()| Verdict::Yes),
         Verb::Status(format) => block_on(status::run(config, format)),
         Verb::Explain(args) => block_on(explain::run(config, *args)),
         Verb::WhoCan(args) => block_on(who_can::run(config, args)),
@@ -48,6 +48,7 @@ fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
         Verb::Key { verb } => key::run(config, verb),
         Verb::Token { verb } => block_on(token::run(config, verb)),
         Verb::Sign(args) => sign::run(*args),
+        Verb::Schema { which } => schema::run(which).map(|()| Verdict::Yes),
         Verb::Completions { shell } => completions(shell),
     }
 }

@@ -1,7 +1,6 @@
 //! Finds the running agent and the registry, even when the configuration on disk is broken: then more than ever.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use toml::de::DeTable;
@@ -17,8 +16,8 @@ pub(super) struct Sketch {
     pub(super) admin_socket: Option<PathBuf>,
     /// Where the registry would be.
     pub(super) registry_dirs: Vec<PathBuf>,
-    /// How old keys may become.
-    pub(super) max_key_age: Option<Duration>,
+    /// All of it, if nothing is wrong with it.
+    pub(super) config: Option<Box<Config>>,
     /// What is wrong with it, if anything.
     pub(super) error: Option<ConfigError>,
 }
@@ -28,9 +27,9 @@ impl Sketch {
     pub(super) fn read(path: &Path) -> Self {
         match config::load(path) {
             Ok(config) => Self {
-                admin_socket: Some(config.admin_socket),
-                registry_dirs: config.registry_dirs,
-                max_key_age: config.key_rules.max_age,
+                admin_socket: Some(config.admin_socket.clone()),
+                registry_dirs: config.registry_dirs.clone(),
+                config: Some(Box::new(config)),
                 error: None,
             },
             Err(error) => {
@@ -57,7 +56,7 @@ impl Sketch {
         Self {
             admin_socket: text_at(root, "runtime_dir").map(|runtime| base.join(runtime).join(socket)),
             registry_dirs: folders.map(|folder| base.join(folder)).collect(),
-            max_key_age: None,
+            config: None,
             error: None,
         }
     }

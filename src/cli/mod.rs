@@ -9,6 +9,7 @@ mod locate;
 mod local_ca;
 mod run;
 mod check;
+mod schema;
 mod status;
 mod explain;
 mod who_can;

@@ -216,6 +216,12 @@ impl Accepts {
         self.0.iter().any(|alternative| alternative.is_superset(kinds))
     }
 
+    /// Whether every alternative is met by whoever has proven `kinds` and nothing else.
+    #[must_use]
+    pub fn only_ask_for(&self, kinds: KindSet) -> bool {
+        self.0.iter().all(|&alternative| kinds.is_superset(alternative))
+    }
+
     /// The alternatives, as they were written.
     pub fn iter(&self) -> impl Iterator<Item = KindSet> {
         self.0.iter().copied()

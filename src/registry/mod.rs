@@ -15,12 +15,14 @@ mod limits;
 mod read;
 mod parse;
 mod library;
+mod lint;
 
 pub use binding::{Bindings, Hours, InvalidHours, InvalidNetwork, Network, Origin, Unbound};
 pub use changes::Changes;
 pub use condition::{AttributeValue, Attributes, Condition, Facts, InvalidCondition};
 pub use kind::{Accepts, CredentialKind, InvalidAccepts, KindSet, UnknownKind};
 pub use library::{Change, Library};
+pub use lint::{Here, Lint, LintName, MANY_PRODUCTS, SOON, lint, lint_here};
 pub use model::{
     App, AppStatus, Approval, CertificatesOnFile, Credential, CredentialSecret, CredentialStatus, Developer,
     DeveloperStatus, Grant, GrantStatus, InvalidMethod, KeyAlone, Method, Methods, MultiValued, Operation,

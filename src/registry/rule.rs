@@ -78,6 +78,34 @@ impl PathRule {
         begins && given.next().is_some() == (self.tail == Tail::Anything)
     }
 
+    /// Whether every path that `other` covers is surely covered by this rule, too. A no may be a yes that is hard to see.
+    #[must_use]
+    pub fn surely_covers(&self, other: &Self) -> bool {
+        let begins = || {
+            other.segments.len() >= self.segments.len()
+                && self.segments.iter().zip(&other.segments).all(|(one, other)| one.surely_covers(other))
+        };
+        match (self.tail, other.tail) {
+            _ if self.covers_all() => true,
+            (Tail::Anything, Tail::Anything) => begins(),
+            // A slash and something behind it: one segment more than the rule has.
+            (Tail::Anything, Tail::End) => begins() && other.segments.len() > self.segments.len(),
+            (Tail::End, Tail::End) => begins() && other.segments.len() == self.segments.len(),
+            (Tail::Anything | Tail::End, Tail::Everything) | (Tail::End, Tail::Anything) => false,
+            (Tail::Everything, _) => true,
+        }
+    }
+
+    /// Whether the rule covers every path, as `/` and `/**` do.
+    #[must_use]
+    pub fn covers_all(&self) -> bool {
+        match self.tail {
+            Tail::Everything => true,
+            Tail::Anything => self.segments.is_empty(),
+            Tail::End => false,
+        }
+    }
+
     /// Which segment of a path the variable `{name}` stands for, counted from none.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<usize> {
@@ -100,6 +128,14 @@ impl Segment {
             Self::Any => !text.is_empty(),
             Self::Literal(literal) => **literal == *text,
             Self::Pattern(pieces) => matches_pattern(pieces, text),
+        }
+    }
+
+    fn surely_covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Literal(_) | Self::Pattern(_), Self::Literal(text)) => self.matches(text),
+            (Self::Literal(_) | Self::Pattern(_), Self::Any | Self::Pattern(_)) => self == other,
         }
     }
 }
@@ -322,7 +358,48 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_rule_covers_another_only_where_that_is_sure() {
+        for (wide, narrow, sure) in [
+            ("/", "/**", true),
+            ("/**", "/", true),
+            ("/**", "/orders", true),
+            ("/orders/**", "/orders/1", true),
+            ("/orders/**", "/orders", false),
+            ("/orders/**", "/orders/**", true),
+            ("/orders/**", "/orders/*/lines/**", true),
+            ("/orders/*/**", "/orders/**", false),
+            ("/orders/*", "/orders/{id}", true),
+            ("/orders/{id}", "/orders/r-*.csv", true),
+            ("/orders/r-*.csv", "/orders/r-7.csv", true),
+            ("/orders/r-*.csv", "/orders/*", false),
+            ("/orders/*", "/orders/*/lines", false),
+            ("/orders/*", "/orders/**", false),
+            ("/orders/7", "/orders/7", true),
+            ("/orders/7", "/orders/*", false),
+            ("/orders", "/", false),
+        ] {
+            let rule = |text: &str| text.parse::<PathRule>().unwrap();
+
+            assert_eq!(rule(wide).surely_covers(&rule(narrow)), sure, "{wide} over {narrow}");
+        }
+    }
+
     proptest! {
+        /// What is called sure is so for every path.
+        #[test]
+        fn a_rule_that_surely_covers_another_covers_its_paths(
+            wide in "/|(/(a|b|\\*|a\\*|\\{x\\})){0,3}(/\\*\\*)?",
+            narrow in "/|(/(a|b|ab|\\*|a\\*|\\*b)){0,3}(/\\*\\*)?",
+            path in "(/[ab]{1,2}){0,4}/?",
+        ) {
+            if let (Ok(wide), Ok(narrow), Ok(path)) =
+                (wide.parse::<PathRule>(), narrow.parse::<PathRule>(), PolicyPath::parse(&path))
+            {
+                prop_assert!(!wide.surely_covers(&narrow) || !narrow.matches(&path) || wide.matches(&path));
+            }
+        }
+
         #[test]
         fn any_text_is_a_rule_or_refused(text in any::<String>(), path in any::<String>()) {
             if let (Ok(rule), Ok(path)) = (text.parse::<PathRule>(), PolicyPath::parse(&path)) {

@@ -13,7 +13,7 @@ use crate::credential::{ApiKey, Evidence, HeaderEvidence, Peppers};
 use crate::id::EnvironmentId;
 use crate::identity::Subject;
 use crate::registry::CredentialKind::{self, ApiKey as Key, Mtls};
-use crate::registry::{Origin, PolicyPath, Snapshot, Source, parse};
+use crate::registry::{LintName, Origin, PolicyPath, Snapshot, Source, lint, parse};
 use crate::secret::Secret;
 
 /// The app `caller` and the products that it may have to do with.
@@ -492,4 +492,46 @@ fn who_can_says_what_only_a_request_shows() {
     assert!(ways(&world, &[]).is_empty(), "nobody's users are believed");
     let users = ways(&world, &[("https://idp.test", Proves::Users)]);
     assert_eq!(users, ["api_key+user_token if claim.team == app.attributes.team"]);
+}
+
+/// Every pair of such operations: where the lint says that the second is never reached, nothing that is asked reaches it.
+#[test]
+fn what_is_called_shadowed_is_never_what_lets_in() {
+    let mut operations = Vec::new();
+    for methods in ["'GET'", "'*'"] {
+        for path in ["/", "/orders/**", "/orders/*", "/orders/7"] {
+            for accepts in ["", "accepts = [['mtls']]", "accepts = [['mtls'], ['api_key']]"] {
+                for scopes in ["", "scopes = ['s']"] {
+                    operations.push(format!(
+                        "service = 'orders'\nmethods = [{methods}]\npath = '{path}'\n{accepts}\n{scopes}\n"
+                    ));
+                }
+            }
+        }
+    }
+    let (mut shadowed, mut reached) = (0, 0);
+    for (first, second) in operations.iter().flat_map(|one| operations.iter().map(move |two| (one, two))) {
+        let rest = format!(
+            "[[product]]\nid = 'orders'\nscopes = ['s']\n[[product.operation]]\nid = 'first'\n{first}\
+             [[product.operation]]\nid = 'second'\n{second}"
+        );
+        let world = World::new(GRANT, "", "scopes = []", &rest);
+        let lints = lint(&world.registry, world.now);
+        let is_shadowed = lints.iter().any(|lint| lint.name == LintName::OperationShadowed);
+        let lets_in = |kinds: &[CredentialKind], method, path| {
+            let permit = world.check(kinds, method, path).ok()?;
+            permit.terms().operation.id.as_ref().map(ToString::to_string)
+        };
+        let paths = ["/", "/orders", "/orders/", "/orders/7", "/orders/8/", "/orders/7/lines"];
+        let asks = paths.into_iter().flat_map(|path| [("GET", path), ("POST", path)]);
+        let let_in = asks.flat_map(|(method, path)| {
+            [&[Mtls][..], &[Key], &[Mtls, Key]].map(|kinds| lets_in(kinds, method, path))
+        });
+        let is_reached = let_in.flatten().any(|operation| operation == "second");
+
+        assert!(!(is_shadowed && is_reached), "{rest}");
+        shadowed += usize::from(is_shadowed);
+        reached += usize::from(is_reached);
+    }
+    assert!(shadowed > 500 && reached > 500, "{shadowed} shadowed, {reached} reached");
 }
