@@ -44,4 +44,6 @@ pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing
 pub use tls::{TlsError, client_config, server_config, web_client_config};
 
 #[cfg(test)]
+mod agreement_tests;
+#[cfg(test)]
 mod tests;
