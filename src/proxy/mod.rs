@@ -50,4 +50,6 @@ pub use tls::{TlsError, client_config, server_config, web_client_config};
 pub use uses::{CredentialUse, UseReports};
 
 #[cfg(test)]
+mod agreement_tests;
+#[cfg(test)]
 mod tests;

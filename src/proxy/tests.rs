@@ -307,7 +307,7 @@ impl AsyncWrite for Watched {
     }
 }
 
-fn listener() -> Listener {
+pub(super) fn listener() -> Listener {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
