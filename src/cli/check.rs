@@ -118,7 +118,7 @@ impl From<Lint> for Warning {
 }
 
 /// Warns of keys that are older than they may become.
-fn too_old(snapshot: &registry::Snapshot, most: Option<Duration>) -> String {
+fn too_old(snapshot: &Snapshot, most: Option<Duration>) -> String {
     let now = SystemClock.now();
     let old = snapshot.credentials().filter(|key| most.is_some_and(|most| key.is_older_than(most, now)));
     old.map(|key| {

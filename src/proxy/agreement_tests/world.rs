@@ -30,7 +30,7 @@ use crate::proxy::admission::{Purpose, Trace, Verdict, Visitor, admit, request_i
 use crate::proxy::http_gate::{MAX_FIELDS, read_http1};
 use crate::proxy::rehearse::{Caller, Part, rehearse};
 use crate::proxy::request_id::RequestIds;
-use crate::proxy::settings::{Endpoint, Limits, ListenerSettings, ServiceSettings};
+use crate::proxy::settings::{Endpoint, ErrorFormat, Limits, ListenerSettings, ServiceSettings, Watch};
 use crate::proxy::snapshot::{Listener, Routes, Snapshot};
 use crate::proxy::tests::listener;
 use crate::registry::{Accepts, Source, parse};
@@ -126,6 +126,8 @@ impl<'k> World<'k> {
             endpoint: Endpoint::Whoami,
             accepts: accepts.as_ref().map(accepted),
             concurrency: None,
+            error_format: ErrorFormat::default(),
+            watch: Watch::Off,
         };
         let snapshot = Snapshot {
             registry: Arc::new(registry),
@@ -197,7 +199,7 @@ impl<'k> World<'k> {
         };
         match admit(&head, &visitor, &self.snapshot, &trace, (Purpose::Admit, at(0)), &mut out) {
             Ok(admission) => {
-                let verdict = Verdict::of_permit(&admission.permit, admission.service.id.as_str());
+                let verdict = admission.verdict();
                 answered(200, &verdict, admission.permit.terms().scopes().map(str::to_owned).collect())
             }
             Err((answer, verdict)) => {
