@@ -325,7 +325,11 @@ async fn an_operation_on_a_users_data_needs_the_user_too() {
     let key = TokenKey::ed25519();
     write(&scene.path().join("users.json"), &jwks(&[&key]));
     let world = scene.start().await;
-    let user = bearer(&key.token(USERS, "alice smith"));
+    let mut of_user = claims(USERS, "portal-client");
+    // What a client gets for itself proves no user.
+    let of_client = bearer(&key.sign_as(&key.id, &of_user));
+    of_user["sub"] = json!("alice smith");
+    let user = bearer(&key.sign_as(&key.id, &of_user));
     let ask = async |lines: String| world.talk(None).await.get("/me", &lines).await;
 
     let answer = ask(format!("{}{user}x-postern-user: mallory\r\n", api_key.line())).await;
@@ -341,6 +345,8 @@ async fn an_operation_on_a_users_data_needs_the_user_too() {
     assert_eq!(outcome(&without), (403, "step-up-required".into()));
     assert_eq!(without.header("www-authenticate"), Some("Bearer realm=\"postern\""));
     assert_eq!(outcome(&ask(user).await), (401, "missing-credential".into()));
+    let answer = ask(format!("{}{of_client}", api_key.line())).await;
+    assert_eq!(outcome(&answer), (401, "invalid-credential".into()));
     assert_eq!(service.seen().len(), 1);
 }
 

@@ -142,6 +142,11 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         }
     }
     if let Some(Placed { place, item }) = &tokens {
+        if issuers.iter().any(|issuer| issuer.item.issuer == item.issuer.as_str()) {
+            place.problem(
+                "`issuer` is the name of an outside issuer, too; whose token one is could not be told",
+            );
+        }
         for listener in &item.listeners {
             let http = listeners.iter().filter(|known| known.item.protocol == ListenerProtocol::Http);
             let known: Vec<&str> = http.map(|listener| listener.item.id.as_str()).collect();

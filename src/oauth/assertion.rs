@@ -56,8 +56,8 @@ pub(super) fn prove<'s>(
     }
     let id = claims.id.filter(|id| id.len() <= LONGEST_ID);
     let id = id.ok_or(Fault::client("The assertion must have a jti of at most 256 characters."))?;
-    // Without iat it may be as old as it can be.
-    let created = claims.issued.unwrap_or(claims.expires - LONGEST_ASSERTION);
+    // Without iat and nbf it may be as old as it can be.
+    let created = claims.issued.or(claims.not_before).unwrap_or(claims.expires - LONGEST_ASSERTION);
     Ok(Assertion { credential, id, created, until: claims.expires + LEEWAY })
 }
 
@@ -71,9 +71,9 @@ impl Assertion<'_> {
         match memory.spend_once(credential, &self.id, self.created, self.until, now) {
             NonceUsed::Fresh => Ok(()),
             NonceUsed::Full => Err(Fault::UNAVAILABLE),
-            NonceUsed::Used => {
-                Err(Fault::client("The assertion was used before, or was made before this agent began."))
-            }
+            NonceUsed::Used => Err(Fault::client(
+                "The assertion was used before, or may have been made before this agent began; an iat tells when it was.",
+            )),
         }
     }
 }

@@ -252,7 +252,7 @@ pub(super) fn admit<'s>(
 ) -> Result<Admission<'s>, (Answer, Verdict<'s>)> {
     let path = PolicyPath::parse(head.path);
     let service = path.as_ref().ok().and_then(|path| snapshot.routes.find(head.authority, path.as_str()));
-    let listener = visitor.listener.settings.accepts.as_ref();
+    let listener = snapshot.accepted_at(&visitor.listener.settings);
     let signatures = &*snapshot.signatures;
     let place = Place {
         levels: [listener, None],

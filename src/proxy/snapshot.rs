@@ -14,7 +14,7 @@ use crate::limit::{Inflight, Ledger, Throttle};
 use crate::oauth::Office;
 use crate::pki::{Life, Verified, Verifier};
 use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
-use crate::registry::Snapshot as Registry;
+use crate::registry::{Accepts, Snapshot as Registry};
 
 /// The data plane's view of the world. Loaded once per request.
 #[derive(Debug)]
@@ -54,6 +54,16 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What is accepted now at the listener by which somebody came in, whatever it is called by now; at one that is gone, what was
+    /// accepted then.
+    pub(super) fn accepted_at<'a>(&'a self, door: &'a ListenerSettings) -> Option<&'a Accepts> {
+        let is_same = |listener: &&Arc<Listener>| listener.settings.address == door.address;
+        let by_name = || self.listeners.get(&door.id);
+        let here =
+            by_name().filter(is_same).or_else(|| self.listeners.values().find(is_same)).or_else(by_name);
+        here.map_or(door, |listener| &listener.settings).accepts.as_ref()
+    }
+
     /// Where requests to `service` are paid for.
     pub(super) fn till(&self, service: &ServiceSettings) -> Till<'_> {
         let limited = service.concurrency.and_then(|_| self.inflight.get(&service.id));

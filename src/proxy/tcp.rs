@@ -92,7 +92,7 @@ pub(super) fn judge<'s>(
     let presented = evidence.kinds();
     let settings = snapshot.routes.service(service);
     let door = Door {
-        listener: visitor.listener.settings.accepts.as_ref(),
+        listener: snapshot.accepted_at(&visitor.listener.settings),
         service: settings.and_then(|settings| settings.accepts.as_ref()),
         environment: snapshot.environment.as_ref(),
     };
@@ -208,6 +208,9 @@ where
 /// One of the ends was cut and not closed.
 const BROKEN_OFF: &str = "broken-off";
 
+/// Whether a connection may go on is asked this often, whatever happens.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Ends when the connection may not go on: when it is not allowed any more, or a little before a drain ends, so that it is
 /// closed and not cut.
 async fn forbidden(
@@ -221,8 +224,10 @@ async fn forbidden(
         if let Err(code) = allowed() {
             return code;
         }
+        // What ends by itself, as a grant or a credential does, is told by nobody.
+        let changed = tokio::time::timeout(LOOK_AGAIN, signal.changed());
         // Without a sender there is no plane any more.
-        if draining || signal.changed().await.is_err() {
+        if draining || matches!(changed.await, Ok(Err(_))) {
             tokio::time::sleep(within.saturating_sub(Duration::from_secs(1))).await;
             return "agent-stopped";
         }

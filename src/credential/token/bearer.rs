@@ -51,6 +51,9 @@ pub enum Objection {
     /// It names no key of its issuer that is good, or none at all.
     #[error("its `kid` names no good key of its issuer")]
     Key,
+    /// It is of a client that acts for itself, where a user is to be proven.
+    #[error("its `sub` is a client, and no user")]
+    Client,
     /// It is not an access token.
     #[error("it is no access token: its `typ` says something else, or it has claims of an ID token")]
     Kind,
@@ -81,6 +84,7 @@ impl Objection {
             | Self::Form(_)
             | Self::Issuer
             | Self::Key
+            | Self::Client
             | Self::Kind
             | Self::Scheme
             | Self::Signature
@@ -152,6 +156,8 @@ impl<'a> Bearer<'a> {
                 let kind = match issuer.proves {
                     Proves::Apps => CredentialKind::Token,
                     Proves::Users if claims.subject.is_none() => return Err(Objection::Unfinished),
+                    // A client that asks for itself is the subject of its token, and no user (RFC 9068 §5).
+                    Proves::Users if is_of_client(&claims) => return Err(Objection::Client),
                     Proves::Users => CredentialKind::UserToken,
                 };
                 (kind, issuer.leeway)
@@ -221,6 +227,12 @@ impl<'a> Bearer<'a> {
         let text = self.text.get(SCHEME.len()..).map(<[u8]>::trim_ascii_start).unwrap_or_default();
         if text.is_empty() { Err(Objection::Scheme) } else { Ok(text) }
     }
+}
+
+/// Whether a token is of a client that acts for itself.
+fn is_of_client(claims: &Claims) -> bool {
+    let party = claims.all.get("azp").and_then(serde_json::Value::as_str);
+    claims.subject.is_some() && [claims.client_id.as_deref(), party].contains(&claims.subject.as_deref())
 }
 
 impl Token {

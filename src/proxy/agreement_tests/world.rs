@@ -276,6 +276,7 @@ impl TokenShown {
             About::Own(_, app) => (OWN, *app),
             About::User => (USERS, "jane"),
         };
+        let client = if matches!(self.about, About::User) { "portal" } else { subject };
         let (begins, ends) = match self.flaw {
             TokenFlaw::Audience | TokenFlaw::None => (at(0), at(600)),
             TokenFlaw::Early => (at(60), at(600)),
@@ -292,7 +293,7 @@ impl TokenShown {
             claims.insert((*name).to_owned(), value);
         }
         let usual = json!({
-            "iss": issuer, "aud": audience, "sub": subject, "client_id": subject, "iat": begins.unix(), "exp": ends.unix(),
+            "iss": issuer, "aud": audience, "sub": subject, "client_id": client, "iat": begins.unix(), "exp": ends.unix(),
             "jti": "j", "scope": self.scopes.join(" "),
         });
         claims.extend(usual.as_object().unwrap().clone());
