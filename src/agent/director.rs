@@ -308,9 +308,7 @@ impl Director {
             }
             return;
         }
-        if self.troubles.has(Trouble::Audit) && self.scribe.log.obstacle().is_none() {
-            self.troubles.clear(Trouble::Audit);
-        }
+        self.scribe.look_again();
         if self.troubles.clear(Trouble::State) {
             tracing::info!(path = %state_dir.display(), "the state directory can be written again");
         }

@@ -344,7 +344,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         issuers,
         found,
         own_tokens,
-        scribe: Scribe { log: audit, troubles: Arc::clone(&troubles) },
+        scribe: Scribe::new(audit, Arc::clone(&troubles)),
     };
     director.open_doors()?;
 
