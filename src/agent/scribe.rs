@@ -75,6 +75,22 @@ impl Scribe {
         }
     }
 
+    /// Writes down that what is on file was put into force, with `detail`, or why it was not.
+    pub(super) fn note_taken_over(
+        &self,
+        (verb, target): (&str, &str),
+        outcome: Result<String, String>,
+        now: Timestamp,
+    ) {
+        let fill = |event: &mut AuditEvent| {
+            if outcome.is_err() {
+                event.outcome = AuditOutcome::Failed;
+            }
+            event.detail = Some(outcome.unwrap_or_else(|why| why)).filter(|detail| !detail.is_empty());
+        };
+        self.note(verb, target, fill, now);
+    }
+
     /// Writes down which authorities have come, gone and moved.
     pub(super) fn note_authorities(&self, before: &HierarchyView, after: &HierarchyView, now: Timestamp) {
         let all = |view: &HierarchyView| {
