@@ -167,6 +167,9 @@ impl Steward for Scribe {
 
     async fn renew(&self, workload: WorkloadId) -> Result<(), StewardError> {
         self.note(format!("renew {workload}"));
+        if workload.to_string() == "slow" {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
         Ok(())
     }
 
@@ -253,6 +256,34 @@ impl World {
         while stream.read_buf(&mut answer).await.is_ok_and(|count| count > 0) {}
         String::from_utf8(answer).unwrap()
     }
+}
+
+#[tokio::test]
+async fn whoever_hangs_up_is_written_down_all_the_same() {
+    let world = World::start();
+    world.client.renew(&"billing".parse().unwrap()).await.unwrap();
+    let mut stream = UnixStream::connect(world.socket()).await.unwrap();
+    let request = "POST /v1/workloads/slow/renew HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    while !world.scribe.asked().contains(&"renew slow".to_owned()) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+
+    drop(stream);
+
+    let folder = world.directory.path().join("audit");
+    let log = AuditLog::new(AuditSettings { folder, rotate_at: ROTATE_AT, key: None });
+    let targets = || {
+        let records = log.records(|_| true).unwrap();
+        records.into_iter().map(|record| record.event.target).collect::<Vec<_>>()
+    };
+    for _ in 0..100 {
+        if targets().len() == 2 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(targets(), ["workload:billing", "workload:slow"]);
 }
 
 async fn health(scribe: &Arc<Scribe>, request: &str) -> String {

@@ -107,6 +107,21 @@ fn with_a_key_nobody_else_can_make_a_record() {
     assert_eq!(code, 3, "{out}");
 }
 
+#[test]
+fn a_revocation_that_fails_is_not_left_in_the_log_as_done() {
+    let scene = Scene::new();
+    scene.write();
+    let at = scene.path();
+    does(at, "cert revoke serial:0abc");
+    let told = |records: &[Value]| records.last().map(|last| (last["verb"].clone(), last["outcome"].clone()));
+    assert_eq!(told(&records(at)), Some(("cert.revoke".into(), "done".into())));
+    write(&at.join("state/revocations.toml"), "nonsense\n");
+
+    assert_eq!(run(at, "cert revoke serial:0def").0, 1);
+
+    assert_eq!(told(&records(at)), Some(("cert.revoke".into(), "failed".into())));
+}
+
 /// The agent's records, once there is one of this verb and target.
 async fn record(world: &World, verb: &str, target: &str) -> Value {
     let at = world.path().to_owned();
@@ -134,6 +149,23 @@ async fn the_agent_writes_down_what_it_takes_over_and_what_it_is_told() {
         (last["outcome"] == "failed").then_some(())
     })
     .await;
+
+    write(&world.path().join("registry/more.toml"), "[[developer]]\nid = \"more\"\n");
+    let at = world.path().to_owned();
+    tokio::task::spawn_blocking(move || {
+        does(&at, "cert revoke serial:0abc --reason gone");
+        does(&at, "key pepper add");
+    })
+    .await
+    .unwrap();
+    world.signal("HUP");
+    let revoked = record(&world, "trust.reload", "revocations").await;
+    assert_eq!(
+        (&revoked["before"], &revoked["after"]),
+        (&Value::from("0 revoked"), &Value::from("1 revoked"))
+    );
+    assert_eq!(record(&world, "pepper.follow", "peppers").await["after"], "p1, p2");
+    assert_eq!(record(&world, "config.reload", "config").await["outcome"], "done");
 
     let at = world.path().to_owned();
     tokio::task::spawn_blocking(move || does(&at, "ca rotate")).await.unwrap();

@@ -1,8 +1,9 @@
 //! The admin API over a Unix socket: what a caller may ask for is said by its role, and every change and refusal is written down.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
@@ -18,10 +19,10 @@ use super::connections::{self, Bounds};
 use super::roles::{Peer, Role, Roles};
 use super::signing::{InstallationOrder, RequestOrder, SignatureOrder};
 use super::steward::{Steward, StewardError};
-use super::tokens::TokenKeyOrder;
+use super::tokens::{TokenKeyOrder, WithdrawOrder};
 use super::view::{MoveOrder, Moved, Order, RevokeOrder};
 use crate::causes::Causes;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::id::WorkloadId;
 use crate::pki::Level;
 use crate::store::socket_file::{self, SocketError};
@@ -55,13 +56,14 @@ pub async fn serve<S: Steward>(
     doorman: Doorman,
     shutdown: impl Future<Output = ()>,
 ) {
+    let refusals = Arc::new(Refusals::default());
     let begin = |stream: &tokio::net::UnixStream| {
         let credentials = stream.peer_cred();
-        let (steward, doorman) = (Arc::clone(&steward), doorman.clone());
+        let (steward, doorman, refusals) = (Arc::clone(&steward), doorman.clone(), Arc::clone(&refusals));
         move |request: Request<Incoming>| {
             let (steward, doorman) = (Arc::clone(&steward), doorman.clone());
             let caller = Caller::of(&credentials);
-            async move { answer_to(request, caller, doorman, &*steward).await }
+            answer_to(request, caller, (doorman, Arc::clone(&refusals)), steward)
         }
     };
     connections::serve(listener, BOUNDS, begin, shutdown).await;
@@ -94,11 +96,11 @@ impl Caller {
     }
 }
 
-async fn answer_to(
+async fn answer_to<S: Steward>(
     request: Request<Incoming>,
     caller: Caller,
-    doorman: Doorman,
-    steward: &impl Steward,
+    (doorman, refusals): (Doorman, Arc<Refusals>),
+    steward: Arc<S>,
 ) -> Answer {
     let path = request.uri().path().to_owned();
     let Some((call, method)) = Call::parse(&path) else { return answer::not_found(&path) };
@@ -110,7 +112,7 @@ async fn answer_to(
     let peer = tokio::task::spawn_blocking(move || Peer::of(uid, gid)).await.unwrap_or_default();
     let role = doorman.roles.of(&peer, rustix::process::geteuid().as_raw());
     let needed = call.needs();
-    let witness = Witness { doorman, peer, path: path.clone() };
+    let witness = Witness { doorman, peer, matter: Matter::of(&path) };
     if role.is_none_or(|role| role < needed) {
         tracing::warn!(uid, pid, path, %needed, "refused");
         let had = role.map_or("nobody", Role::as_str);
@@ -120,7 +122,13 @@ async fn answer_to(
                 "only {needed}s may do that, and you are {had}: root and the agent's own user are, and [admin] names others"
             ),
         };
-        witness.note(AuditOutcome::Refused, Some(format!("needs {needed}, is {had}"))).await;
+        if let Some(others) = refusals.admit(uid, &witness.matter.verb, witness.doorman.clock.now()) {
+            let others = match others {
+                0 => String::new(),
+                others => format!("; as often before, without a record: {others}"),
+            };
+            witness.note(AuditOutcome::Refused, Some(format!("needs {needed}, is {had}{others}"))).await;
+        }
         return answer::problem(StatusCode::FORBIDDEN, "not-permitted", &detail);
     }
     if call.changes_something() {
@@ -137,17 +145,27 @@ async fn answer_to(
             return answer::problem(StatusCode::BAD_REQUEST, "bad-body", &error.to_string());
         }
     };
-    let changes = call.changes_something() && !is_rehearsal(&body);
-    let outcome = call.carry_out(&body, steward).await;
-    if changes {
-        let (word, why) = match &outcome {
-            Ok(_) => (AuditOutcome::Done, None),
-            Err(StewardError::Failed(why)) => (AuditOutcome::Failed, Some(why.clone())),
-            Err(error) => (AuditOutcome::Refused, Some(error.to_string())),
-        };
-        witness.note(word, why).await;
+    // On its own, for a caller who hangs up must neither break off what is under way nor keep it out of the log.
+    let work = tokio::spawn(async move {
+        let witness = call.changes(&body).then(|| witness.about(call.matter(&body)));
+        let outcome = call.carry_out(&body, &*steward).await;
+        if let Some(witness) = witness {
+            let (word, why) = match &outcome {
+                Ok(_) => (AuditOutcome::Done, None),
+                Err(StewardError::Failed(why)) => (AuditOutcome::Failed, Some(why.clone())),
+                Err(error) => (AuditOutcome::Refused, Some(error.to_string())),
+            };
+            witness.note(word, why).await;
+        }
+        outcome
+    });
+    match work.await {
+        Ok(outcome) => outcome.unwrap_or_else(|error| answer::refusal(&error)),
+        Err(error) => {
+            tracing::error!(%error, path, "a request was broken off");
+            answer::refusal(&StewardError::Failed("the request was broken off".to_owned()))
+        }
     }
-    outcome.unwrap_or_else(|error| answer::refusal(&error))
 }
 
 /// Whether a request only asks what would be.
@@ -160,22 +178,75 @@ fn is_rehearsal(body: &[u8]) -> bool {
     serde_json::from_slice::<Terms>(body).is_ok_and(|terms| terms.dry_run)
 }
 
+/// Who was refused what of late: nobody may fill the disk with refusals.
+#[derive(Debug, Default)]
+struct Refusals(Mutex<BTreeMap<(Option<u32>, String), Refused>>);
+
+/// Refusals of one kind.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    /// When one was written down.
+    noted: Timestamp,
+    /// As many were not since.
+    others: u64,
+}
+
+/// Of refusals of one user and one verb, one is written down in this time.
+const REFUSALS_EVERY: Duration = Duration::from_secs(60);
+
+/// So many kinds of refusals are told apart; what is beyond counts as one.
+const REFUSAL_KINDS: usize = 1024;
+
+impl Refusals {
+    /// Whether a refusal is to be written down; with it, how many of its kind were not.
+    fn admit(&self, uid: Option<u32>, verb: &str, now: Timestamp) -> Option<u64> {
+        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // After the clock was set back, what was noted lies ahead.
+        let is_fresh = |kind: &Refused| now >= kind.noted && now.since(kind.noted) < REFUSALS_EVERY;
+        let mut key = (uid, verb.to_owned());
+        if kinds.len() >= REFUSAL_KINDS && !kinds.contains_key(&key) {
+            kinds.retain(|_, kind| is_fresh(kind));
+            if kinds.len() >= REFUSAL_KINDS {
+                key = (None, String::new());
+            }
+        }
+        match kinds.get_mut(&key) {
+            Some(kind) if is_fresh(kind) => {
+                kind.others += 1;
+                None
+            }
+            kind => {
+                let others = kind.map_or(0, |kind| kind.others);
+                kinds.insert(key, Refused { noted: now, others: 0 });
+                Some(others)
+            }
+        }
+    }
+}
+
 /// Somebody's request, for the audit log.
 #[derive(Clone)]
 struct Witness {
     doorman: Doorman,
     peer: Peer,
-    path: String,
+    matter: Matter,
 }
 
 impl Witness {
+    /// The same, with what the body says of the matter.
+    fn about(mut self, (target, reason): (Option<String>, Option<String>)) -> Self {
+        self.matter.target = target.unwrap_or(self.matter.target);
+        self.matter.reason = reason;
+        self
+    }
+
     async fn obstacle(&self) -> Option<String> {
         let audit = Arc::clone(&self.doorman.audit);
         tokio::task::spawn_blocking(move || audit.obstacle()).await.unwrap_or_default()
     }
 
     async fn note(&self, outcome: AuditOutcome, detail: Option<String>) {
-        let Self { doorman, peer, path } = self.clone();
+        let Self { doorman, peer, matter: Matter { verb, target, reason } } = self.clone();
         let written = tokio::task::spawn_blocking(move || {
             let name = match (peer.user, peer.uid) {
                 (Some(user), _) => user,
@@ -183,31 +254,43 @@ impl Witness {
                 (None, None) => "unknown".to_owned(),
             };
             let actor = Actor { name, uid: peer.uid, sudo_uid: None };
-            let (verb, target) = told(&path);
             let mut event = AuditEvent::new(actor, verb, target, outcome, doorman.clock.now());
-            event.detail = detail;
+            (event.detail, event.reason) = (detail, reason);
             doorman.audit.append(event)
         });
         match written.await {
             Ok(Ok(_)) => (),
             Ok(Err(error)) => {
-                tracing::error!(error = %Causes(&error), path = self.path, "not written into the audit log");
+                tracing::error!(error = %Causes(&error), verb = self.matter.verb, "not written into the audit log");
             }
-            Err(error) => tracing::error!(%error, path = self.path, "not written into the audit log"),
+            Err(error) => tracing::error!(%error, verb = self.matter.verb, "not written into the audit log"),
         }
     }
 }
 
-/// The verb and the target of a request: `authorities/issuing/rotate` is `ca.rotate` of `authority:issuing`.
-fn told(path: &str) -> (String, String) {
-    let path = path.strip_prefix("/v1/").unwrap_or(path);
-    match path.split('/').collect::<Vec<_>>().as_slice() {
-        ["authorities", level, verb] => (format!("ca.{verb}"), format!("authority:{level}")),
-        ["authorities", verb] => (format!("ca.{verb}"), "authority:issuing".to_owned()),
-        ["certificates"] => ("cert.issue".to_owned(), "certificate".to_owned()),
-        ["workloads", workload, verb] => (format!("cert.{verb}"), format!("workload:{workload}")),
-        [verb] => (format!("agent.{verb}"), "agent".to_owned()),
-        _ => ("agent.ask".to_owned(), path.to_owned()),
+/// What a request is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Matter {
+    verb: String,
+    target: String,
+    reason: Option<String>,
+}
+
+impl Matter {
+    /// As far as the path says: `authorities/issuing/rotate` is `ca.rotate` of `authority:issuing`.
+    fn of(path: &str) -> Self {
+        let path = path.strip_prefix("/v1/").unwrap_or(path);
+        let (verb, target) = match path.split('/').collect::<Vec<_>>().as_slice() {
+            ["authorities", level, verb] => (format!("ca.{verb}"), format!("authority:{level}")),
+            ["authorities", verb] => (format!("ca.{verb}"), "authority:issuing".to_owned()),
+            ["certificates"] => ("cert.issue".to_owned(), "certificate".to_owned()),
+            ["tokens", "keys", "kill"] => ("token.kill-key".to_owned(), "key".to_owned()),
+            ["tokens", "withdraw"] => ("token.revoke".to_owned(), "token".to_owned()),
+            ["workloads", workload, verb] => (format!("cert.{verb}"), format!("workload:{workload}")),
+            [verb] => (format!("agent.{verb}"), "agent".to_owned()),
+            _ => ("agent.ask".to_owned(), path.to_owned()),
+        };
+        Self { verb, target, reason: None }
     }
 }
 
@@ -286,6 +369,38 @@ impl Call {
                 | Self::Uses
                 | Self::WhoCan
         )
+    }
+
+    /// Whether this request, with its body, changes something.
+    fn changes(&self, body: &[u8]) -> bool {
+        // Only what can be rehearsed is asked whether it is.
+        let has_rehearsal =
+            matches!(self, Self::Change(..) | Self::Install | Self::Request | Self::Revoke(_) | Self::Sign);
+        self.changes_something() && !(has_rehearsal && is_rehearsal(body))
+    }
+
+    /// What the body says of the target and of the reason; a token itself is not told.
+    fn matter(&self, body: &[u8]) -> (Option<String>, Option<String>) {
+        match self {
+            Self::KillTokenKey => {
+                let order = read::<TokenKeyOrder>(body).ok();
+                (order.map(|order| format!("key:{}", order.key)), None)
+            }
+            Self::Revoke(_) => match read::<RevokeOrder>(body) {
+                Ok(order) => (Some(format!("authority:{}", order.id)), Some(order.reason)),
+                Err(_) => (None, None),
+            },
+            Self::WithdrawTokens => {
+                let target = match read::<WithdrawOrder>(body) {
+                    Ok(WithdrawOrder::App(id)) => Some(format!("app:{id}")),
+                    Ok(WithdrawOrder::Credential(id)) => Some(format!("credential:{id}")),
+                    Ok(WithdrawOrder::Jti(jti)) => Some(format!("jti:{jti}")),
+                    Ok(WithdrawOrder::Token(_)) | Err(_) => None,
+                };
+                (target, None)
+            }
+            _ => (None, None),
+        }
     }
 
     const fn needs(&self) -> Role {
@@ -394,15 +509,58 @@ mod tests {
 
     #[test]
     fn a_request_has_a_verb_and_a_target() {
-        let words = |path| told(path);
-
-        assert_eq!(
-            words("/v1/authorities/root/rotate"),
-            ("ca.rotate".to_owned(), "authority:root".to_owned())
-        );
-        assert_eq!(words("/v1/workloads/web/renew"), ("cert.renew".to_owned(), "workload:web".to_owned()));
-        assert_eq!(words("/v1/reload"), ("agent.reload".to_owned(), "agent".to_owned()));
+        for (path, verb, target) in [
+            ("/v1/authorities/root/rotate", "ca.rotate", "authority:root"),
+            ("/v1/workloads/web/renew", "cert.renew", "workload:web"),
+            ("/v1/reload", "agent.reload", "agent"),
+            ("/v1/tokens/withdraw", "token.revoke", "token"),
+            ("/v1/tokens/keys/kill", "token.kill-key", "key"),
+        ] {
+            let matter = Matter::of(path);
+            assert_eq!((&*matter.verb, &*matter.target), (verb, target), "{path}");
+        }
         assert!(is_rehearsal(br#"{"dry_run": true}"#) && !is_rehearsal(b"") && !is_rehearsal(b"{}"));
+    }
+
+    #[test]
+    fn the_body_says_what_a_request_is_about() {
+        let about = |path: &str, body: &str| Call::parse(path).unwrap().0.matter(body.as_bytes());
+        let target = |body| about("/v1/tokens/withdraw", body).0;
+
+        assert_eq!(target(r#"{"app": "ledger"}"#).as_deref(), Some("app:ledger"));
+        assert_eq!(target(r#"{"credential": "0000000000A1"}"#).as_deref(), Some("credential:0000000000A1"));
+        assert_eq!(target(r#"{"jti": "j1"}"#).as_deref(), Some("jti:j1"));
+        assert_eq!(target(r#"{"token": "eyJ"}"#), None);
+        assert_eq!(about("/v1/tokens/keys/kill", r#"{"key": "k1"}"#).0.as_deref(), Some("key:k1"));
+        let id = "ab".repeat(20);
+        let revocation = format!(r#"{{"id": "{id}", "reason": "key copied"}}"#);
+        let told = about("/v1/authorities/root/revoke", &revocation);
+        assert_eq!(told, (Some(format!("authority:{id}")), Some("key copied".to_owned())));
+    }
+
+    #[test]
+    fn only_what_can_be_rehearsed_is_believed_to_be_a_rehearsal() {
+        let changes = |path: &str, body: &str| Call::parse(path).unwrap().0.changes(body.as_bytes());
+        let rehearsal = r#"{"dry_run": true}"#;
+
+        assert!(!changes("/v1/authorities/root/rotate", rehearsal));
+        assert!(changes("/v1/authorities/root/rotate", ""));
+        for path in ["/v1/reload", "/v1/workloads/web/renew", "/v1/tokens/withdraw", "/v1/tokens/keys/kill"] {
+            assert!(changes(path, rehearsal), "{path}");
+        }
+    }
+
+    #[test]
+    fn of_many_refusals_one_a_minute_is_written_down_and_the_others_are_counted() {
+        let (refusals, start) = (Refusals::default(), Timestamp::FLOOR);
+        let admit =
+            |uid, verb: &str, seconds| refusals.admit(Some(uid), verb, start + Duration::from_secs(seconds));
+
+        assert_eq!(admit(7, "ca.rotate", 0), Some(0));
+        assert_eq!((admit(7, "ca.rotate", 1), admit(7, "ca.rotate", 59)), (None, None));
+        assert_eq!((admit(8, "ca.rotate", 1), admit(7, "ca.revoke", 1)), (Some(0), Some(0)));
+        assert_eq!(admit(7, "ca.rotate", 60), Some(2));
+        assert_eq!(admit(7, "ca.rotate", 0), Some(0));
     }
 
     #[test]

@@ -467,8 +467,8 @@ impl MoveOrder {
 /// How an authority is to be revoked.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct RevokeOrder {
-    id: AuthorityId,
-    reason: String,
+    pub(super) id: AuthorityId,
+    pub(super) reason: String,
     #[serde(default)]
     force: bool,
     #[serde(default)]

@@ -308,9 +308,7 @@ impl Director {
             }
             return;
         }
-        if self.troubles.has(Trouble::Audit) && self.scribe.log.obstacle().is_none() {
-            self.troubles.clear(Trouble::Audit);
-        }
+        self.scribe.look_again();
         if self.troubles.clear(Trouble::State) {
             tracing::info!(path = %state_dir.display(), "the state directory can be written again");
         }
@@ -368,10 +366,16 @@ impl Director {
         if next.versions().eq(self.materials.peppers.versions()) {
             return;
         }
-        let versions: Vec<&str> = next.versions().collect();
-        let versions = versions.join(", ");
+        let all = |peppers: &Peppers| peppers.versions().collect::<Vec<_>>().join(", ");
+        let (former, versions) = (all(&self.materials.peppers), all(&next));
         match self.publish(Materials { peppers: next, ..self.materials.clone() }) {
-            Ok(()) => tracing::info!(versions, "peppers in force"),
+            Ok(()) => {
+                tracing::info!(versions, "peppers in force");
+                let fill = |event: &mut AuditEvent| {
+                    (event.before, event.after) = (Some(former), Some(versions));
+                };
+                self.scribe.note("pepper.follow", "peppers", fill, self.clock.now());
+            }
             Err(error) => tracing::error!(error = %Causes(&error), "new peppers cannot be put into force"),
         }
     }
@@ -475,6 +479,23 @@ impl Director {
     /// Tells who has to know that other certificates are believed than `before`.
     async fn note_trust(&self, before: &Materials) {
         tracing::info!(revoked = self.materials.revocations.iter().len(), "trust in force");
+        let now = self.clock.now();
+        if !Arc::ptr_eq(&before.bundles, &self.materials.bundles) {
+            let detail = Ok("other trust bundles are in force".to_owned());
+            self.scribe.note_taken_over(("trust.reload", "bundles"), detail, now);
+        }
+        if !Arc::ptr_eq(&before.revocations, &self.materials.revocations) {
+            let fill = |event: &mut AuditEvent| {
+                let count =
+                    |materials: &Materials| Some(format!("{} revoked", materials.revocations.iter().len()));
+                (event.before, event.after) = (count(before), count(&self.materials));
+            };
+            self.scribe.note("trust.reload", "revocations", fill, now);
+        }
+        if !Arc::ptr_eq(&before.crls, &self.materials.crls) {
+            let detail = Ok("other revocation lists are in force".to_owned());
+            self.scribe.note_taken_over(("trust.reload", "crls"), detail, now);
+        }
         if !Arc::ptr_eq(&before.revocations, &self.materials.revocations) {
             // The owner of the CA reads for itself, so that it never goes back behind what it has written.
             if self.commands.send(issuance::Command::Revoked).await.is_err() {
@@ -541,16 +562,22 @@ impl Director {
             error,
             "what is trusted or revoked on disk is wrong; the last good state stays in force"
         );
+        if self.in_force.load().trust_error.as_ref() != Some(&error) {
+            let why = Err(error.clone());
+            self.scribe.note_taken_over(("trust.reload", "trust"), why, self.clock.now());
+        }
         self.update(|state| state.trust_error = Some(error));
     }
 
     async fn reload_all(&mut self) -> Result<Vec<String>, ReloadError> {
         let outcome = self.reload_config().await;
+        let now = self.clock.now();
         match &outcome {
-            Ok(_) => {
+            Ok(changes) => {
                 self.metrics.count_reload(true);
                 tracing::info!("configuration in force");
-                let (config, now) = (Arc::clone(&self.materials.config), self.clock.now());
+                self.scribe.note_taken_over(("config.reload", "config"), Ok(changes.join("; ")), now);
+                let config = Arc::clone(&self.materials.config);
                 self.update(|state| {
                     state.config = config;
                     state.config_loaded_at = now;
@@ -564,6 +591,7 @@ impl Director {
                     problems = error,
                     "the configuration on disk cannot be put into force; the last good one stays"
                 );
+                self.scribe.note_taken_over(("config.reload", "config"), Err(error.clone()), now);
                 self.update(|state| state.config_error = Some(error));
             }
         }

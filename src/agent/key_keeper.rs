@@ -6,15 +6,17 @@
 //!
 //! **Invariant:** a key that was revoked is not replaced by itself: somebody meant it. Removing the file asks for another one.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand::SystemRandom;
 use data_encoding::HEXLOWER;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::director::InForce;
@@ -27,9 +29,9 @@ use crate::credential::ApiKey;
 use crate::id::CredentialId;
 use crate::proxy::Current;
 use crate::registry::{AppStatus, Credential, CredentialStatus, DeveloperStatus, Snapshot};
-use crate::store::atomic_file;
 use crate::store::registry_change::{Change, Target};
 use crate::store::registry_edit::{self, Edit, StoredApiKey};
+use crate::store::{atomic_file, disk};
 use crate::telemetry::{Actor, AuditEvent, AuditLog, AuditOutcome};
 
 /// What there is to do for one delivery.
@@ -97,10 +99,17 @@ pub(super) struct KeyKeeper {
     pub(super) in_force: Arc<ArcSwap<InForce>>,
     pub(super) audit: Arc<AuditLog>,
     pub(super) troubles: Arc<Troubles>,
+    pub(super) setbacks: Setbacks,
 }
+
+/// By the file of a delivery: why no key could be made for it, and when that is tried again.
+pub(super) type Setbacks = Mutex<BTreeMap<PathBuf, (String, Instant)>>;
 
 /// Deliveries are looked at this often.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Every try at a key may leave records, and reads the whole registry: after one that failed, the next waits.
+const SETBACK: Duration = Duration::from_secs(120);
 
 impl KeyKeeper {
     /// Sees to them until it is dropped.
@@ -158,9 +167,34 @@ impl KeyKeeper {
                 Ok(())
             }
             Step::GiveUp => fs::remove_file(&beside).map_err(|error| error.to_string()),
-            Step::Make(old) => self.make(delivery, registry_dirs, old, now),
+            Step::Make(old) => self.try_to_make(delivery, registry_dirs, old, now),
             Step::Wait => Ok(()),
         }
+    }
+
+    /// Makes a key, unless that failed a moment ago.
+    fn try_to_make(
+        &self,
+        delivery: &KeyDelivery,
+        registry_dirs: &[PathBuf],
+        old: Option<CredentialId>,
+        now: Timestamp,
+    ) -> Result<(), String> {
+        let mut setbacks = self.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((why, until)) = setbacks.get(&delivery.file)
+            && Instant::now() < *until
+        {
+            return Err(why.clone());
+        }
+        let made = self.make(delivery, registry_dirs, old, now);
+        match &made {
+            Ok(()) => drop(setbacks.remove(&delivery.file)),
+            Err(why) => {
+                let setback = (why.clone(), Instant::now() + SETBACK);
+                drop(setbacks.insert(delivery.file.clone(), setback));
+            }
+        }
+        made
     }
 
     fn make(
@@ -194,6 +228,10 @@ impl KeyKeeper {
         };
         let prepared = registry_edit::prepare(registry_dirs, &edit, None);
         let prepared = prepared.map_err(|error| Causes(&error).to_string())?;
+        // What cannot be done anyway leaves no record that it was, and none that it was not.
+        if let Some(why) = prepared.path.parent().and_then(disk::obstacle) {
+            return Err(format!("{}: {why}", prepared.path.display()));
+        }
         self.lay_ready(delivery, key.text().expose_secret())?;
         let mut event =
             AuditEvent::new(Actor::agent(), verb, target.to_string(), AuditOutcome::Done, self.clock.now());
@@ -202,14 +240,27 @@ impl KeyKeeper {
         event.registry = Some(prepared.after.version().to_owned());
         event.detail = Some(format!("credential:{id} goes to {}", delivery.file.display()));
         event.reason = Some(format!("[keys] every {}", delivery.every.as_secs()));
-        let written = self.audit.append(event).map_err(|error| Causes(&error).to_string());
-        let done = written.and_then(|_| prepared.commit().map_err(|error| Causes(&error).to_string()));
+        let written = self.audit.append(event.clone()).map_err(|error| Causes(&error).to_string());
+        let done = written.and_then(|_| {
+            let committed = prepared.commit().map_err(|error| Causes(&error).to_string());
+            committed.inspect_err(|why| self.take_back(event, why))
+        });
         if done.is_err() {
             drop(fs::remove_file(beside(&delivery.file)));
         } else {
             tracing::info!(app.id = %delivery.app, credential.id = %id, "a key was made");
         }
         done
+    }
+
+    /// Writes down that what `event` tells of has failed.
+    fn take_back(&self, mut event: AuditEvent, why: &str) {
+        event.outcome = AuditOutcome::Failed;
+        event.after.clone_from(&event.before);
+        event.detail = Some(why.to_owned());
+        if let Err(error) = self.audit.append(event) {
+            tracing::error!(error = %Causes(&error), why, "a failure is not written into the audit log");
+        }
     }
 
     /// Writes the key beside its file, for its reader's eyes only.

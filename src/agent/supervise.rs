@@ -17,7 +17,7 @@ use super::attestor::KernelAttestor;
 use super::detectors::{Detections, Detectors};
 use super::director::{Deliveries, Director, InForce, Order};
 use super::issuers::Issuers;
-use super::key_keeper::KeyKeeper;
+use super::key_keeper::{KeyKeeper, Setbacks};
 use super::key_uses::KeyUses;
 use super::limit_keeper::{KeeperError, LimitKeeper};
 use super::quickstart::{self, Quickstart, QuickstartError};
@@ -322,6 +322,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         in_force: Arc::clone(&in_force),
         audit: Arc::clone(&audit),
         troubles: Arc::clone(&troubles),
+        setbacks: Setbacks::default(),
     };
     let director = Director {
         clock,
@@ -344,7 +345,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         issuers,
         found,
         own_tokens,
-        scribe: Scribe { log: audit, troubles: Arc::clone(&troubles) },
+        scribe: Scribe::new(audit, Arc::clone(&troubles)),
     };
     director.open_doors()?;
 

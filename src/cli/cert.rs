@@ -19,7 +19,6 @@ use crate::config::Config;
 use crate::id::WorkloadId;
 use crate::pki::{Revocation, Revoked};
 use crate::store::{atomic_file, pem, revocation_file};
-use crate::telemetry::AuditOutcome;
 
 pub(super) async fn run(config: &Path, verb: CertVerb) -> anyhow::Result<Verdict> {
     match verb {
@@ -75,13 +74,14 @@ async fn revoke(config: &Path, what: Revoked, reason: String, dry_run: bool) -> 
         return Ok(());
     }
     let target = format!("certificate:{what}");
-    clerk::note(&config, "cert.revoke", &target, Some(reason.clone()), AuditOutcome::Done)
-        .context("nothing was changed")?;
+    let told = ("cert.revoke", target.as_str(), Some(reason.clone()));
     let revocation = Revocation { at: SystemClock.now().to_whole_second(), reason };
     let mut is_new = true;
-    revocation_file::update(&config.state_dir, |list| {
-        is_new = list.iter().all(|(revoked, _)| *revoked != what);
-        list.with(what.clone(), revocation)
+    clerk::noted(&config, told, || {
+        Ok(revocation_file::update(&config.state_dir, |list| {
+            is_new = list.iter().all(|(revoked, _)| *revoked != what);
+            list.with(what.clone(), revocation)
+        })?)
     })?;
     output::tell(&format!("{what} {}.", if is_new { "is revoked" } else { "was revoked before" }));
     if let Err(error) = publish_lists(&config).await {
@@ -102,12 +102,12 @@ async fn publish_lists(config: &Config) -> anyhow::Result<()> {
 async fn unrevoke(config: &Path, what: &Revoked) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
     let target = format!("certificate:{what}");
-    clerk::note(&config, "cert.unrevoke", &target, None, AuditOutcome::Done)
-        .context("nothing was changed")?;
     let mut was_there = false;
-    revocation_file::update(&config.state_dir, |list| {
-        was_there = list.iter().any(|(revoked, _)| revoked == what);
-        list.without(what)
+    clerk::noted(&config, ("cert.unrevoke", &target, None), || {
+        Ok(revocation_file::update(&config.state_dir, |list| {
+            was_there = list.iter().any(|(revoked, _)| revoked == what);
+            list.without(what)
+        })?)
     })?;
     output::tell(&format!("{what} {}.", if was_there { "is accepted again" } else { "was not revoked" }));
     if let Err(error) = publish_lists(&config).await {

@@ -129,6 +129,21 @@ pub(super) fn note(
     Ok(())
 }
 
+/// Writes down that something is changed that is not the registry, and does it by `work`; should that fail, a second record says so.
+pub(super) fn noted<T>(
+    config: &Config,
+    (verb, target, reason): (&str, &str, Option<String>),
+    work: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    note(config, verb, target, reason.clone(), AuditOutcome::Done)
+        .context("nothing was changed, for it cannot be written into the audit log")?;
+    work().inspect_err(|_| {
+        if let Err(unwritten) = note(config, verb, target, reason, AuditOutcome::Failed) {
+            output::tell(&format!("postern: {unwritten:#}"));
+        }
+    })
+}
+
 /// Does `work`, which is a change that no agent carries out, and writes down what came of it. Where an agent runs, that does, for
 /// whatever is asked of it.
 pub(super) async fn witnessed(

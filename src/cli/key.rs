@@ -434,7 +434,6 @@ fn pepper_views(config: &Config) -> anyhow::Result<Vec<PepperView>> {
 }
 
 fn pepper(config: &Config, verb: PepperVerb) -> anyhow::Result<()> {
-    let unwritten = "nothing was changed, for it cannot be written into the audit log";
     match verb {
         PepperVerb::List(format) => {
             let views = pepper_views(config)?;
@@ -450,8 +449,9 @@ fn pepper(config: &Config, verb: PepperVerb) -> anyhow::Result<()> {
         }
         PepperVerb::Add => {
             peppers(config)?;
-            clerk::note(config, "pepper.add", "peppers", None, AuditOutcome::Done).context(unwritten)?;
-            let version = pepper_file::add(&config.state_dir, &SystemRandom::new())?;
+            let version = clerk::noted(config, ("pepper.add", "peppers", None), || {
+                Ok(pepper_file::add(&config.state_dir, &SystemRandom::new())?)
+            })?;
             let older: usize =
                 pepper_views(config)?.iter().filter(|view| !view.newest).map(|view| view.keys).sum();
             output::tell(&format!(
@@ -476,8 +476,9 @@ fn pepper(config: &Config, verb: PepperVerb) -> anyhow::Result<()> {
                 clerk::note(config, "pepper.remove", &target, None, AuditOutcome::Refused)?;
                 bail!("{version} is not removed: {why}");
             }
-            clerk::note(config, "pepper.remove", &target, None, AuditOutcome::Done).context(unwritten)?;
-            pepper_file::remove(&config.state_dir, &version)?;
+            clerk::noted(config, ("pepper.remove", &target, None), || {
+                Ok(pepper_file::remove(&config.state_dir, &version)?)
+            })?;
             Ok(output::print(&format!("{version} is gone.\n"))?)
         }
     }

@@ -7,10 +7,11 @@
 //! unfinished at the end is closed and named by the next record, so it can be told from what somebody has done.
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File, Metadata};
+use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -32,9 +33,21 @@ pub struct AuditSettings {
 /// A file is put aside at this size unless something else is said.
 pub const ROTATE_AT: u64 = 8 * 1024 * 1024;
 
+/// Whoever writes or reads waits so long for others to be done, unless something else is said.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether somebody holds it for longer than a record takes is seen after this time.
+const OBSTACLE_PATIENCE: Duration = Duration::from_millis(250);
+
+/// A lock that somebody else holds is tried again after this time.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// Why there is no record, or no reading of them.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
+    /// Somebody else does not let go of the log.
+    #[error("{} is locked by somebody else", .0.display())]
+    Busy(PathBuf),
     /// The system refused something.
     #[error("cannot {step} {}", path.display())]
     Io {
@@ -100,8 +113,17 @@ impl AuditLog {
     /// # Errors
     /// It could not be written; the log is as it was.
     pub fn append(&self, event: AuditEvent) -> Result<Head, AuditError> {
+        self.append_within(event, PATIENCE)
+    }
+
+    /// As [`append`](Self::append), but waits no longer than `patience` for others: whoever can read the folder can lock it.
+    ///
+    /// # Errors
+    /// It could not be written; the log is as it was.
+    pub fn append_within(&self, event: AuditEvent, patience: Duration) -> Result<Head, AuditError> {
         let chain = self.chain()?;
-        let _lock = self.lock()?;
+        self.make_folder()?;
+        let _lock = self.lock(Hold::Alone, patience)?;
         let owner = fs::metadata(self.folder()).map_err(self.fail("look at", self.folder()))?;
         let path = self.folder().join(CURRENT);
         let mut file = File::options()
@@ -137,9 +159,11 @@ impl AuditLog {
             drop(file.set_len(state.len()));
             return Err(self.fail("append to", &path)(source));
         }
-        // The record is there: what fails now is mended with the next one.
-        drop(self.note_head(&next, &owner));
-        if state.len() + u64::try_from(text.len()).unwrap_or(u64::MAX) >= self.settings.rotate_at {
+        // The record is there: what fails now is mended with the next one. Only a head that was noted lets the chain go on in
+        // another file.
+        let is_noted = self.note_head(&next, &owner).is_ok();
+        if is_noted && state.len() + u64::try_from(text.len()).unwrap_or(u64::MAX) >= self.settings.rotate_at
+        {
             let aside = self.folder().join(format!("{ASIDE}{:012}{SUFFIX}", next.seq));
             drop(fs::rename(&path, aside));
         }
@@ -153,6 +177,11 @@ impl AuditLog {
             return Some(crate::causes::Causes(&error).to_string());
         }
         let folder = self.folder();
+        if folder.is_dir()
+            && let Err(error @ AuditError::Busy(_)) = self.lock(Hold::Alone, OBSTACLE_PATIENCE)
+        {
+            return Some(error.to_string());
+        }
         // A path that begins here has an empty one as its last ancestor.
         let here =
             |place: &Path| if place.as_os_str().is_empty() { PathBuf::from(".") } else { place.to_owned() };
@@ -165,19 +194,18 @@ impl AuditLog {
         }
     }
 
-    /// Goes through all records from the first to the last. With `expected`, that hash must be among them.
+    /// Goes through all records from the first to the last, without keeping anybody from writing more meanwhile. With `expected`, that hash must be among them.
     ///
     /// # Errors
     /// The log cannot be read.
     pub fn verify(&self, expected: Option<&str>) -> Result<Verification, AuditError> {
         let chain = self.chain()?;
-        let _lock = if self.folder().is_dir() { Some(self.lock()?) } else { None };
+        let Extent { parts, recorded } = self.extent()?;
         let mut walk = Walk { expected, ..Walk::default() };
-        for path in self.files()? {
-            let file = File::open(&path).map_err(self.fail("read", &path))?;
-            walk.file(&path, file, &chain).map_err(self.fail("read", &path))?;
+        for Part { path, file, length } in parts {
+            let file = file.map_or_else(|| File::open(&path), Ok).map_err(self.fail("read", &path))?;
+            walk.file(&path, file.take(length), &chain).map_err(self.fail("read", &path))?;
         }
-        let recorded = read_head(self.folder()).map_err(self.fail("read", &self.folder().join(HEAD)))?;
         Ok(walk.end(recorded))
     }
 
@@ -188,9 +216,9 @@ impl AuditLog {
     pub fn records(&self, wanted: impl Fn(&AuditRecord) -> bool) -> Result<Vec<AuditRecord>, AuditError> {
         let chain = self.chain()?;
         let mut records = Vec::new();
-        for path in self.files()? {
-            let file = File::open(&path).map_err(self.fail("read", &path))?;
-            for line in BufReader::new(file).split(b'\n') {
+        for Part { path, file, length } in self.extent()?.parts {
+            let file = file.map_or_else(|| File::open(&path), Ok).map_err(self.fail("read", &path))?;
+            for line in BufReader::new(file.take(length)).split(b'\n') {
                 let line = line.map_err(self.fail("read", &path))?;
                 if let Ok(text) = std::str::from_utf8(&line)
                     && let Link::Sound(record, _) = chain.read(text)
@@ -208,8 +236,22 @@ impl AuditLog {
         Ok(Chain::new(key.as_ref()))
     }
 
-    /// Locks the folder, which is made if it is not there.
-    fn lock(&self) -> Result<File, AuditError> {
+    /// How far the log goes now.
+    fn extent(&self) -> Result<Extent, AuditError> {
+        let _lock = if self.folder().is_dir() { Some(self.lock(Hold::Shared, PATIENCE)?) } else { None };
+        let mut parts = Vec::new();
+        for path in self.files()? {
+            let file = File::open(&path).map_err(self.fail("read", &path))?;
+            let length = file.metadata().map_err(self.fail("look at", &path))?.len();
+            // The others keep their names.
+            let file = Some(file).filter(|_| path.ends_with(CURRENT));
+            parts.push(Part { path, file, length });
+        }
+        let recorded = read_head(self.folder()).map_err(self.fail("read", &self.folder().join(HEAD)))?;
+        Ok(Extent { parts, recorded })
+    }
+
+    fn make_folder(&self) -> Result<(), AuditError> {
         let folder = self.folder();
         if !folder.is_dir() {
             DirBuilder::new()
@@ -223,9 +265,29 @@ impl AuditLog {
                 hand_over(&made, &state, &above).map_err(self.fail("give to its folder's owner", folder))?;
             }
         }
+        Ok(())
+    }
+
+    /// Locks the folder, or gives up after `patience`.
+    fn lock(&self, hold: Hold, patience: Duration) -> Result<File, AuditError> {
+        let folder = self.folder();
         let lock = File::open(folder).map_err(self.fail("open", folder))?;
-        lock.lock().map_err(self.fail("lock", folder))?;
-        Ok(lock)
+        let mut waited = Duration::ZERO;
+        loop {
+            let tried = match hold {
+                Hold::Alone => lock.try_lock(),
+                Hold::Shared => lock.try_lock_shared(),
+            };
+            match tried {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::Error(source)) => return Err(self.fail("lock", folder)(source)),
+                Err(TryLockError::WouldBlock) if waited >= patience => {
+                    return Err(AuditError::Busy(folder.to_owned()));
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            }
+            waited += LOCK_PAUSE;
+        }
     }
 
     fn note_head(&self, head: &Head, owner: &Metadata) -> Result<(), AuditError> {
@@ -266,6 +328,29 @@ impl AuditLog {
         let path = path.to_owned();
         move |source| AuditError::Io { step, path, source }
     }
+}
+
+/// As whom somebody locks the log.
+#[derive(Clone, Copy)]
+enum Hold {
+    /// A writer.
+    Alone,
+    /// One of several readers.
+    Shared,
+}
+
+/// The log as it was at one moment; what comes later is not looked at.
+struct Extent {
+    parts: Vec<Part>,
+    recorded: Option<Head>,
+}
+
+/// A file of the log.
+struct Part {
+    path: PathBuf,
+    /// Open already, if it may be put aside before it is read.
+    file: Option<File>,
+    length: u64,
 }
 
 /// Whether there is room for one more record.
@@ -362,7 +447,7 @@ struct Walk<'e> {
 }
 
 impl Walk<'_> {
-    fn file(&mut self, path: &Path, file: File, chain: &Chain) -> io::Result<()> {
+    fn file(&mut self, path: &Path, file: impl io::Read, chain: &Chain) -> io::Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut reader = BufReader::new(file);
         let mut line = Vec::new();
@@ -658,6 +743,43 @@ mod tests {
 
         let found = world.log.verify(None).unwrap();
         assert_eq!((found.records, found.faults), (40, Vec::new()));
+    }
+
+    #[test]
+    fn whoever_holds_the_lock_cannot_keep_a_writer_for_long() {
+        let world = World::with(1);
+        let event =
+            || AuditEvent::new(Actor::agent(), "app.create", "app:a", AuditOutcome::Done, Timestamp::FLOOR);
+        world.log.append_within(event(), Duration::ZERO).unwrap();
+        assert_eq!(world.log.obstacle(), None);
+        let reader = File::open(world.log.folder()).unwrap();
+        reader.lock_shared().unwrap();
+
+        let error = world.log.append_within(event(), Duration::from_millis(20)).unwrap_err();
+
+        assert!(matches!(error, AuditError::Busy(_)), "{error}");
+        assert!(world.log.obstacle().unwrap().ends_with("is locked by somebody else"));
+        assert_eq!(world.log.verify(None).unwrap().records, 2);
+        drop(reader);
+        world.log.append_within(event(), Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_grows_and_is_put_aside_while_it_is_read_is_read_as_it_was() {
+        let world = World::new(600);
+        (0..4).for_each(|number| drop(world.append(&format!("app:a{number}"))));
+        let chain = world.log.chain().unwrap();
+
+        let extent = world.log.extent().unwrap();
+        (4..9).for_each(|number| drop(world.append(&format!("app:a{number}"))));
+
+        let mut walk = Walk::default();
+        for Part { path, file, length } in extent.parts {
+            let file = file.unwrap_or_else(|| File::open(&path).unwrap());
+            walk.file(&path, file.take(length), &chain).unwrap();
+        }
+        let found = walk.end(extent.recorded);
+        assert_eq!((found.records, found.faults), (4, Vec::new()));
     }
 
     #[test]
