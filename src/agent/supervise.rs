@@ -345,6 +345,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         found,
         own_tokens,
         scribe: Scribe { log: audit, troubles: Arc::clone(&troubles) },
+        pepper_error: None,
     };
     director.open_doors()?;
 
