@@ -109,7 +109,7 @@ const LOOK_AROUND: Duration = Duration::from_secs(60);
 /// Whether a revocation list has become too old is looked at this often.
 const LOOK_AT_CRLS: Duration = Duration::from_millis(500);
 
-/// Whether the state directory can be written is looked at this often.
+/// Whether the state directory can be written is looked at this often, and what could not be taken over is tried again.
 const LOOK_AT_DISK: Duration = Duration::from_secs(2);
 
 /// After the clock was set, live connections wait no longer than this for the CA before they are looked at.
@@ -141,6 +141,8 @@ pub(super) struct Director {
     /// By whose word tokens of our own are believed.
     pub(super) own_tokens: TokenTrust,
     pub(super) scribe: Scribe,
+    /// Why the peppers on disk are not the ones in force.
+    pub(super) pepper_error: Option<String>,
 }
 
 impl Director {
@@ -177,15 +179,15 @@ impl Director {
                 },
                 Some(update) = self.token_updates.recv() => self.follow_tokens(update),
                 _ = changes.recv() => {
-                    // First, for what is on file may be hashed under a new one.
-                    self.follow_peppers();
-                    self.follow_registry();
-                    self.follow_trust().await;
+                    self.follow_files().await;
                 }
                 Ok(()) = self.found.changed() => self.follow_issuers(),
                 _ = looking.tick() => self.end_old_sessions(),
                 _ = ageing.tick() => self.follow_crls(),
-                _ = watching_disk.tick() => self.look_at_disk(),
+                _ = watching_disk.tick() => {
+                    self.look_at_disk();
+                    self.try_again().await;
+                }
             }
         }
     }
@@ -317,6 +319,24 @@ impl Director {
         }
     }
 
+    async fn follow_files(&mut self) {
+        // First, for what is on file may be hashed under a new one.
+        self.follow_peppers();
+        self.follow_registry();
+        self.follow_trust().await;
+    }
+
+    /// Takes over what could not be: the cause may be gone, such as a lack of descriptors, though no file has changed since.
+    async fn try_again(&mut self) {
+        let is_behind = {
+            let state = self.in_force.load();
+            state.registry_error.is_some() || state.trust_error.is_some()
+        };
+        if is_behind || self.pepper_error.is_some() {
+            self.follow_files().await;
+        }
+    }
+
     fn make_peppers(&mut self) {
         let made = pepper_file::load_or_create(&self.materials.config.state_dir, &SystemRandom::new());
         let made = made.map_err(|error| Causes(&error).to_string()).and_then(|secrets| {
@@ -354,47 +374,52 @@ impl Director {
 
     /// Takes over peppers that were added or thrown away. Where they cannot be read, those in force stay.
     fn follow_peppers(&mut self) {
-        let secrets = match pepper_file::load(&self.materials.config.state_dir) {
-            Ok(secrets) if secrets.is_empty() => return,
-            Ok(secrets) => secrets,
-            Err(error) => {
-                tracing::error!(error = %Causes(&error), "the peppers on disk are wrong; those in force stay");
-                return;
-            }
-        };
+        let error = self.take_peppers().err();
+        if let Some(error) = &error
+            && self.pepper_error.as_ref() != Some(error)
+        {
+            tracing::error!(error, "the peppers on disk cannot be put into force; the last good ones stay");
+        }
+        self.pepper_error = error;
+    }
+
+    fn take_peppers(&mut self) -> Result<(), String> {
+        let secrets = pepper_file::load(&self.materials.config.state_dir);
+        let secrets = secrets.map_err(|error| Causes(&error).to_string())?;
+        if secrets.is_empty() {
+            return Ok(());
+        }
         let next = Arc::new(Peppers::new(secrets));
         if next.versions().eq(self.materials.peppers.versions()) {
-            return;
+            return Ok(());
         }
         let all = |peppers: &Peppers| peppers.versions().collect::<Vec<_>>().join(", ");
         let (former, versions) = (all(&self.materials.peppers), all(&next));
-        match self.publish(Materials { peppers: next, ..self.materials.clone() }) {
-            Ok(()) => {
-                tracing::info!(versions, "peppers in force");
-                let fill = |event: &mut AuditEvent| {
-                    (event.before, event.after) = (Some(former), Some(versions));
-                };
-                self.scribe.note("pepper.follow", "peppers", fill, self.clock.now());
-            }
-            Err(error) => tracing::error!(error = %Causes(&error), "new peppers cannot be put into force"),
-        }
+        self.publish(Materials { peppers: next, ..self.materials.clone() })
+            .map_err(|error| Causes(&error).to_string())?;
+        tracing::info!(versions, "peppers in force");
+        let fill = |event: &mut AuditEvent| {
+            (event.before, event.after) = (Some(former), Some(versions));
+        };
+        self.scribe.note("pepper.follow", "peppers", fill, self.clock.now());
+        Ok(())
     }
 
     fn follow_registry(&mut self) {
         let now = self.clock.now();
-        let former = Arc::clone(&self.materials.registry);
+        // The last that was told of: a reload of the configuration may have put another one into force since.
+        let former = Arc::clone(&self.in_force.load().registry);
         let outcome = self.registrar.follow(now).map_err(ReloadError::from).and_then(|()| {
             let registry = Arc::clone(self.registrar.snapshot());
-            if registry.version() == self.materials.registry.version() {
-                return Ok(false);
+            if registry.version() != self.materials.registry.version() {
+                self.publish(Materials { registry, ..self.materials.clone() })?;
             }
-            self.publish(Materials { registry, ..self.materials.clone() })?;
-            Ok(true)
+            Ok(self.materials.registry.version() != former.version())
         });
-        let was_broken = self.in_force.load().registry_error.is_some();
+        let trouble = self.in_force.load().registry_error.clone();
         match outcome {
             Ok(is_new) => {
-                if is_new || was_broken {
+                if is_new || trouble.is_some() {
                     self.note_registry(now);
                     let registry = &self.materials.registry;
                     let fill = |event: &mut AuditEvent| {
@@ -408,14 +433,14 @@ impl Director {
                 self.update(|state| state.registry_error = None);
             }
             Err(error) => {
-                self.metrics.count_reload(false);
-                self.metrics.registry_current.set(0);
                 let error = Causes(&error).to_string();
-                tracing::error!(
-                    problems = error,
-                    "the registry on disk is wrong; the last good one stays in force"
-                );
-                if self.in_force.load().registry_error.as_ref() != Some(&error) {
+                if trouble.as_ref() != Some(&error) {
+                    self.metrics.count_reload(false);
+                    self.metrics.registry_current.set(0);
+                    tracing::error!(
+                        problems = error,
+                        "the registry on disk is wrong; the last good one stays in force"
+                    );
                     let fill = |event: &mut AuditEvent| {
                         event.outcome = AuditOutcome::Failed;
                         event.registry = Some(former.version().to_owned());
@@ -556,8 +581,11 @@ impl Director {
     }
 
     fn reject_trust(&self, errors: &[ReloadError]) {
-        self.metrics.count_reload(false);
         let error = errors.iter().map(|error| Causes(error).to_string()).collect::<Vec<_>>().join("; ");
+        if self.in_force.load().trust_error.as_ref() == Some(&error) {
+            return;
+        }
+        self.metrics.count_reload(false);
         tracing::error!(
             error,
             "what is trusted or revoked on disk is wrong; the last good state stays in force"

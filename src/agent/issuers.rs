@@ -5,6 +5,7 @@
 //! changes nothing until `keep` has passed; after that nobody is believed by keys that old.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,12 +28,46 @@ pub(super) struct Found(BTreeMap<String, Known>);
 #[derive(Clone, Debug, Default)]
 struct Known {
     keys: Arc<JwkSet>,
+    /// From where; none before anybody was to fetch them.
+    origin: Option<Origin>,
+    /// When they were fetched last.
+    good_at: Option<Instant>,
     /// Why nothing newer is known.
     trouble: Option<String>,
     unknown_key: Arc<AtomicBool>,
 }
 
+/// Where keys come from, and by whose word.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Origin {
+    source: KeySource,
+    roots: Option<PathBuf>,
+}
+
+impl Origin {
+    fn of(issuer: &IssuerConfig) -> Self {
+        Self { source: issuer.keys.clone(), roots: issuer.roots.clone() }
+    }
+}
+
 impl Found {
+    /// Keeps what is known of those in `issuers` whose keys come from where they came from before, and nothing else.
+    fn keep(&mut self, issuers: &[IssuerConfig]) {
+        self.0.retain(|name, _| issuers.iter().any(|issuer| issuer.issuer == *name));
+        for issuer in issuers {
+            let (known, origin) = (self.0.entry(issuer.issuer.clone()).or_default(), Origin::of(issuer));
+            if known.origin.as_ref() != Some(&origin) {
+                *known = Known { origin: Some(origin), ..Known::default() };
+            }
+        }
+    }
+
+    /// What is known of `issuer`, unless its keys are to come from elsewhere by now.
+    fn known(&mut self, issuer: &IssuerConfig) -> Option<&mut Known> {
+        let known = self.0.get_mut(&issuer.issuer)?;
+        (known.origin.as_ref() == Some(&Origin::of(issuer))).then_some(known)
+    }
+
     /// By whose word tokens of others are believed under `config`, next to those that `trust` has.
     pub(super) fn believe(&self, config: &Config, trust: TokenTrust) -> TokenTrust {
         config.issuers.iter().fold(trust, |trust, settings| {
@@ -76,16 +111,12 @@ impl Issuers {
         self.found.subscribe()
     }
 
-    /// Fetches for the issuers of `config`, instead of those before. What is known of an issuer that stays is kept.
+    /// Fetches for the issuers of `config`, instead of those before. What is known of an issuer that stays is kept, unless its keys
+    /// are to come from elsewhere.
     pub(super) fn follow(&mut self, config: &Config) {
         self.running.abort_all();
         self.running = JoinSet::new();
-        self.found.send_modify(|found| {
-            found.0.retain(|name, _| config.issuers.iter().any(|issuer| issuer.issuer == *name));
-            for issuer in &config.issuers {
-                found.0.entry(issuer.issuer.clone()).or_default();
-            }
-        });
+        self.found.send_modify(|found| found.keep(&config.issuers));
         for issuer in &config.issuers {
             let unknown_key =
                 self.found.borrow().0.get(&issuer.issuer).map(|known| Arc::clone(&known.unknown_key));
@@ -119,17 +150,13 @@ struct Keeper {
 impl Keeper {
     async fn run(self) {
         let fetcher = Fetcher::new(Arc::clone(&self.clock), self.issuer.roots.clone());
-        let mut good_at = Instant::now();
         loop {
             // Asked for before this fetch is answered by it.
             self.unknown_key.store(false, Ordering::Relaxed);
             let fetched_at = Instant::now();
             match self.fetch(&fetcher).await {
-                Ok(keys) => {
-                    good_at = Instant::now();
-                    self.publish(keys);
-                }
-                Err(error) => self.reject(&error, good_at),
+                Ok(keys) => self.publish(keys),
+                Err(error) => self.reject(&error),
             }
             self.wait(fetched_at).await;
         }
@@ -155,7 +182,8 @@ impl Keeper {
 
     fn publish(&self, keys: JwkSet) {
         self.found.send_if_modified(|found| {
-            let known = found.0.entry(self.issuer.issuer.clone()).or_default();
+            let Some(known) = found.known(&self.issuer) else { return false };
+            known.good_at = Some(Instant::now());
             let (is_new, was_in_trouble) = (*known.keys != keys, known.trouble.take().is_some());
             if is_new {
                 let names: Vec<&str> = keys.keys().map(|(name, _)| name).collect();
@@ -175,11 +203,12 @@ impl Keeper {
         });
     }
 
-    fn reject(&self, error: &FetchError, good_at: Instant) {
+    fn reject(&self, error: &FetchError) {
         let why = Causes(error).to_string();
         self.found.send_if_modified(|found| {
-            let known = found.0.entry(self.issuer.issuer.clone()).or_default();
-            let too_old = good_at.elapsed() >= self.issuer.keep && known.keys.keys().len() > 0;
+            let Some(known) = found.known(&self.issuer) else { return false };
+            let has_aged = known.good_at.is_none_or(|good_at| good_at.elapsed() >= self.issuer.keep);
+            let too_old = has_aged && known.keys.keys().len() > 0;
             if too_old {
                 tracing::error!(issuer = self.issuer.issuer, "keys of an issuer are too old to be believed");
                 known.keys = Arc::default();
@@ -222,3 +251,74 @@ const LOOK_AT_FILE: Duration = Duration::from_millis(500);
 
 /// No issuer has more keys in use at a time.
 const MOST_KEYS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::token::Proves;
+
+    const JWKS: &[u8] = br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"one","alg":"EdDSA","x":"JrQLj5P_89iXES9-vFgrIy29clF9CC_oPPsw3c5D0bs"}]}"#;
+
+    fn issuer() -> IssuerConfig {
+        IssuerConfig {
+            issuer: "https://id.test".to_owned(),
+            keys: KeySource::File("/keys.json".into()),
+            roots: None,
+            audiences: Vec::new(),
+            algorithms: Vec::new(),
+            leeway: Duration::ZERO,
+            kinds: Vec::new(),
+            proves: Proves::Apps,
+            refresh: Duration::from_secs(60),
+            refetch: Duration::from_secs(60),
+            keep: Duration::from_secs(600),
+        }
+    }
+
+    fn keeper(issuer: IssuerConfig, found: &watch::Sender<Found>) -> Keeper {
+        let clock = Arc::new(crate::clock::SystemClock);
+        Keeper { issuer, clock, found: found.clone(), unknown_key: Arc::default() }
+    }
+
+    fn count(found: &watch::Sender<Found>) -> usize {
+        found.borrow().0.values().map(|known| known.keys.keys().len()).sum()
+    }
+
+    #[tokio::test]
+    async fn keys_are_kept_as_long_as_they_come_from_the_same_place() {
+        let found = watch::Sender::<Found>::default();
+        found.send_modify(|found| found.keep(&[issuer()]));
+        let former = keeper(issuer(), &found);
+        former.publish(JwkSet::parse(JWKS).unwrap());
+        let slower = IssuerConfig { refresh: Duration::from_secs(90), ..issuer() };
+        found.send_modify(|found| found.keep(&[slower]));
+        assert_eq!(count(&found), 1);
+
+        for elsewhere in [
+            IssuerConfig { keys: KeySource::Discovery, ..issuer() },
+            IssuerConfig { roots: Some("/roots.pem".into()), ..issuer() },
+        ] {
+            found.send_modify(|found| found.keep(&[elsewhere]));
+            assert_eq!(count(&found), 0);
+            former.publish(JwkSet::parse(JWKS).unwrap());
+            assert_eq!(count(&found), 0, "the former task comes too late");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_do_not_become_younger_by_a_reload() {
+        let found = watch::Sender::<Found>::default();
+        found.send_modify(|found| found.keep(&[issuer()]));
+        keeper(issuer(), &found).publish(JwkSet::parse(JWKS).unwrap());
+        tokio::time::advance(Duration::from_secs(599)).await;
+        found.send_modify(|found| found.keep(&[issuer()]));
+        let next = keeper(issuer(), &found);
+        next.reject(&FetchError::NoKeys);
+        assert_eq!(count(&found), 1);
+
+        tokio::time::advance(Duration::from_secs(1)).await;
+        next.reject(&FetchError::NoKeys);
+
+        assert_eq!(count(&found), 0);
+    }
+}

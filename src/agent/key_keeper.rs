@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,9 +29,10 @@ use crate::credential::ApiKey;
 use crate::id::CredentialId;
 use crate::proxy::Current;
 use crate::registry::{AppStatus, Credential, CredentialStatus, DeveloperStatus, Snapshot};
+use crate::store::atomic_file::{self, Owner};
+use crate::store::disk;
 use crate::store::registry_change::{Change, Target};
 use crate::store::registry_edit::{self, Edit, StoredApiKey};
-use crate::store::{atomic_file, disk};
 use crate::telemetry::{Actor, AuditEvent, AuditLog, AuditOutcome};
 
 /// What there is to do for one delivery.
@@ -268,14 +269,8 @@ impl KeyKeeper {
         let mut line = Zeroizing::new(key.to_vec());
         line.push(b'\n');
         let path = beside(&delivery.file);
-        atomic_file::replace(&path, &line, 0o600).map_err(|error| Causes(&error).to_string())?;
-        if let Some(owner) = delivery.owner {
-            chown(&path, Some(owner), None).map_err(|error| {
-                drop(fs::remove_file(&path));
-                format!("{} cannot be given to its owner: {error}", path.display())
-            })?;
-        }
-        Ok(())
+        let owner = Owner { user: delivery.owner, group: None };
+        atomic_file::replace_owned(&path, &line, 0o600, owner).map_err(|error| Causes(&error).to_string())
     }
 }
 

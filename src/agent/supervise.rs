@@ -346,6 +346,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         found,
         own_tokens,
         scribe: Scribe::new(audit, Arc::clone(&troubles)),
+        pepper_error: None,
     };
     director.open_doors()?;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::passage::Passage;
 use super::troubles::{Trouble, Troubles};
 use crate::causes::Causes;
 use crate::clock::Clock;
@@ -121,6 +122,7 @@ pub(super) fn start(
     let mut keeper = Keeper {
         state_dir: state_dir.to_owned(),
         rules,
+        passage: Passage::begin(&*clock),
         clock,
         troubles,
         ring: Arc::new(ring),
@@ -143,6 +145,8 @@ struct Keeper {
     state_dir: PathBuf,
     rules: Option<KeyRules>,
     clock: Arc<dyn Clock>,
+    /// A withdrawal that is forgotten is forgotten for good, so not by a wall clock that may be set back.
+    passage: Passage,
     troubles: Arc<Troubles>,
     ring: Arc<KeyRing>,
     withdrawals: Withdrawals,
@@ -170,7 +174,7 @@ impl Keeper {
             let is_batch = !fresh.is_empty();
             self.write_down(fresh, &mut done);
             let mut changed = self.take_steps();
-            changed |= self.withdrawals.forget(self.clock.now());
+            changed |= self.withdrawals.forget(self.passage.earlier(&*self.clock));
             if (changed || is_order)
                 && updates.blocking_send(TokenUpdate { state: self.state(), done }).is_err()
             {

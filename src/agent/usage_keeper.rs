@@ -13,12 +13,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::passage::Passage;
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::telemetry::{Metrics, UsageBook, usage_dir};
 
 /// Hours that have changed are written this often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// Nothing is forgotten while the wall clock is further ahead of the time that has passed.
+const FAR_AHEAD: Duration = Duration::from_secs(86_400);
 
 /// The thread that writes; what is left is written when this is dropped.
 #[derive(Debug)]
@@ -34,6 +38,7 @@ struct Writer {
     state: PathBuf,
     keep: Duration,
     book: Arc<Mutex<UsageBook>>,
+    passage: Passage,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     damage: Vec<String>,
@@ -63,6 +68,7 @@ impl UsageKeeper {
             state,
             keep,
             book: Arc::clone(&book),
+            passage: Passage::begin(&*clock),
             clock,
             metrics,
             damage: found.damage,
@@ -104,10 +110,12 @@ impl Writer {
     }
 
     fn write(&self) {
-        let oldest = self.clock.now() - self.keep;
+        let (now, measured) = (self.clock.now(), self.passage.measured(&*self.clock));
         let (changed, fresh) = {
             let mut book = self.book();
-            book.forget_before(oldest);
+            if now.since(measured) <= FAR_AHEAD {
+                book.forget_before(now.min(measured) - self.keep);
+            }
             (book.take_changed(), book.take_fresh())
         };
         for ((app, product, code), calls) in fresh {

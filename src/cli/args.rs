@@ -142,7 +142,7 @@ pub(super) struct ExplainArgs {
     /// The id of a request that was made, as in `X-Request-Id` and the access log: how it fared, as long as it is remembered
     #[arg(
         value_name = "REQUEST-ID",
-        conflicts_with_all = ["listener", "method", "host", "path", "tcp_service", "certificate", "spiffe_id", "api_key_file", "header"]
+        conflicts_with_all = ["listener", "method", "host", "path", "tcp_service", "certificate", "spiffe_id", "from", "sni", "api_key_file", "token_file", "header"]
     )]
     pub(super) request_id: Option<String>,
 
@@ -1123,6 +1123,9 @@ mod tests {
             "explain --tcp-service db --path /x",
             "explain --certificate a.pem --spiffe-id spiffe://td/a",
             "explain 01a2020c-1e45 --path /x",
+            "explain 01a2020c-1e45 --token-file a.jwt",
+            "explain 01a2020c-1e45 --from 127.0.0.1",
+            "explain 01a2020c-1e45 --sni localhost",
             "explain --spiffe-id nonsense",
             "cert issue --out x",
             "cert issue web --spiffe-id spiffe://td/a --out x",

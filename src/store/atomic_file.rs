@@ -55,12 +55,36 @@ pub fn replace_alike(path: &Path, bytes: &[u8]) -> Result<(), AtomicError> {
 pub fn create_alike(path: &Path, bytes: &[u8]) -> Result<(), AtomicError> {
     let fail = |step: &'static str| move |source| AtomicError { path: path.to_owned(), step, source };
     let folder = fs::metadata(parent_of(path)).map_err(fail("look at the folder of"))?;
-    replace(path, bytes, 0o640)?;
-    if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(path, Some(folder.uid()), Some(folder.gid()))
-            .map_err(fail("give to its folder's owner"))?;
+    let owner = if rustix::process::geteuid().is_root() {
+        Owner { user: Some(folder.uid()), group: Some(folder.gid()) }
+    } else {
+        Owner::default()
+    };
+    replace_owned(path, bytes, 0o640, owner)
+}
+
+/// Whose a new file is to be; what is not said stays the process's own.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Owner {
+    /// The number of its group.
+    pub group: Option<u32>,
+    /// The number of its user.
+    pub user: Option<u32>,
+}
+
+/// [`replace`] for a file that is to be `owner`'s.
+///
+/// It is given away before it gets its name, and by its handle: whoever owns the folder could put a link in place of a name,
+/// and would be given what that leads to.
+pub fn replace_owned(path: &Path, bytes: &[u8], mode: u32, owner: Owner) -> Result<(), AtomicError> {
+    replace_file(path, bytes, (mode, owner), &|_| Ok(()))
+}
+
+fn give(file: &File, owner: Owner) -> io::Result<()> {
+    if owner == Owner::default() {
+        return Ok(());
     }
-    Ok(())
+    std::os::unix::fs::fchown(file, owner.user, owner.group)
 }
 
 fn keep_owner(file: &File, former: &fs::Metadata) -> io::Result<()> {
@@ -81,13 +105,25 @@ pub(super) fn replace_in_steps(
     mode: u32,
     gate: &Gate<'_>,
 ) -> Result<(), AtomicError> {
+    replace_file(path, bytes, (mode, Owner::default()), gate)
+}
+
+fn replace_file(
+    path: &Path,
+    bytes: &[u8],
+    (mode, owner): (u32, Owner),
+    gate: &Gate<'_>,
+) -> Result<(), AtomicError> {
     let fail = |step: &'static str| move |source| AtomicError { path: path.to_owned(), step, source };
     let parent = parent_of(path);
 
     gate("create temporary").map_err(fail("write a temporary file beside"))?;
     let temporary = create_beside(path).map_err(fail("write a temporary file beside"))?;
-    let written = write_whole(temporary.as_file(), bytes, mode, gate)
-        .map_err(fail("write a temporary file beside"))
+    let written = give(temporary.as_file(), owner)
+        .map_err(fail("give to its owner"))
+        .and_then(|()| {
+            write_whole(temporary.as_file(), bytes, mode, gate).map_err(fail("write a temporary file beside"))
+        })
         .and_then(|()| {
             gate("rename file")
                 .and_then(|()| fs::rename(temporary.path(), path))
@@ -213,6 +249,48 @@ mod tests {
         assert_eq!((fs::read(&path).unwrap(), mode_of(&path)), (b"two".to_vec(), 0o640));
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_file_is_its_owners_before_it_has_its_name() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only root can give files away");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (path, victim) = (directory.path().join("key"), directory.path().join("shadow"));
+        fs::write(&victim, "not yours").unwrap();
+        let owner = Owner { user: Some(4321), group: None };
+        // The owner of the folder has the new file replaced by a link as soon as it has its name.
+        let gate = |step| {
+            if step == "sync directory" {
+                assert_eq!(fs::metadata(&path).unwrap().uid(), 4321);
+                fs::remove_file(&path)?;
+                std::os::unix::fs::symlink(&victim, &path)?;
+            }
+            Ok(())
+        };
+
+        replace_file(&path, b"content", (0o600, owner), &gate).unwrap();
+
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+        assert_eq!(fs::metadata(&victim).unwrap().uid(), 0, "what the link leads to was given away");
+    }
+
+    #[test]
+    fn a_new_file_is_its_folders_owners() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only root can give files away");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(directory.path(), Some(4321), Some(4322)).unwrap();
+        let path = directory.path().join("apps.toml");
+
+        create_alike(&path, b"one").unwrap();
+
+        let made = fs::metadata(&path).unwrap();
+        assert_eq!((made.uid(), made.gid(), mode_of(&path)), (4321, 4322, 0o640));
     }
 
     #[test]

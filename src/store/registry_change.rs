@@ -11,8 +11,8 @@ use crate::registry::{
     Snapshot, Source,
 };
 use crate::store::registry_edit::{
-    CREDENTIALS, EditError, add_table, credential_in, instant, set, set_word, table_of, tables, text_of,
-    unsupported,
+    CREDENTIALS, EditError, add_table, credential_in, instant, name_of, set, set_word, table_of, tables,
+    text_of, unsupported,
 };
 use crate::suggest;
 
@@ -553,11 +553,8 @@ fn remove(source: &Source, mut document: DocumentMut, target: &Target) -> Result
         Target::Credential(id) => {
             let mut kept = None;
             for app in document.get_mut("app").map(tables).unwrap_or_default() {
-                let places = ["app.api_key", "app.certificate", "app.signature", "app.token"];
-                for (kind, what) in CREDENTIALS.into_iter().zip(places) {
-                    if kept.is_none() {
-                        kept = remove_from(source, app.get_mut(kind), what, ("id", id.as_str()))?;
-                    }
+                if kept.is_none() {
+                    kept = remove_credential(source, app, id)?;
                 }
             }
             kept
@@ -586,13 +583,46 @@ fn remove_from(
     let Some(place) = tables(item).iter().position(|table| text_of(&**table, key) == Some(id)) else {
         return Ok(None);
     };
+    remove_at(source, item, what, place).map(Some)
+}
+
+/// Takes a credential of `app` out, as [`remove_from`] does. Those behind it that are called by their place keep their names: what
+/// was revoked, counted or written down under a name must not come to be about another one.
+fn remove_credential(
+    source: &Source,
+    app: &mut dyn TableLike,
+    id: &CredentialId,
+) -> Result<Option<String>, EditError> {
+    let app_id = text_of(app, "id").unwrap_or_default().to_owned();
+    for (kind, what) in CREDENTIALS {
+        let Some(item) = app.get_mut(kind) else { continue };
+        let names: Vec<String> =
+            (1..).zip(tables(item)).map(|(number, table)| name_of(&app_id, kind, number, table)).collect();
+        let Some(place) = names.iter().position(|name| name == id.as_str()) else { continue };
+        let kept = remove_at(source, item, what, place)?;
+        for (table, name) in tables(item).into_iter().zip(names.into_iter().skip(1)).skip(place) {
+            if !table.contains_key("id") {
+                set(table, "id", value(name));
+            }
+        }
+        return Ok(Some(kept));
+    }
+    Ok(None)
+}
+
+fn remove_at(
+    source: &Source,
+    item: &mut Item,
+    what: &'static str,
+    place: usize,
+) -> Result<String, EditError> {
     let array = item.as_array_of_tables_mut().ok_or_else(|| unsupported(source, what))?;
     let prefix = array.get(place).and_then(|table| table.decor().prefix()).and_then(RawString::as_str);
     let above = prefix.and_then(|prefix| prefix.rfind("\n\n").and_then(|at| prefix.get(..at)));
     let above = above.map(|above| above.trim_matches('\n').to_owned()).filter(|above| !above.is_empty());
     let Some(above) = above else {
         array.remove(place);
-        return Ok(Some(String::new()));
+        return Ok(String::new());
     };
     array.remove(place);
     match array.get_mut(place) {
@@ -600,9 +630,9 @@ fn remove_from(
             let prefix = next.decor().prefix().and_then(RawString::as_str).unwrap_or_default();
             let prefix = format!("\n{above}\n{prefix}");
             next.decor_mut().set_prefix(prefix);
-            Ok(Some(String::new()))
+            Ok(String::new())
         }
-        None => Ok(Some(format!("{above}\n"))),
+        None => Ok(format!("{above}\n")),
     }
 }
 
@@ -683,6 +713,36 @@ developer = "payments-team"
 # What is sold.
 [[product]]
 id = "orders-read"
+"#;
+
+    const CREDENTIALS_OF_ALL_KINDS: &str = r#"
+[[app]]
+id = "mail"
+developer = "payments-team"
+[[app.api_key]]
+id = "0000000000B7"
+hash = "hmac-sha256:p1:HASH"
+[[app.certificate]]
+uri = "spiffe://postern.test/mail"
+[[app.certificate]]
+uri = "spiffe://postern.test/mail-2"
+[[app.client_key]]
+id = "mail-client"
+algorithm = "EdDSA"
+public_key = '{"kty":"OKP","crv":"Ed25519","x":"JrQLj5P_89iXES9-vFgrIy29clF9CC_oPPsw3c5D0bs"}'
+[[app.client_secret]]
+id = "0000000000B8"
+hash = "hmac-sha256:p1:HASH"
+[[app.signature]]
+id = "mail-signature"
+algorithm = "ed25519"
+public_key = '{"kty":"OKP","crv":"Ed25519","x":"JrQLj5P_89iXES9-vFgrIy29clF9CC_oPPsw3c5D0bs"}'
+[[app.token]]
+issuer = "https://id.test"
+azp = "mail"
+[[app.token]]
+issuer = "https://id.test"
+azp = "mail-2"
 "#;
 
     struct World {
@@ -978,6 +1038,33 @@ id = "orders-read"
 
         assert_eq!(world.state(&token).unwrap(), "revoked");
         assert_eq!(world.text("apps.toml").matches("status = \"revoked\"").count(), 1);
+    }
+
+    #[test]
+    fn every_kind_of_credential_is_removed_by_its_name_and_the_others_keep_theirs() {
+        let world = World::new();
+        let text = format!("{REGISTRY}{}", CREDENTIALS_OF_ALL_KINDS.replace("HASH", &"ab".repeat(32)));
+        atomic_file::replace(&world.folder.path().join("apps.toml"), text.as_bytes(), 0o640).unwrap();
+        let names = |world: &World| -> Vec<String> {
+            let snapshot = world.snapshot();
+            let of_mail = snapshot.credentials().filter(|one| one.app.id.as_str() == "mail");
+            let mut names: Vec<_> = of_mail.map(|one| one.id.to_string()).collect();
+            names.sort();
+            names
+        };
+        let mut left = names(&world);
+        assert_eq!(left.len(), 8);
+
+        for gone in
+            ["mail-token-1", "mail-cert-1", "mail-signature", "mail-client", "0000000000B7", "0000000000B8"]
+        {
+            let target = Target::Credential(gone.parse().unwrap());
+            world.change(set(target.clone(), "revoked")).unwrap();
+            world.change(Change::Remove(target)).unwrap_or_else(|error| panic!("{gone}: {error}"));
+            left.retain(|name| name != gone);
+            assert_eq!(names(&world), left, "{}", world.text("apps.toml"));
+        }
+        assert_eq!(left, ["mail-cert-2", "mail-token-2"]);
     }
 
     #[test]

@@ -412,14 +412,10 @@ pub(super) fn credential_in(
     mut change: impl FnMut(&mut dyn TableLike),
 ) -> bool {
     let app_id = text_of(app, "id").unwrap_or_default().to_owned();
-    for kind in CREDENTIALS {
+    for (kind, _) in CREDENTIALS {
         let Some(item) = app.get_mut(kind) else { continue };
         for (number, credential) in (1..).zip(tables(item)) {
-            let name = match text_of(credential, "id") {
-                Some(name) => name.to_owned(),
-                None => default_name(&app_id, kind, number),
-            };
-            if name == id.as_str() {
+            if name_of(&app_id, kind, number, credential) == id.as_str() {
                 change(credential);
                 return true;
             }
@@ -428,15 +424,29 @@ pub(super) fn credential_in(
     false
 }
 
+/// What the credential is called that is the `number`th of its kind, from 1.
+pub(super) fn name_of(app: &str, kind: &str, number: usize, credential: &dyn TableLike) -> String {
+    match text_of(credential, "id") {
+        Some(name) => name.to_owned(),
+        None => default_name(app, kind, number),
+    }
+}
+
 /// What a credential is called that has no name of its own; keys have one.
 fn default_name(app: &str, kind: &str, number: usize) -> String {
     let kind = if kind == "certificate" { "cert" } else { kind };
     format!("{app}-{kind}-{number}")
 }
 
-/// The arrays of an app that hold its credentials.
-pub(super) const CREDENTIALS: [&str; 6] =
-    ["api_key", "certificate", "client_key", "client_secret", "signature", "token"];
+/// The arrays of an app that hold its credentials, and what each is called in full.
+pub(super) const CREDENTIALS: [(&str, &str); 6] = [
+    ("api_key", "app.api_key"),
+    ("certificate", "app.certificate"),
+    ("client_key", "app.client_key"),
+    ("client_secret", "app.client_secret"),
+    ("signature", "app.signature"),
+    ("token", "app.token"),
+];
 
 /// Lets `key` say `word`, and leaves all around it as it is.
 pub(super) fn set_word(table: &mut dyn TableLike, key: &str, word: &str) {
