@@ -399,7 +399,22 @@ impl Call {
                 };
                 (target, None)
             }
-            _ => (None, None),
+            Self::Bundle
+            | Self::Change(..)
+            | Self::Crl
+            | Self::Explain
+            | Self::Install
+            | Self::Issue
+            | Self::Recall(_)
+            | Self::Reload
+            | Self::Renew(_)
+            | Self::Request
+            | Self::Sign
+            | Self::Status
+            | Self::TokenKeys
+            | Self::Usage
+            | Self::Uses
+            | Self::WhoCan => (None, None),
         }
     }
 
