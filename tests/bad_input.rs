@@ -136,7 +136,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("dns = [\"localhost\"]", "dns = [\"127.0.0.1\"]", &["agent.dns", "DNS name", "number"]),
     ("address = \"127.0.0.1:9464\"", "address = \"localhost:9464\"", &["metrics.address: "]),
     ("header =", "header = \"x api key\"", &["api_key.header: "]),
-    ("max_age =", "max_age = \"2d\"", &["signature.max_age: ", "at most 86400 seconds"]),
+    ("max_age = \"300s\"", "max_age = \"2d\"", &["signature.max_age: ", "at most 86400 seconds"]),
     ("skew =", "skew = \"1h\"", &["signature.skew: ", "at most 600 seconds"]),
     ("nonce =", "nonce = \"sometimes\"", &["signature.nonce: ", "`always` or `never` or `unsafe`"]),
     ("nonces =", "nonces = 10", &["signature.nonces: "]),

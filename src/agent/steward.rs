@@ -79,7 +79,7 @@ impl AgentSteward {
         let registry = &snapshot.registry;
         let unknown =
             |kind: &str, name: &str| StewardError::Unknown(format!("there is no {kind} called `{name}`"));
-        let issued_until = now.unix();
+        let issued_until = snapshot.tokens.denied().next_reach(now).unix();
         match order {
             WithdrawOrder::App(app) => {
                 registry.app(app.as_str()).ok_or_else(|| unknown("app", app.as_str()))?;

@@ -54,9 +54,9 @@ pub(super) fn mint(
     let scopes = granted(credential, wish.scope, now)?;
     let audience = audience(settings, &wish.resources)?;
     let key = &ring.active().ok_or(Fault::UNAVAILABLE)?.key;
-    // In the second in which tokens were taken back, a new one says that it is of the next.
+    // In the second until which tokens were taken back, a new one says that it is of the next.
     let taken_back = denied.issued_until(app.id.as_str(), credential.id.as_str());
-    let issued = taken_back.filter(|until| until.unix() == now.unix()).map_or(now, |until| until + SHORTEST);
+    let issued = taken_back.filter(|until| until.unix() >= now.unix()).map_or(now, |until| until + SHORTEST);
     let issued = issued.to_whole_second();
     let mut expires = now.to_whole_second() + settings.ttl;
     if let Some(certificate) = wish.certificate {

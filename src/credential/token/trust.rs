@@ -246,6 +246,16 @@ impl Denied {
         [self.all, by_app, by_credential].into_iter().flatten().max()
     }
 
+    /// The second until which the next such order is to reach that is given at `now`: later than every other one, for a token that
+    /// was made after one of these says a later second, too.
+    #[must_use]
+    pub fn next_reach(&self, now: Timestamp) -> Timestamp {
+        let orders =
+            self.all.into_iter().chain(self.apps.values().copied()).chain(self.credentials.values().copied());
+        let second = now.to_whole_second();
+        orders.max().map_or(second, |latest| second.max(latest.to_whole_second() + Duration::from_secs(1)))
+    }
+
     /// The same, without tokens that have ended anyway.
     #[must_use]
     pub fn at(mut self, now: Timestamp) -> Self {
@@ -296,6 +306,21 @@ mod tests {
         assert_eq!(denied.clone().at(Timestamp::from_unix(1_799_999_999)).len(), 1);
         let later = denied.at(until);
         assert_eq!((later.len(), later.is_empty()), (0, false));
+    }
+
+    #[test]
+    fn every_order_reaches_beyond_the_one_before_even_within_a_second() {
+        let now = Timestamp::from_unix(1_800_000_000);
+        let second = Duration::from_secs(1);
+        assert_eq!(Denied::default().next_reach(now), now);
+
+        let denied = Denied::default().with_issued_by_credential("c".parse().unwrap(), now);
+        assert_eq!(denied.next_reach(now), now + second);
+        let denied = denied.with_issued_to_app("web".parse().unwrap(), now + second);
+        assert_eq!(
+            (denied.next_reach(now), denied.next_reach(now + 9 * second)),
+            (now + 2 * second, now + 9 * second)
+        );
     }
 
     #[test]
