@@ -40,10 +40,10 @@ pub(super) fn run(config: &Path, verb: KeyVerb) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
     match verb {
         KeyVerb::Create { app, expires, out, client_secret: true, reason, .. } => {
-            create_client_secret(&config, app, expires, out.as_deref(), reason)?;
+            create(&config, (Hashed::ClientSecret, app), expires, out.as_deref(), reason)?;
         }
         KeyVerb::Create { app, expires, out, signature: None, reason, .. } => {
-            create(&config, app, expires, out.as_deref(), reason)?;
+            create(&config, (Hashed::ApiKey, app), expires, out.as_deref(), reason)?;
         }
         KeyVerb::Create {
             app,
@@ -95,20 +95,35 @@ pub(super) fn run(config: &Path, verb: KeyVerb) -> anyhow::Result<Verdict> {
     Ok(Verdict::Yes)
 }
 
+/// A secret of which the registry gets the hash.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Hashed {
+    /// What comes with requests.
+    ApiKey,
+    /// With what a client gets tokens.
+    ClientSecret,
+}
+
 fn create(
     config: &Config,
-    app: AppId,
+    (kind, app): (Hashed, AppId),
     expires: Option<Expiry>,
     out: Option<&Path>,
     reason: Option<String>,
 ) -> anyhow::Result<()> {
     let now = SystemClock.now();
     let expires = end(expires, now)?;
-    let (id, secret, hash) = fresh_api_key(config)?;
-    let key = StoredApiKey { id: id.clone(), hash, created: Some(now.to_whole_second()), expires };
-    let edit = Edit::AddApiKey { app: app.clone(), key };
+    let ((id, secret, hash), name) = match kind {
+        Hashed::ApiKey => (fresh_api_key(config)?, "Key"),
+        Hashed::ClientSecret => (fresh_client_secret(config)?, "Client secret"),
+    };
     let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
-    let told = format!("Key {id} for {app}{end}; its hash is in");
+    let told = format!("{name} {id} for {app}{end}; its hash is in");
+    let key = StoredApiKey { id: id.clone(), hash, created: Some(now.to_whole_second()), expires };
+    let edit = match kind {
+        Hashed::ApiKey => Edit::AddApiKey { app, key },
+        Hashed::ClientSecret => Edit::AddClientSecret { app, key },
+    };
     hand_out(config, &edit, &secret, out, &told, made("key.create", &id, reason))
 }
 
@@ -117,24 +132,6 @@ fn fresh_api_key(config: &Config) -> anyhow::Result<(CredentialId, Secret, Strin
     let key = ApiKey::generate(&SystemRandom::new()).ok().context("the system gives no random bytes")?;
     let hash = hash_on_file(config, key.text())?;
     Ok((key.id().parse()?, key.text().clone(), hash))
-}
-
-/// A secret with which a client gets tokens.
-fn create_client_secret(
-    config: &Config,
-    app: AppId,
-    expires: Option<Expiry>,
-    out: Option<&Path>,
-    reason: Option<String>,
-) -> anyhow::Result<()> {
-    let now = SystemClock.now();
-    let expires = end(expires, now)?;
-    let (id, secret, hash) = fresh_client_secret(config)?;
-    let key = StoredApiKey { id: id.clone(), hash, created: Some(now.to_whole_second()), expires };
-    let edit = Edit::AddClientSecret { app: app.clone(), key };
-    let end = expires.map(|expires| format!(", valid until {}", moment(expires, now))).unwrap_or_default();
-    let told = format!("Client secret {id} for {app}{end}; its hash is in");
-    hand_out(config, &edit, &secret, out, &told, made("key.create", &id, reason))
 }
 
 /// A client secret with its id, and its hash as the registry has it.

@@ -8,7 +8,6 @@
 //! is believed, and the agent starts with those. A count that was lost starts from nothing, because to refuse everybody would
 //! do more harm than to let some app have its quota twice; but it is told loudly and never happens in silence.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::clock::Timestamp;
 use crate::limit::Record;
 use crate::store::atomic_file::{self, AtomicError};
+use crate::store::checked_line;
 
 /// Why the journal cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +103,7 @@ impl LimitJournal {
     /// They may have been written in part; then only [`LimitJournal::replace`] makes good.
     pub fn append(&mut self, records: &[Record]) -> Result<(), JournalError> {
         let mut text = String::new();
-        records.iter().for_each(|record| push_line(&mut text, record));
+        records.iter().for_each(|record| checked_line::push(&mut text, record));
         let written = self.file.as_mut().map(|file| file.write_all(text.as_bytes()));
         written.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())).map_err(self.fail("write to"))?;
         self.lines += records.len();
@@ -147,18 +147,11 @@ impl LimitJournal {
 /// A file with one line for each of `records`, open for more.
 fn begin(path: &Path, records: &[Record]) -> Result<(File, usize), JournalError> {
     let mut text = format!("{HEADER}\n");
-    records.iter().for_each(|record| push_line(&mut text, record));
+    records.iter().for_each(|record| checked_line::push(&mut text, record));
     atomic_file::replace(path, text.as_bytes(), 0o600)?;
     let opened = File::options().append(true).open(path);
     let file = opened.map_err(|source| JournalError::Io { step: "open", path: path.to_owned(), source })?;
     Ok((file, records.len()))
-}
-
-fn push_line(text: &mut String, record: &Record) {
-    // Neither can fail: there is nothing in a record that JSON does not have, and a String takes everything.
-    let Ok(json) = serde_json::to_string(record) else { return };
-    let written = writeln!(text, "{:08x} {json}", crc32fast::hash(json.as_bytes()));
-    debug_assert!(written.is_ok());
 }
 
 /// All records whose checksum holds, and how many lines are wrong.
@@ -168,7 +161,7 @@ fn read(bytes: &[u8]) -> (Vec<Record>, usize) {
     let header = lines.next().map(|line| line.trim_ascii_end() == HEADER.as_bytes());
     let (mut records, mut wrong) = (Vec::new(), usize::from(header == Some(false)));
     for line in lines {
-        match record(line) {
+        match checked_line::read(line) {
             Some(record) => records.push(record),
             None => wrong += 1,
         }
@@ -178,13 +171,6 @@ fn read(bytes: &[u8]) -> (Vec<Record>, usize) {
         wrong += 1;
     }
     (records, wrong)
-}
-
-fn record(line: &[u8]) -> Option<Record> {
-    let (sum, json) = line.trim_ascii_end().split_at_checked(8)?;
-    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
-    let json = json.strip_prefix(b" ")?;
-    serde_json::from_slice(json).ok().filter(|_| crc32fast::hash(json) == sum)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod atomic_file;
 pub mod pem;
 pub mod seal;
+pub(crate) mod checked_line;
 pub mod disk;
 pub mod registry_dir;
 pub mod registry_change;

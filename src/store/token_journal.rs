@@ -7,7 +7,6 @@
 //! Anything else that is wrong is damage, and a withdrawal that was lost would let a stolen token live. So the file is kept aside
 //! and everything that was issued until then is taken back: clients get a new token, and thieves do not.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::clock::Timestamp;
 use crate::oauth::Withdrawal;
 use crate::store::atomic_file::{self, AtomicError};
+use crate::store::checked_line;
 
 /// Why the journal cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +118,7 @@ impl TokenJournal {
 
     fn append(&self, fresh: &[Withdrawal]) -> io::Result<()> {
         let mut text = String::new();
-        fresh.iter().for_each(|withdrawal| push_line(&mut text, withdrawal));
+        fresh.iter().for_each(|withdrawal| checked_line::push(&mut text, withdrawal));
         let mut file = File::options().append(true).open(&self.path)?;
         file.write_all(text.as_bytes())?;
         file.sync_data()
@@ -126,18 +126,11 @@ impl TokenJournal {
 
     fn replace(&mut self, matter: &[Withdrawal]) -> Result<(), TokenJournalError> {
         let mut text = format!("{HEADER}\n");
-        matter.iter().for_each(|withdrawal| push_line(&mut text, withdrawal));
+        matter.iter().for_each(|withdrawal| checked_line::push(&mut text, withdrawal));
         atomic_file::replace(&self.path, text.as_bytes(), 0o600)?;
         (self.lines, self.anew) = (matter.len(), false);
         Ok(())
     }
-}
-
-fn push_line(text: &mut String, withdrawal: &Withdrawal) {
-    // Neither can fail: there is nothing in it that JSON does not have, and a String takes everything.
-    let Ok(json) = serde_json::to_string(withdrawal) else { return };
-    let written = writeln!(text, "{:08x} {json}", crc32fast::hash(json.as_bytes()));
-    debug_assert!(written.is_ok());
 }
 
 /// All lines whose checksum holds, and whether all of them do.
@@ -145,16 +138,9 @@ fn read(bytes: &[u8]) -> (Vec<Withdrawal>, bool) {
     let whole = memchr::memrchr(b'\n', bytes).map_or(0, |end| end + 1);
     let mut lines = bytes.get(..whole).unwrap_or_default().split_inclusive(|&byte| byte == b'\n');
     let header = lines.next().is_some_and(|line| line.trim_ascii_end() == HEADER.as_bytes());
-    let found: Vec<Option<Withdrawal>> = lines.map(withdrawal).collect();
+    let found: Vec<Option<Withdrawal>> = lines.map(checked_line::read).collect();
     let is_whole = header && found.iter().all(Option::is_some);
     (found.into_iter().flatten().collect(), is_whole)
-}
-
-fn withdrawal(line: &[u8]) -> Option<Withdrawal> {
-    let (sum, json) = line.trim_ascii_end().split_at_checked(8)?;
-    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
-    let json = json.strip_prefix(b" ")?;
-    serde_json::from_slice(json).ok().filter(|_| crc32fast::hash(json) == sum)
 }
 
 #[cfg(test)]

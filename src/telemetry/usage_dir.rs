@@ -2,7 +2,6 @@
 //!
 //! Each line is a row with a checksum in front. A line whose checksum does not hold is damage: it is left out, and told.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::UsageRow;
 use crate::clock::Timestamp;
 use crate::store::atomic_file::{self, AtomicError};
+use crate::store::checked_line;
 
 /// Why an hour cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,8 @@ pub fn read(state: &Path) -> Found {
         match fs::read(&file) {
             Ok(bytes) => {
                 let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-                let (good, bad): (Vec<_>, Vec<_>) = lines.map(row).partition(Option::is_some);
+                let read = lines.map(checked_line::read::<UsageRow>);
+                let (good, bad): (Vec<_>, Vec<_>) = read.partition(Option::is_some);
                 found.rows.extend(good.into_iter().flatten());
                 if !bad.is_empty() {
                     let (file, lines) = (file.display(), bad.len());
@@ -91,12 +92,7 @@ pub fn write(state: &Path, hour: Timestamp, rows: &[UsageRow]) -> Result<(), Usa
     }
     make(&folder)?;
     let mut text = String::new();
-    for row in rows {
-        // Neither can fail: there is nothing in a row that JSON does not have, and a String takes everything.
-        let json = serde_json::to_string(row).unwrap_or_default();
-        let written = writeln!(text, "{:08x} {json}", crc32fast::hash(json.as_bytes()));
-        debug_assert!(written.is_ok());
-    }
+    rows.iter().for_each(|row| checked_line::push(&mut text, row));
     Ok(atomic_file::replace(&path, text.as_bytes(), 0o600)?)
 }
 
@@ -118,13 +114,6 @@ fn folder(state: &Path) -> PathBuf {
 /// `2026-11-25T02`.
 fn name(hour: Timestamp) -> String {
     hour.to_string().chars().take(13).collect()
-}
-
-fn row(line: &[u8]) -> Option<UsageRow> {
-    let (sum, json) = line.split_at_checked(8)?;
-    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
-    let json = json.strip_prefix(b" ")?;
-    serde_json::from_slice(json).ok().filter(|_| crc32fast::hash(json) == sum)
 }
 
 #[cfg(test)]
