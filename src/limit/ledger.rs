@@ -1,23 +1,65 @@
 //! The ledger: all limits of a request are checked, and only if every one of them lets it pass, all are charged.
 
-use std::sync::atomic::Ordering;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::account::{Account, Claim, Tally};
 use super::record::{Record, Use};
 use super::rule::{Limits, Quota};
 use super::spike::Spike;
 use super::statement::{Entry, Excess, Measure, Scope, Standing, Statement};
-use super::table::{Found, Table};
+use super::table::{Found, Key, Table};
 use super::window::{Count, Window};
 use crate::clock::Timestamp;
-use crate::id::AppId;
+use crate::id::{AppId, OperationId, ProductId};
 
 /// What every app has used of its limits. Shared by all threads; see [`Ledger::charge`].
 #[derive(Debug, Default)]
 pub struct Ledger {
     table: Table,
+    /// Whether charges are told to another process that counts the same.
+    echoing: AtomicBool,
+    echo: Mutex<Vec<Charge>>,
 }
+
+/// One charge of one account, for another process that counts the same.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Charge {
+    /// Who paid.
+    pub app: AppId,
+    /// The product, unless it is counted over all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<ProductId>,
+    /// The operation, unless it is counted over all of the product.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationId>,
+    /// How much.
+    pub weight: u64,
+    /// When.
+    pub at: Timestamp,
+    /// The version that it made of the account.
+    #[serde(skip)]
+    version: u64,
+}
+
+impl Charge {
+    /// What is counted together.
+    #[must_use]
+    pub const fn scope(&self) -> Scope<'_> {
+        match (&self.product, &self.operation) {
+            (Some(product), Some(operation)) => Scope::Operation(product, operation),
+            (Some(product), None) => Scope::Product(product),
+            (None, _) => Scope::App(&self.app),
+        }
+    }
+}
+
+/// Charges that are kept for another process; it hears of no more than these at a time.
+const ECHOES: usize = 100_000;
 
 /// What a request is to be charged for.
 #[derive(Clone, Copy, Debug)]
@@ -86,11 +128,73 @@ impl Ledger {
                 settle(claim, line.limits, bill.weight, now);
             }
         }
-        drop(claims);
+        let versions = claims.map(|claim| claim.map(Claim::release));
         for found in found.into_iter().flatten() {
             found.note_change();
         }
+        if self.echoing.load(Ordering::Acquire) {
+            self.echo(bill, &versions, now);
+        }
         Ok(statement)
+    }
+
+    /// Keeps every charge from now on for [`Ledger::take_charges`]; or none any more.
+    pub fn echo_charges(&self, wanted: bool) {
+        self.echoing.store(wanted, Ordering::Release);
+    }
+
+    fn echo(&self, bill: &Bill<'_>, versions: &[Option<u64>; SCOPES], now: u64) {
+        let mut echo = self.echo.lock().unwrap_or_else(PoisonError::into_inner);
+        for (line, version) in bill.lines.iter().zip(versions) {
+            if let (Some(line), Some(version)) = (line, version)
+                && echo.len() < ECHOES
+            {
+                let (product, operation) = match line.scope {
+                    Scope::App(_) => (None, None),
+                    Scope::Operation(product, operation) => (Some(product.clone()), Some(operation.clone())),
+                    Scope::Product(product) => (Some(product.clone()), None),
+                };
+                let (app, weight) = (bill.app.clone(), bill.weight);
+                let at = Timestamp::from_unix_nanos(now);
+                echo.push(Charge { app, product, operation, weight, at, version: *version });
+            }
+        }
+    }
+
+    /// The charges since this was last asked, but for those that `told` has heard of with the accounts as they stood.
+    pub fn take_charges(&self, told: &Told) -> Vec<Charge> {
+        let mut charges = std::mem::take(&mut *self.echo.lock().unwrap_or_else(PoisonError::into_inner));
+        charges.retain(|charge| {
+            let account = (charge.app.clone(), charge.product.clone(), charge.operation.clone());
+            told.0.get(&account).is_none_or(|version| charge.version > *version)
+        });
+        charges
+    }
+
+    /// Hands `take` everything, and says what is known by that.
+    pub fn tell_all(&self, mut take: impl FnMut(Record)) -> Told {
+        let mut told = Told::default();
+        for named in self.table.iter() {
+            let (record, version) = Record::of(named);
+            let Key { app, product, operation } = named.key.clone();
+            told.0.insert((app, product, operation), version);
+            take(record);
+        }
+        told
+    }
+
+    /// Charges what another process has let pass, whether there was room for it or not. `limits` are those of its scope.
+    pub fn add(&self, charge: &Charge, limits: &Limits) {
+        let Some(found) = self.table.find_or_make(&charge.app, &charge.scope()) else { return };
+        let (mut claim, now) = (found.named.account.claim(), charge.at.unix_nanos());
+        if let Some(quota) = &limits.quota {
+            claim.charge(quota, charge.weight, now);
+        }
+        if let Some(spike) = &limits.spike {
+            claim.set_pace(claim.account().pace().passed(spike, charge.weight, now));
+        }
+        drop(claim);
+        found.note_change();
     }
 
     /// What [`Ledger::charge`] would say, without charging anything.
@@ -117,11 +221,6 @@ impl Ledger {
             named.saved.store(version, Ordering::Relaxed);
             take(record);
         }
-    }
-
-    /// Hands `take` everything.
-    pub fn each(&self, mut take: impl FnMut(Record)) {
-        self.table.iter().for_each(|named| take(Record::of(named).0));
     }
 
     /// Takes up what an earlier process has written down; false when there is no room for it.
@@ -167,6 +266,10 @@ impl Ledger {
         running.collect()
     }
 }
+
+/// Which state of every account another process knows.
+#[derive(Debug, Default)]
+pub struct Told(HashMap<(AppId, Option<ProductId>, Option<OperationId>), u64>);
 
 /// Brings accounts that were written under another clock to this one.
 fn mend(found: &[Option<Found<'_>>], bill: &Bill<'_>, now: u64) {

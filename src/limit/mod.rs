@@ -13,7 +13,7 @@ mod inflight;
 mod throttle;
 
 pub use inflight::{Concurrency, Inflight, Seat};
-pub use ledger::{Bill, Ledger, Line, Refused};
+pub use ledger::{Bill, Charge, Ledger, Line, Refused, Told};
 pub use priority::Priority;
 pub use record::{Record, Use};
 pub use rule::{InvalidPeriod, Limits, Period, Quota, QuotaKind};

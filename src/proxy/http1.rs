@@ -17,6 +17,7 @@ use super::admission::{
 };
 use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
+use super::ending::{Ending, Wish};
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
@@ -72,7 +73,8 @@ where
     let validity = || until.or_else(|| peer.until()).map(|until| worker.moment(until));
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity());
     let mut signal = worker.signal.clone();
-    let ending = Cell::new(signal.borrow_and_update().draining);
+    let ending = Ending::default();
+    ending.heed(&signal.borrow_and_update());
     if !peer.still_stands(&worker) {
         return;
     }
@@ -88,7 +90,7 @@ where
                     // What was asked while the certificate was good is answered, and nothing after it.
                     Phase::Validity if deadline.grant_farewell(FAREWELL) => {
                         worker.note_expiry();
-                        ending.set(true);
+                        ending.set(Wish::AtOnce);
                     }
                     // The request that is under way says so itself, if the caller can still be told.
                     Phase::Transfer if deadline.give_notice(LINGER) => {}
@@ -96,8 +98,11 @@ where
                 },
                 changed = signal.changed(), if listening => {
                     listening = changed.is_ok();
-                    if signal.borrow_and_update().draining {
-                        ending.set(true);
+                    let (was, heard) = (ending.is_wished(), *signal.borrow_and_update());
+                    ending.heed(&heard);
+                    if ending.is_wished() && !was && let Some(left) = heard.left() {
+                        // Who has nothing more to ask goes in the second half, when whoever had was told to.
+                        deadline.shorten_idle(left / 2 + worker.some_moment_in(left / 4));
                     }
                     deadline.move_validity(validity());
                     if !peer.still_stands(&worker) {
@@ -153,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         head: &mut Vec<u8>,
         most: usize,
         deadline: &Deadline,
-        ending: &Cell<bool>,
+        ending: &Ending,
         within: Duration,
     ) -> Result<bool, Answer> {
         head.clear();
@@ -177,10 +182,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.unread.shrink();
             let Self { io, unread, .. } = self;
             let read = poll_fn(|cx| {
-                if ending.get() && unread.is_empty() {
+                let read = poll_read_with(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes));
+                // What has come already is answered, whatever was said meanwhile.
+                if read.is_pending() && ending.is(Wish::AtOnce) && unread.is_empty() {
                     return Poll::Ready(Ok(0));
                 }
-                poll_read_with(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes))
+                read
             });
             match read.await {
                 Ok(0) | Err(_) => return Ok(false),
@@ -196,7 +203,7 @@ async fn serve_all<S>(
     connection: &mut Connection<S>,
     limits: &Limits,
     deadline: &Deadline,
-    ending: &Cell<bool>,
+    ending: &Ending,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -249,7 +256,7 @@ async fn serve_one<S>(
     connection: &mut Connection<S>,
     scratch: Scratch<'_>,
     deadline: &Deadline,
-    ending: &Cell<bool>,
+    ending: &Ending,
 ) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -270,7 +277,7 @@ where
             return false;
         }
     };
-    let last = ending.get() || deadline.ends_by(begun + NOTICE);
+    let last = ending.is_wished() || deadline.ends_by(begun + NOTICE);
     limits.clear();
     if let Outcome::Forward(Route::Service(Admission { permit, .. })) = &request.outcome {
         write_lines(limits, permit.statement());

@@ -8,6 +8,7 @@ mod signs;
 mod sessions;
 mod tls;
 mod deadline;
+mod ending;
 mod buffer;
 mod linger;
 mod framing;
@@ -37,7 +38,7 @@ mod plane;
 mod rehearse;
 
 pub use context::{Attestor, NotAttested, PlaneContext};
-pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
+pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Scissors, Socket};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
     Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,

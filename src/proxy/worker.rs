@@ -1,6 +1,7 @@
 //! What one data-plane thread owns: pools, counters, its end of the access log. Nothing in here is shared with another thread.
 
 use std::cell::Cell;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -185,6 +186,13 @@ impl Worker {
     /// Connections that are open on this thread.
     pub(super) fn open(&self) -> usize {
         self.open.get()
+    }
+
+    /// Some moment within `span`, so that what many are told at once is not done by all of them at once.
+    pub(super) fn some_moment_in(&self, span: Duration) -> Duration {
+        // The low bits of a keyed hash with a key of its own are as good as drawn.
+        let draw = RandomState::new().hash_one(()) % 1024;
+        span.mul_f64(f64::from(u32::try_from(draw).unwrap_or(0)) / 1024.0)
     }
 
     /// Leaves `event` in the access log, remembers it, and counts it as usage.
