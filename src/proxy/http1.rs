@@ -21,7 +21,6 @@ use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
 use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
-use super::leaks::Leaks;
 use super::limit_fields::write_lines;
 use super::linger::{self, LINGER};
 use super::refuse::Answer;
@@ -277,7 +276,7 @@ where
     }
     let keep_alive = request.caller.keep_alive && !last;
     let leaks = match &request.outcome {
-        Outcome::Forward(Route::Service(Admission { service, .. })) => Leaks::of(service.watch),
+        Outcome::Forward(Route::Service(Admission { service, .. })) => worker.watch(service.watch),
         Outcome::Answer(_) | Outcome::Errand(..) | Outcome::Forward(Route::Remote(_)) => None,
     };
     let caller = Caller { keep_alive, limits: limits.as_slice(), leaks: leaks.as_ref(), ..request.caller };
@@ -329,9 +328,6 @@ where
             }
         }
     };
-    if let Some(leaks) = &leaks {
-        worker.report_leak(leaks, &snapshot, now);
-    }
     entry.done.keep_alive
 }
 

@@ -36,7 +36,7 @@ use super::upstream::Upstream;
 use super::whoami;
 use super::worker::Worker;
 use crate::clock::Timestamp;
-use crate::credential::DigestCheck;
+use crate::credential::{DigestCheck, LONGEST_SECRET};
 use crate::oauth::Errand;
 use crate::telemetry::AccessEvent;
 
@@ -407,7 +407,7 @@ impl Exchange {
         // What has a body is sent once only.
         let mut digest = admission.digest.clone();
         let limits_of_caller: Vec<_> = values(admission.permit.statement()).collect();
-        let (format, leaks) = (admission.service.error_format, Leaks::of(admission.service.watch));
+        let (format, leaks) = (admission.service.error_format, worker.watch(admission.service.watch));
         let route = Route::Service(admission);
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
@@ -435,9 +435,6 @@ impl Exchange {
             }
         });
         let exchanged = exchanged.await;
-        if let Some(leaks) = &leaks {
-            worker.report_leak(leaks, &worker.snapshot(), worker.now());
-        }
         match exchanged {
             Ok(Relayed { status, received, sent, .. }) => {
                 Done { status, received, sent, code: None, client: None }
@@ -497,6 +494,7 @@ impl Way<'_> {
                 answer
             })
             .await?;
+            scan_head(self.leaks, upstream.unread.unread().get(..answer.length).unwrap_or_default())?;
             if answer.status >= 200 {
                 break answer;
             }
@@ -509,8 +507,6 @@ impl Way<'_> {
             }
             upstream.unread.consume(answer.length);
         };
-        let head = upstream.unread.unread().get(..answer.length).unwrap_or_default();
-        scan_head(self.leaks, head)?;
         let scan = self.leaks.map(|leaks| Scan::new(Rc::clone(leaks)));
         let response = self.response(upstream, &answer)?;
         let ended = answer.body == Framing::Length(0);
@@ -713,6 +709,13 @@ impl Sending {
     }
 }
 
+/// What may pass after `data` has been looked at.
+fn scanned(scan: &mut Scan, data: &[u8]) -> Result<Bytes, PumpError> {
+    let mut out = Vec::with_capacity(data.len() + LONGEST_SECRET);
+    scan.pass(data, &mut out).map_err(|Blocked| PumpError::Leak)?;
+    Ok(out.into())
+}
+
 /// The answer's body on its way down.
 struct Receiving {
     stream: SendStream<Bytes>,
@@ -737,7 +740,11 @@ impl Receiving {
             }
             match self.decoder.look(unread.unread()).map_err(PumpError::Body)? {
                 Piece::End => {
-                    self.stream.send_data(Bytes::new(), true).map_err(gone)?;
+                    let mut rest = Vec::new();
+                    if let Some(scan) = &mut self.scan {
+                        scan.finish(&mut rest);
+                    }
+                    self.stream.send_data(rest.into(), true).map_err(gone)?;
                     self.ended = true;
                 }
                 Piece::Skip(count) => self.advance(unread, count)?,
@@ -755,14 +762,18 @@ impl Receiving {
                     }
                     let count = self.stream.capacity().min(count);
                     if count > 0 {
-                        let data = Bytes::copy_from_slice(unread.unread().get(..count).unwrap_or_default());
-                        if let Some(scan) = &mut self.scan {
-                            scan.look(&data).map_err(|Blocked| PumpError::Leak)?;
-                        }
+                        let data = unread.unread().get(..count).unwrap_or_default();
+                        let data = match &mut self.scan {
+                            Some(scan) => scanned(scan, data)?,
+                            None => Bytes::copy_from_slice(data),
+                        };
                         self.advance(unread, count)?;
                         self.moved += u64::try_from(count).unwrap_or(0);
-                        self.ended = self.decoder.is_done();
-                        self.stream.send_data(data, self.ended).map_err(gone)?;
+                        // What is looked through may still be held back in part.
+                        self.ended = self.decoder.is_done() && self.scan.is_none();
+                        if self.ended || !data.is_empty() {
+                            self.stream.send_data(data, self.ended).map_err(gone)?;
+                        }
                     }
                 }
                 Piece::NeedMore => {

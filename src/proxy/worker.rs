@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::context::{Attestor, PlaneContext, Signal};
 use super::leaks::Leaks;
 use super::request_id::RequestIds;
+use super::settings::Watch;
 use super::sightings::Lookout;
 use super::signs::{Noticed, Seen, Signs};
 use super::snapshot::{Current, Snapshot};
@@ -19,6 +20,7 @@ use super::tls::NotYetValid;
 use super::upstream::Pool;
 use super::uses::UseLog;
 use crate::clock::{Clock, Timestamp};
+use crate::credential::recognise;
 use crate::issuance::TokenDesk;
 use crate::pki::{Skews, Verified, VerifyError};
 use crate::registry::Credential;
@@ -211,13 +213,24 @@ impl Worker {
         }
     }
 
-    /// Reports the secret that was found in an answer, if there was one and it is on file.
-    pub(super) fn report_leak(&self, leaks: &Leaks, snapshot: &Snapshot, now: Timestamp) {
-        let Some(id) = leaks.take() else { return };
-        if let Some(found) = snapshot.registry.credential(&id) {
-            let app = found.app.id.to_string();
-            self.signs.report(now, Noticed::Leaked { credential: id, app, place: "response" });
+    /// An answer that is looked through for secrets, if it is to be: what is found and on file is told at once.
+    ///
+    /// By its hash: whoever only makes up the name of a credential accuses nobody.
+    pub(super) fn watch(&self, watch: Watch) -> Option<Rc<Leaks>> {
+        if watch == Watch::Off {
+            return None;
         }
+        let (current, clock, signs) =
+            (Arc::clone(&self.current), Arc::clone(&self.clock), self.signs.clone());
+        Leaks::of(watch, move |text, told| {
+            let snapshot = current.load();
+            let found = recognise(text.expose_secret(), &snapshot.registry, &snapshot.peppers)?;
+            if !told.contains(&found.id) {
+                let (credential, app) = (found.id.to_string(), found.app.id.to_string());
+                signs.report(clock.now(), Noticed::Leaked { credential, app, place: "response" });
+            }
+            Some(found.id.clone())
+        })
     }
 
     /// Hands over what was counted, now and then; runs as long as the thread does.
