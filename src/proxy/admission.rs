@@ -280,18 +280,25 @@ pub(super) fn admit<'s>(
     let fields = head.fields.iter().map(|field| (field.name, field.value));
     let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header)
         .map_err(|refusal| refuse(refusal, KindSet::EMPTY))?;
-    let signed = Signed::read(message(head), signatures, purpose.nonce_use())
-        .map_err(of_kind(CredentialKind::Signature))?;
     let fields = head.fields.iter().map(|field| (field.name, field.value));
     let token = Bearer::from_fields(fields, &snapshot.tokens).map_err(of_kind(CredentialKind::Token))?;
+    let turn_away = |(wait, presented)| {
+        let answer = RATE_LIMITED.with_notice(Notice::to_wait(wait)).in_format(place.format);
+        (answer, Verdict { presented, ..Verdict::of_nobody(RATE_LIMITED.code) })
+    };
+    let throttle = Throttled::of(visitor, snapshot, purpose);
+    let kinds = Throttled::kinds(&headers, token.is_some(), Signed::is_presented(&message(head), signatures));
+    throttle.admit(kinds, now).map_err(turn_away)?;
+    let signed = Signed::read(message(head), signatures, purpose.nonce_use())
+        .inspect_err(|&refusal| throttle.note(refusal, now))
+        .map_err(of_kind(CredentialKind::Signature))?;
+    if signed.is_some() {
+        // Only what it says has told that it is meant for us, and not for the service.
+        throttle.admit(kinds.with(CredentialKind::Signature), now).map_err(turn_away)?;
+    }
     let headers = HeaderEvidence { signature: signed.as_ref(), token, ..headers };
     let evidence = Evidence { headers, ..visitor.evidence() };
     let presented = evidence.kinds();
-    let throttle = Throttled::of(&evidence, visitor, snapshot, purpose);
-    throttle.admit(now).map_err(|wait| {
-        let answer = RATE_LIMITED.with_notice(Notice::to_wait(wait)).in_format(place.format);
-        (answer, Verdict { presented, ..Verdict::of_nobody(RATE_LIMITED.code) })
-    })?;
 
     let Some(service) = service else {
         // Who cannot say who it is learns nothing about what exists here.
@@ -351,19 +358,28 @@ pub(super) const DIGEST_MISMATCH: Answer = Answer::new(
 struct Throttled<'s>(Option<(&'s Throttle, &'s Spike, u128)>);
 
 impl<'s> Throttled<'s> {
-    /// Only who presents one of them costs a computation, and only who calls can be made to wait.
-    fn of(evidence: &Evidence<'_>, visitor: &Visitor, snapshot: &'s Snapshot, purpose: Purpose) -> Self {
-        let HeaderEvidence { api_key, signature, token } = &evidence.headers;
-        let presents = api_key.is_some() || signature.is_some() || token.is_some();
-        let concerns = purpose == Purpose::Admit && presents;
-        let pace = snapshot.limits.failed_keys.as_ref().filter(|_| concerns);
+    /// Only who calls can be made to wait.
+    fn of(visitor: &Visitor, snapshot: &'s Snapshot, purpose: Purpose) -> Self {
+        let pace = snapshot.limits.failed_keys.as_ref().filter(|_| purpose == Purpose::Admit);
         Self(pace.map(|pace| (&*snapshot.throttle, pace, source(visitor.peer.ip()))))
     }
 
-    /// Turns away who has failed too often, before anything is computed, and says how long to wait.
-    fn admit(&self, now: Timestamp) -> Result<(), Duration> {
+    /// What is presented besides a certificate, before anything of it is read.
+    fn kinds(headers: &HeaderEvidence<'_>, token: bool, signature: bool) -> KindSet {
+        let api_key = headers.api_key.map(|_| CredentialKind::ApiKey);
+        let (token, signature) =
+            (token.then_some(CredentialKind::Token), signature.then_some(CredentialKind::Signature));
+        [signature, token, api_key].into_iter().flatten().collect()
+    }
+
+    /// Turns away who has failed too often and presents one of these kinds, before anything is read or computed, and says how
+    /// long to wait. Whoever presents none costs no computation.
+    fn admit(&self, kinds: KindSet, now: Timestamp) -> Result<(), (Duration, KindSet)> {
         let Some((throttle, pace, source)) = self.0 else { return Ok(()) };
-        throttle.admit(source, pace, now)
+        if kinds == KindSet::EMPTY {
+            return Ok(());
+        }
+        throttle.admit(source, pace, now).map_err(|wait| (wait, kinds))
     }
 
     /// Remembers a failure.

@@ -422,7 +422,7 @@ fn judge<'a>(
         Peer::Visitor(visitor) => {
             match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
                 Ok(admission) => {
-                    worker.note_use(admission.permit.terms().credential, now);
+                    worker.note_use(&admission.permit, now);
                     let verdict = admission.verdict();
                     (Outcome::Forward(Route::Service(admission)), verdict)
                 }

@@ -215,7 +215,7 @@ impl Stream {
                     (verdict, Done { status: answer.status, received: 0, sent, code: None, client: None })
                 }
                 Ok(admission) => {
-                    self.worker.note_use(admission.permit.terms().credential, now);
+                    self.worker.note_use(&admission.permit, now);
                     let verdict = admission.verdict();
                     let done = if admission.service.endpoint == Endpoint::Whoami {
                         show(&mut respond, &upstream_head, &admission, &id, to_head_request)

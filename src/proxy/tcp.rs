@@ -39,7 +39,7 @@ pub(super) async fn serve<S>(
     let (verdict, moved) = match judge(visitor, service, &snapshot, Purpose::Admit, now) {
         (verdict, None) => (verdict, Moved::default()),
         (verdict, Some(admission)) => {
-            worker.note_use(admission.permit.terms().credential, now);
+            worker.note_use(&admission.permit, now);
             match connect(worker, &Route::Service(admission), &snapshot.limits).await {
                 Ok(mut upstream) => {
                     let allowed = || may_go_on(worker, visitor, service);

@@ -19,11 +19,11 @@ use super::snapshot::{Current, Snapshot};
 use super::tls::NotYetValid;
 use super::upstream::Pool;
 use super::uses::UseLog;
+use crate::authz::Permit;
 use crate::clock::{Clock, Timestamp};
 use crate::credential::recognise;
 use crate::issuance::TokenDesk;
 use crate::pki::{Skews, Verified, VerifyError};
-use crate::registry::Credential;
 use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics, Recall, Tally};
 
 /// Access-log lines wait no longer than this for company.
@@ -113,9 +113,9 @@ impl Worker {
         Instant::now() + at.since(self.now()).min(Duration::from_secs(1_000_000_000))
     }
 
-    /// Remembers by which credential somebody was let in.
-    pub(super) fn note_use(&self, credential: &Credential, now: Timestamp) {
-        self.uses.note(credential, &self.metrics, now);
+    /// Remembers by which credentials somebody was let in.
+    pub(super) fn note_use(&self, permit: &Permit<'_>, now: Timestamp) {
+        permit.credentials().for_each(|credential| self.uses.note(credential, &self.metrics, now));
     }
 
     /// Remembers a peer whose clock is ahead.
