@@ -110,6 +110,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("trust_domain =", "trust_domain = 7", &["trust_domain: "]),
     ("state_dir =", "state_dir = \"\"", &["state_dir: ", "path"]),
     ("registry =", "registry = \"registry\"", &["registry: "]),
+    ("revocations =", "revocations = \"revoked.d\"", &["revocations: "]),
     ("threads =", "threads = -1", &["threads: "]),
     ("threads =", "threads = 0\nthreads = 1", &[]),
     ("quickstart =", "quickstart = \"no\"", &["quickstart: "]),

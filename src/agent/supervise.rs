@@ -41,6 +41,7 @@ use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError, Signs, Use
 use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
+use crate::store::revoked_dir::RevokedError;
 use crate::store::socket_file::SocketError;
 use crate::store::{AuthorityDir, StoreError, disk};
 use crate::telemetry::{AccessSink, AuditLog, LogWriter, Metrics, SubscribeError, subscribe};
@@ -113,6 +114,9 @@ pub enum AgentError {
     /// The registry cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// What somebody else has revoked cannot be told.
+    #[error("what is revoked in the folders of `revocations` cannot be told")]
+    Revoked(#[from] RevokedError),
     /// The revocations cannot be used.
     #[error("the revocations cannot be used")]
     Revocations(#[from] RevocationError),
@@ -197,6 +201,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let issued = Arc::clone(&feed.borrow_and_update());
     let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
     let revocations = Arc::new(revocation_file::load(&config.state_dir)?);
+    let withheld = Arc::new(trust::withheld(&config)?);
     let crls = trust::all_crls(&config.trust, &bundles, &Arc::default(), started_at)?;
     let mut issuers = Issuers::new(Arc::clone(&clock));
     issuers.follow(&config);
@@ -215,6 +220,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         revocations,
         crls,
         registry: Arc::clone(&registry),
+        withheld,
         peppers,
         tokens,
         ring: Arc::clone(&token_keeper.state.ring),

@@ -27,6 +27,8 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// Where developers, apps and products are written down.
     pub registry_dirs: Vec<PathBuf>,
+    /// Where somebody else says which credentials, apps and tokens are revoked.
+    pub revoked_dirs: Vec<PathBuf>,
     /// The environment that the agent stands in, by the file.
     pub written_environment: Option<EnvironmentId>,
     /// The same by the command line, which holds whatever the file says.

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod registry_dir;
 pub mod registry_change;
 pub mod registry_edit;
+pub mod revoked_dir;
 pub mod pepper_file;
 pub mod revocation_file;
 pub mod issue_journal;
