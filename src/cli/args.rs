@@ -78,6 +78,8 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: GrantVerb,
     },
+    /// Bring the registry to the state that files describe, all in one step
+    Apply(ApplyArgs),
     /// Who changed what, and whether the log of it is whole
     Audit {
         #[command(subcommand)]
@@ -125,6 +127,28 @@ pub(super) struct CheckArgs {
     /// Fail on warnings, too: on what is allowed in the registry, and hardly meant
     #[arg(long)]
     pub(super) strict: bool,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct ApplyArgs {
+    /// Files with developers, apps and products as they are to be, or folders of them; they are written as the registry's are
+    #[arg(value_name = "FILE|DIR", required = true)]
+    pub(super) files: Vec<PathBuf>,
+
+    /// Say what would change and change nothing; exit 3 when something would
+    #[arg(long)]
+    pub(super) plan: bool,
+
+    /// Delete what the files do not have, too: in those files of the registry that have the name of a given one
+    #[arg(long)]
+    pub(super) prune: bool,
+
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
 
     #[command(flatten)]
     pub(super) format: Format,

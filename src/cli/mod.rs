@@ -21,6 +21,7 @@ mod diff;
 mod clerk;
 mod registry;
 mod key;
+mod apply;
 mod audit;
 mod sign;
 mod dispatch;
