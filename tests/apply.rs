@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::world::{GRANT, postern};
-use support::{Answer, Scene, Service, Talk, Tls, World};
+use support::{Answer, Scene, Service, Talk, Tls};
 use tokio::time::Instant;
 
 const WANTED: &str = r#"# Who pays.

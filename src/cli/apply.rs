@@ -31,22 +31,27 @@ struct Report<'a> {
 pub(super) fn run(config: &Path, args: ApplyArgs) -> anyhow::Result<Verdict> {
     let config = locate::config(config)?;
     let wanted = wanted(&args.files)?;
+    apply(&config, &wanted, args)
+}
+
+/// Brings the registry to the state of `wanted`, or says what that would take.
+pub(super) fn apply(config: &Config, wanted: &[Source], args: ApplyArgs) -> anyhow::Result<Verdict> {
     let prune = if args.prune { Prune::Delete } else { Prune::Keep };
-    let prepared = match registry_apply::prepare(&config.registry_dirs, &wanted, prune) {
+    let prepared = match registry_apply::prepare(&config.registry_dirs, wanted, prune) {
         Ok(prepared) => prepared,
         Err(error) => {
             let error = anyhow::Error::new(error);
             if !args.plan {
-                refused(&config, args.reason, &error);
+                refused(config, args.reason, &error);
             }
             return Err(error);
         }
     };
     let changes = prepared.changes.clone();
-    let warnings = new_warnings(&prepared, &config);
+    let warnings = new_warnings(&prepared, config);
     let pending = !changes.is_empty();
     if pending && !args.plan {
-        commit(&config, prepared, args.reason)?;
+        commit(config, prepared, args.reason)?;
     }
     if args.format.json {
         output::print_json(&Report {

@@ -22,6 +22,8 @@ mod clerk;
 mod registry;
 mod key;
 mod apply;
+mod apigee;
+mod import;
 mod audit;
 mod sign;
 mod dispatch;
