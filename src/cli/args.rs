@@ -124,6 +124,8 @@ pub(super) struct RunArgs {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(super) enum Described {
+    /// The agent's configuration
+    Config,
     /// A file of the registry
     Registry,
 }

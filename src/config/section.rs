@@ -328,18 +328,17 @@ fn profile(
     name: &str,
     leaf: LeafSection,
 ) -> Option<Profile> {
-    let id: Option<SpiffeId> = if table.has("spiffe_id") {
-        table.optional("spiffe_id", |value| {
-            let id: SpiffeId = value.parse()?;
-            if domain.is_some_and(|domain| id.trust_domain() != *domain) {
-                value.problem(format!("the identity must be of the trust domain {}", domain?));
-                return None;
-            }
-            Some(id)
-        })
-    } else {
-        domain.and_then(|domain| format!("spiffe://{domain}/{name}").parse().ok())
-    };
+    let has_id = table.has("spiffe_id");
+    let given = table.optional("spiffe_id", |value| {
+        let id: SpiffeId = value.parse()?;
+        if domain.is_some_and(|domain| id.trust_domain() != *domain) {
+            value.problem(format!("the identity must be of the trust domain {}", domain?));
+            return None;
+        }
+        Some(id)
+    });
+    let usual = || domain.and_then(|domain| format!("spiffe://{domain}/{name}").parse().ok());
+    let id: Option<SpiffeId> = if has_id { given } else { usual() };
     let dns = table.optional("dns", |value| value.list(certifiable_name)).unwrap_or_default();
     let ttl = table.optional("ttl", Value::duration).unwrap_or(leaf.ttl);
     let algorithm = table.optional("key", key_algorithm).unwrap_or(leaf.algorithm);
