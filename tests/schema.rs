@@ -158,6 +158,7 @@ developer = "team"
 status = "approved"
 accepts = [["mtls"], ["api_key", "user_token"]]
 priority = "high"
+key_max_age = "90d"
 quota = { limit = 5, per = "1month", kind = "calendar", utc_offset = "-05:30" }
 spike = { rate = "10/min", burst = 3 }
 attributes = { tenant = "acme", regions = ["eu", "us"] }
@@ -241,13 +242,14 @@ path = "/"
 "#;
 
 /// What neither the reader nor the schema takes, written in place of something in [`COMPLETE`].
-const SLIPS: [(&str, &str); 16] = [
+const SLIPS: [(&str, &str); 17] = [
     ("id = \"team\"", "id = \"team\"\nnmae = \"x\""),
     ("id = \"team\"", "id = \"-team\""),
     ("status = \"active\"", "status = \"on\""),
     ("[\"mtls\"], [\"api_key\", \"user_token\"]", "[]"),
     ("[\"mtls\"], [\"api_key\", \"user_token\"]", "[\"cert\"]"),
     ("priority = \"high\"", "priority = 1"),
+    ("key_max_age = \"90d\"", "key_max_age = \"0s\""),
     ("utc_offset = \"-05:30\"", "utc_offset = \"5\""),
     ("rate = \"10/min\"", "rate = \"10/year\""),
     ("uri = \"spiffe://postern.test/ledger/**\"", ""),

@@ -123,13 +123,14 @@ impl From<Lint> for Warning {
     }
 }
 
-/// Warns of keys that are older than they may become.
+/// Warns of keys that are older than their apps, or else the configuration, let them become.
 fn too_old(snapshot: &Snapshot, most: Option<Duration>) -> String {
     let now = SystemClock.now();
-    let old = snapshot.credentials().filter(|key| most.is_some_and(|most| key.is_older_than(most, now)));
+    let old = snapshot.credentials().filter(|key| key.is_too_old(most, now));
     old.map(|key| {
         let rotate = format!("rotate it with `postern key rotate {}`", key.id);
-        format!("warning: the key {} of {} is older than [keys] max_age; {rotate}\n", key.id, key.app.id)
+        let most = if key.app.key_max_age.is_some() { "its app's key_max_age" } else { "[keys] max_age" };
+        format!("warning: the key {} of {} is older than {most}; {rotate}\n", key.id, key.app.id)
     })
     .collect()
 }
