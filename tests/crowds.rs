@@ -1,6 +1,6 @@
 //! Callers that are slow or many: each bound holds, what is beyond it is told and counted, and nobody beside them notices.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test may panic, and tells its figures")]
 
 #[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
 #[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
@@ -66,10 +66,8 @@ fn percentile(times: &[Duration], percent: usize) -> Duration {
     times.get((times.len() - 1) * percent / 100).copied().unwrap()
 }
 
-/// Callers of each kind.
-fn of_each_kind() -> usize {
-    std::env::var("POSTERN_TEST_SLOW").ok().and_then(|number| number.parse().ok()).unwrap_or(125)
-}
+/// Callers of each of four kinds.
+const OF_EACH_KIND: usize = 500;
 
 #[tokio::test]
 async fn slow_callers_of_every_kind_are_gone_after_their_time_and_nobody_beside_them_notices() {
@@ -78,7 +76,7 @@ async fn slow_callers_of_every_kind_are_gone_after_their_time_and_nobody_beside_
     )
     .await;
     let caller = world.identity("caller");
-    let number = of_each_kind();
+    let number = OF_EACH_KIND;
     let calm = times_beside(&world, 300, async {}).await;
 
     let gone = Cell::new(0);

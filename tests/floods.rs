@@ -1,7 +1,13 @@
 //! Callers that cost more than they bring: each flood ends its connection, costs little memory and time, and nobody beside it
 //! notices.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test may panic, and tells its figures"
+)]
 
 #[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
 #[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
