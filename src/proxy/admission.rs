@@ -504,7 +504,7 @@ impl Consumed {
 }
 
 /// Whether the caller's `Connection` field says that `name` ends here.
-fn is_nominated(head: &Head<'_, '_>, name: &str) -> bool {
+pub(super) fn is_nominated(head: &Head<'_, '_>, name: &str) -> bool {
     head.values("connection").any(|value| {
         value
             .split(|&byte| byte == b',')
