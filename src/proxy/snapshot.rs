@@ -161,6 +161,24 @@ impl Routes {
         })
     }
 
+    /// Whether a request to `authority` and `path`, for which `found` answers, belongs on another connection: the handshake
+    /// asked for `sni`, which is the host of some service, and not `found` answers for that host and path.
+    #[must_use]
+    pub fn is_misdirected(
+        &self,
+        sni: &str,
+        authority: &str,
+        path: &str,
+        found: Option<&Arc<ServiceSettings>>,
+    ) -> bool {
+        if host_of(authority).eq_ignore_ascii_case(sni) {
+            return false;
+        }
+        let mut hosts = self.services.iter().flat_map(|service| &service.hosts);
+        let meant = self.find(sni, path).map(|service| &service.id);
+        meant != found.map(|service| &service.id) && hosts.any(|host| host.eq_ignore_ascii_case(sni))
+    }
+
     /// The service called `id`.
     #[must_use]
     pub fn service(&self, id: &ServiceId) -> Option<&Arc<ServiceSettings>> {
