@@ -46,6 +46,17 @@ pub(crate) async fn handshake_for(
     identity: Option<&Identity>,
     protocol: &str,
 ) -> io::Result<Tls> {
+    stream.set_nodelay(true)?;
+    let name = name.try_into().unwrap();
+    soon("a handshake", connector(roots, identity, protocol).connect(name, stream)).await
+}
+
+/// What connects; its sessions are resumed among its connections.
+pub(crate) fn connector(
+    roots: &[CertificateDer<'static>],
+    identity: Option<&Identity>,
+    protocol: &str,
+) -> TlsConnector {
     let mut store = RootCertStore::empty();
     roots.iter().for_each(|root| store.add(root.clone()).unwrap());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -62,9 +73,7 @@ pub(crate) async fn handshake_for(
     if !protocol.is_empty() {
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     }
-    stream.set_nodelay(true)?;
-    let name = name.try_into().unwrap();
-    soon("a handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+    TlsConnector::from(Arc::new(config))
 }
 
 /// An answer, taken apart.
