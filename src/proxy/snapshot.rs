@@ -237,4 +237,23 @@ mod tests {
         assert_eq!(find("EU.example:8443", "/orders"), "orders-eu");
         assert_eq!(find("[::1]:8443", "/orders"), "orders");
     }
+
+    #[test]
+    fn a_name_that_a_service_lists_leads_to_no_other_service() {
+        let routes = Routes::new([
+            service("red", &["red.test"], "/"),
+            service("blue", &["blue.test"], "/"),
+            service("shared", &[], "/shared"),
+        ]);
+        let misdirected =
+            |sni, authority, path| routes.is_misdirected(sni, authority, path, routes.find(authority, path));
+
+        assert!(!misdirected("red.test", "red.test:8443", "/a"));
+        assert!(!misdirected("RED.test", "red.TEST", "/a"));
+        assert!(misdirected("red.test", "blue.test", "/a"));
+        assert!(misdirected("red.test", "other.test", "/a"));
+        assert!(!misdirected("red.test", "blue.test", "/shared/a"));
+        assert!(!misdirected("localhost", "blue.test", "/a"));
+        assert!(!misdirected("localhost", "other.test", "/a"));
+    }
 }
