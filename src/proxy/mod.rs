@@ -39,10 +39,12 @@ mod inbound;
 mod outbound;
 mod plane;
 mod rehearse;
+mod reading;
 
 pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
 pub use pressure::{Gauge, Pressure};
+pub use reading::{AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
     Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
