@@ -586,6 +586,21 @@ fn a_key_that_nobody_has_costs_what_a_wrong_secret_costs() {
     assert!(!(0..10).all(differs), "the medians differ by more than {TOLERANCE} % each time");
 }
 
+#[tokio::test]
+async fn no_core_image_is_written_unless_it_is_asked_for() {
+    for (wanted, limit) in [(false, "0"), (true, "unlimited")] {
+        let mut scene = Scene::guarding("127.0.0.1:9");
+        scene.run_by("ulimit -c unlimited; exec \"$@\"");
+        if wanted {
+            scene.amend_config("state_dir", "core_dumps = true\nstate_dir");
+        }
+        let world = scene.start().await;
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", world.pid())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(line.split_whitespace().nth(4), Some(limit), "{line}");
+    }
+}
+
 /// A service that gives `text` away piece by piece, so that each leaves by itself; or whole, in an interim head.
 async fn dribbling(text: &str) -> Service {
     let (head, tail) = text.split_at(text.len() - 1);

@@ -90,6 +90,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     let threads =
         root.optional("threads", |value| value.integer(0..=1024_usize)).filter(|&threads| threads > 0);
     let quickstart = root.optional("quickstart", Value::boolean).unwrap_or(false);
+    let core_dumps = root.optional("core_dumps", Value::boolean).unwrap_or(false);
     let log = section::log(root.table("log"));
     let authority = section::authority(root.table("authority"), base);
     let leaf = section::leaf(root.table("leaf"));
@@ -199,6 +200,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         ordered_environment: None,
         threads,
         quickstart,
+        core_dumps,
         log,
         keys: authority.keys,
         issuance,

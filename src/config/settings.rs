@@ -37,6 +37,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// Whether sample credentials are made and curl lines printed.
     pub quickstart: bool,
+    /// Whether the system may write core images of the agent, and others of its user may look into its memory.
+    pub core_dumps: bool,
     /// The operator log and the access log.
     pub log: telemetry::Settings,
     /// Where the local CA's keys are.

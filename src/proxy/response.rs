@@ -69,16 +69,19 @@ pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<Respon
             keep |= memchr::memmem::find(&value, b"keep-alive").is_some();
         }
     }
+    // Also where it only announces a body that does not follow: it travels on.
+    let content_length =
+        content_length.map(|digits| number(digits).ok_or(BadResponse::Length)).transpose()?;
     let body = match (encoding, content_length) {
         _ if bodiless => Framing::Length(0),
         (Some(_), Some(_)) => return Err(BadResponse::Length),
         (Some(value), None) if value.eq_ignore_ascii_case(b"chunked") => Framing::Chunked,
         (Some(_), None) => return Err(BadResponse::Length),
-        (None, Some(digits)) => Framing::Length(number(digits).ok_or(BadResponse::Length)?),
+        (None, Some(length)) => Framing::Length(length),
         (None, None) => Framing::Close,
     };
     // A service that announces a body where there can be none may send one, too.
-    let announced = encoding.is_some() || content_length.is_some_and(|digits| number(digits) != Some(0));
+    let announced = encoding.is_some() || content_length.is_some_and(|length| length != 0);
     let keep_alive = keep && !close && body != Framing::Close && !(status == 204 && announced);
     Ok(Some(ResponseHead { status, body, keep_alive, length }))
 }
@@ -113,9 +116,12 @@ pub(super) fn each_field(bytes: &[u8], length: ContentLength, mut each: impl FnM
                 .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
         })
     };
+    let mut is_announced = false;
     for field in response.headers.iter() {
-        let announced =
-            length == ContentLength::Announced && field.name.eq_ignore_ascii_case("content-length");
+        // Two that are equal were read as one.
+        let announced = length == ContentLength::Announced
+            && field.name.eq_ignore_ascii_case("content-length")
+            && !std::mem::replace(&mut is_announced, true);
         if (announced || fate_of_response_field(field.name) == Fate::Pass) && !nominated(field.name) {
             each(field.name, field.value);
         }
@@ -266,6 +272,17 @@ mod tests {
         assert_eq!(read(wire.as_bytes(), true).unwrap().unwrap().body, Framing::Length(0));
         assert_eq!(written(wire, caller).matches("Content-Length: 77").count(), 1);
         assert!(!written(wire, caller).contains("content-length: 0"));
+    }
+
+    #[test]
+    fn a_length_that_is_announced_is_one_number() {
+        let caller = Caller { to_head_request: true, ..KEEP };
+        let twice = "HTTP/1.1 200 OK\r\nContent-Length: 77\r\nContent-Length: 77\r\n\r\n";
+        let none = "HTTP/1.1 200 OK\r\nContent-Length: +77\r\n\r\n";
+
+        assert_eq!(written(twice, caller).matches("Content-Length").count(), 1);
+        assert_eq!(read(none.as_bytes(), true), Err(BadResponse::Length));
+        assert_eq!(read(none.replace("200", "304").as_bytes(), false), Err(BadResponse::Length));
     }
 
     #[test]

@@ -151,7 +151,7 @@ mod tests {
     fn each_file_is_understood_by_itself_and_a_bad_one_goes_on_saying_what_it_said() {
         let one = source("one.toml", "[[revoked]]\ncredential = 'a'\n");
         let two = source("two.toml", "[[revoked]]\napp = 'b'\nreason = 'gone'\n[[revoked]]\ntoken = 'j'\n");
-        let (good, problems) = Withheld::read(&[one, two.clone()], &Withheld::default());
+        let (good, problems) = Withheld::read(&[one, two], &Withheld::default());
         assert_eq!((problems.len(), good.len()), (0, 3));
 
         let bad = source("one.toml", "[[revoked]]\ncredential = 'a'\ncredentail = 'c'\n");

@@ -9,6 +9,8 @@ pub mod registry_dir;
 pub mod registry_change;
 pub mod registry_edit;
 pub mod revoked_dir;
+pub mod registry_journal;
+pub mod registry_apply;
 pub mod pepper_file;
 pub mod revocation_file;
 pub mod issue_journal;
