@@ -389,7 +389,7 @@ const RATE_LIMITED: Answer =
     Answer::new(429, "rate-limited", "Too many credentials from this address have not been valid.");
 
 /// The path could be read in two ways.
-const BAD_PATH: Answer = Answer::new(
+pub(super) const BAD_PATH: Answer = Answer::new(
     400,
     "bad-path",
     "The path is ambiguous: it holds an encoded or doubled separator, a dot segment, or characters that no path has.",

@@ -103,7 +103,9 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
     let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, sni, verified));
     drop(snapshot);
     match &listener.settings.protocol {
-        ListenerProtocol::Http if is_http2 => http2::serve(worker, visitor, stream, until).await,
+        ListenerProtocol::Http if is_http2 => {
+            http2::serve(worker, Peer::Visitor(visitor), stream, until).await
+        }
         ListenerProtocol::Http => http1::serve(worker, Peer::Visitor(visitor), stream, until).await,
         ListenerProtocol::Tcp(service) => tcp::serve(&worker, &visitor, service, stream, until).await,
     }

@@ -27,7 +27,13 @@ mod worker;
 mod admission;
 mod token_office;
 mod relay;
+mod grpc;
+mod h2_head;
+mod h2_upstream;
+mod h2_bridge;
 mod forward;
+mod h2_relay;
+mod preface;
 mod http1;
 mod http2;
 mod tcp;
@@ -41,7 +47,7 @@ pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
     Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceSettings, Watch,
+    RemoteSettings, ServiceProtocol, ServiceSettings, Watch,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};

@@ -24,7 +24,8 @@ use super::context::{Attestor, NotAttested, PlaneContext, Signal};
 use super::http1::{self, Peer};
 use super::http2;
 use super::settings::{
-    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings,
+    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceProtocol,
+    ServiceSettings,
 };
 use super::snapshot::{Listener, Routes, Snapshot};
 use super::tcp;
@@ -159,6 +160,7 @@ impl World {
             hosts: Vec::new(),
             base_path: "/".into(),
             endpoint: Endpoint::Unix(socket.clone()),
+            protocol: ServiceProtocol::default(),
             accepts: None,
             concurrency: None,
             error_format: ErrorFormat::default(),

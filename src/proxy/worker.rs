@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::context::{Attestor, PlaneContext, Signal};
+use super::h2_upstream::H2Pool;
 use super::leaks::Leaks;
 use super::request_id::RequestIds;
 use super::sightings::Lookout;
@@ -43,6 +44,8 @@ pub(super) struct Worker {
     clock: Arc<dyn Clock>,
     pub(super) attestor: Arc<dyn Attestor>,
     pub(super) pool: Pool,
+    /// Connections that requests share.
+    pub(super) shared: H2Pool,
     pub(super) ids: RequestIds,
     pub(super) requests: CodeCounter,
     pub(super) outbound: CodeCounter,
@@ -63,16 +66,18 @@ pub(super) struct Worker {
     pub(super) signal: watch::Receiver<Signal>,
     pub(super) cuts: CodeCounter,
     open: Cell<usize>,
+    itself: Weak<Self>,
 }
 
 impl Worker {
     /// A thread's belongings, made on that thread.
     pub(super) fn new(context: &PlaneContext, signal: watch::Receiver<Signal>) -> Rc<Self> {
-        Rc::new(Self {
+        Rc::new_cyclic(|itself| Self {
             current: Arc::clone(&context.current),
             clock: Arc::clone(&context.clock),
             attestor: Arc::clone(&context.attestor),
             pool: Pool::new(),
+            shared: H2Pool::default(),
             ids: RequestIds::new(),
             requests: context.metrics.requests(),
             outbound: context.metrics.outbound(),
@@ -92,7 +97,13 @@ impl Worker {
             signal,
             cuts: context.metrics.cuts(),
             open: Cell::new(0),
+            itself: Weak::clone(itself),
         })
+    }
+
+    /// The same belongings, for what goes on by itself on the thread.
+    pub(super) fn weak(&self) -> Weak<Self> {
+        Weak::clone(&self.itself)
     }
 
     /// The snapshot in force now.
@@ -233,6 +244,7 @@ impl Worker {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             self.pool.sweep();
+            self.shared.sweep();
         }
     }
 }
