@@ -49,8 +49,7 @@ async fn carry(far: DuplexStream, seat: &Seat, scheme: Scheme) -> io::Result<()>
         }
     };
     let head = unread.unread().get(..end).unwrap_or_default();
-    let asked = request(head, scheme, Te::Absent).ok_or(io::ErrorKind::InvalidInput)?;
-    let framing = framing_of(asked.headers());
+    let (asked, framing) = request(head, scheme, Te::Absent).ok_or(io::ErrorKind::InvalidInput)?;
     let to_head_request = asked.method() == http::Method::HEAD;
     unread.consume(end);
     let ended = framing == Framing::Length(0);
@@ -63,16 +62,6 @@ async fn carry(far: DuplexStream, seat: &Seat, scheme: Scheme) -> io::Result<()>
         biased;
         received = receiving => received,
         error = sending => Err(error),
-    }
-}
-
-fn framing_of(headers: &http::HeaderMap) -> Framing {
-    match headers.get(http::header::CONTENT_LENGTH) {
-        Some(length) => {
-            let length = length.to_str().ok().and_then(|digits| digits.parse().ok());
-            length.map_or(Framing::Chunked, Framing::Length)
-        }
-        None => Framing::Chunked,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Heads and trailers of HTTP/2: a request head as it was written for the service, and what of an answer may travel on.
 
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING};
 
+use super::framing::Framing;
 use super::headers::{Fate, fate_of_request_field, fate_of_response_field};
 use super::http_gate::MAX_FIELDS;
 use super::limit_fields::is_limit_field;
@@ -45,8 +46,8 @@ impl Te {
 }
 
 /// The head in `bytes`, which was written for a service that speaks HTTP/1, as one of HTTP/2. There is one writer of heads,
-/// so that both kinds of service are told the same; nothing if it is none.
-pub(super) fn request(bytes: &[u8], scheme: Scheme, te: Te) -> Option<http::Request<()>> {
+/// so that both kinds of service are told the same; and how the body behind it is framed. Nothing if it is none.
+pub(super) fn request(bytes: &[u8], scheme: Scheme, te: Te) -> Option<(http::Request<()>, Framing)> {
     let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS + OF_OURS];
     let mut parsed = httparse::Request::new(&mut storage);
     let complete = parsed.parse(bytes).is_ok_and(|status| status.is_complete());
@@ -56,16 +57,22 @@ pub(super) fn request(bytes: &[u8], scheme: Scheme, te: Te) -> Option<http::Requ
     let mut request = http::Request::builder().method(method).uri(uri.build().ok()?).body(()).ok()?;
     let headers = request.headers_mut();
     headers.reserve(parsed.headers.len());
+    let mut framing = Framing::Length(0);
     for field in parsed.headers.iter() {
         let (name, value) = pair(field.name, field.value)?;
-        if name != http::header::HOST && name != TRANSFER_ENCODING {
+        if name == CONTENT_LENGTH {
+            framing = Framing::Length(value.to_str().ok()?.parse().ok()?);
+        }
+        if name == TRANSFER_ENCODING {
+            framing = Framing::Chunked;
+        } else if name != HOST {
             headers.append(name, value);
         }
     }
     if te == Te::Trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    complete.then_some(request)
+    complete.then_some((request, framing))
 }
 
 /// Fields that the agent adds to those of a caller.
@@ -181,13 +188,19 @@ mod tests {
         let head =
             b"POST /a.B/C?d=e HTTP/1.1\r\nhost: h:1\r\nx: y\r\nx: z\r\ntransfer-encoding: chunked\r\n\r\n";
 
-        let read = request(head, Scheme::Http, Te::Trailers).unwrap();
+        let (read, framing) = request(head, Scheme::Http, Te::Trailers).unwrap();
 
         assert_eq!(
             (read.method().as_str(), read.uri().to_string().as_str()),
             ("POST", "http://h:1/a.B/C?d=e")
         );
         assert_eq!(*read.headers(), map(&[("x", "y"), ("x", "z"), ("te", "trailers")]));
+        assert_eq!(framing, Framing::Chunked);
+        let framing = |lines: &str| {
+            let head = format!("POST / HTTP/1.1\r\nhost: h\r\n{lines}\r\n");
+            request(head.as_bytes(), Scheme::Https, Te::Absent).unwrap().1
+        };
+        assert_eq!((framing(""), framing("content-length: 7\r\n")), (Framing::Length(0), Framing::Length(7)));
         assert!(request(b"POST / HTTP/1.1\r\nhost: h\r\n", Scheme::Http, Te::Absent).is_none());
     }
 

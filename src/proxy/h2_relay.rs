@@ -108,7 +108,7 @@ enum Broken {
     #[error("the body is not the one that was signed")]
     Digest,
     #[error("the service cannot be reached")]
-    NoConnection(Failure),
+    NoConnection(Box<Failure>),
     #[error("the answer cannot be passed on")]
     Response(#[source] BadResponse),
     #[error("nothing moved for too long")]
@@ -130,9 +130,9 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     async fn attempt(&mut self, way: &Way) -> Result<Relayed, Broken> {
         let Self { worker, route, limits, .. } = *self;
-        let seat = seat(worker, route, way, limits).await.map_err(Broken::NoConnection)?;
+        let seat = seat(worker, route, way, limits).await.map_err(|failure| Broken::NoConnection(Box::new(failure)))?;
         let head = request(self.inbound.head, way.scheme(), self.inbound.te);
-        let head = head.ok_or(Broken::Response(BadResponse::Head))?;
+        let (head, _) = head.ok_or(Broken::Response(BadResponse::Head))?;
         let ended = self.inbound.body.is_end_stream();
         let (answer, stream) = match seat.send(head, ended) {
             Ok(opened) => opened,
@@ -168,8 +168,11 @@ impl Exchange<'_> {
         let ours = match &broken {
             Broken::Caller(reason) => return Failed::Reset(*reason),
             Broken::Digest => return self.instead(DIGEST_MISMATCH),
-            Broken::NoConnection(Failure::Answer(answer)) => return Failed::Answer(answer.clone()),
-            Broken::NoConnection(Failure::Broken) | Broken::Response(_) => BAD_ANSWER,
+            Broken::NoConnection(failure) => match &**failure {
+                Failure::Answer(answer) => return Failed::Answer(answer.clone()),
+                Failure::Broken => BAD_ANSWER,
+            },
+            Broken::Response(_) => BAD_ANSWER,
             Broken::TimedOut => NO_ANSWER,
             Broken::Untouched(error) | Broken::Upstream(error) => match passed_on(error) {
                 Some(reason) => return Failed::Reset(reason),
