@@ -130,7 +130,9 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     async fn attempt(&mut self, way: &Way) -> Result<Relayed, Broken> {
         let Self { worker, route, limits, .. } = *self;
-        let seat = seat(worker, route, way, limits).await.map_err(|failure| Broken::NoConnection(Box::new(failure)))?;
+        let seat = seat(worker, route, way, limits)
+            .await
+            .map_err(|failure| Broken::NoConnection(Box::new(failure)))?;
         let head = request(self.inbound.head, way.scheme(), self.inbound.te);
         let (head, _) = head.ok_or(Broken::Response(BadResponse::Head))?;
         let ended = self.inbound.body.is_end_stream();
