@@ -559,10 +559,14 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let hosts = table.optional("hosts", |value| value.list(dns_name)).unwrap_or_default();
     let base_path = table.optional("base_path", |value| value.convert(base_path));
     let endpoint = table.required("endpoint", |value| value.convert(|text| endpoint(base, text)));
-    let protocol = table.optional("protocol", |value| value.word(&SERVICE_PROTOCOLS)).unwrap_or_default();
-    if protocol == ServiceProtocol::H2c && endpoint == Some(Endpoint::Whoami) {
-        table.problem("the built-in service is asked without a connection: `protocol` is for others");
-    }
+    let protocol = table.optional("protocol", |value| {
+        let protocol = value.word(&SERVICE_PROTOCOLS)?;
+        if protocol == ServiceProtocol::H2c && endpoint == Some(Endpoint::Whoami) {
+            value.problem("the built-in service is asked without a connection: this is for others");
+        }
+        Some(protocol)
+    });
+    let protocol = protocol.unwrap_or_default();
     let accepts = table.optional("accepts", accepts);
     let concurrency = table.table("concurrency").and_then(concurrency);
     let error_format = table.optional("error_format", |value| value.word(&ERROR_FORMATS)).unwrap_or_default();
