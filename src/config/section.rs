@@ -13,7 +13,7 @@ use crate::limit::{Concurrency, Rate, Spike};
 use crate::oauth::{self, Binding, Issuer};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
-    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
+    Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
     RemoteSettings, ServiceSettings, Watch,
 };
 use crate::registry::accepts;
@@ -328,18 +328,17 @@ fn profile(
     name: &str,
     leaf: LeafSection,
 ) -> Option<Profile> {
-    let id: Option<SpiffeId> = if table.has("spiffe_id") {
-        table.optional("spiffe_id", |value| {
-            let id: SpiffeId = value.parse()?;
-            if domain.is_some_and(|domain| id.trust_domain() != *domain) {
-                value.problem(format!("the identity must be of the trust domain {}", domain?));
-                return None;
-            }
-            Some(id)
-        })
-    } else {
-        domain.and_then(|domain| format!("spiffe://{domain}/{name}").parse().ok())
-    };
+    let has_id = table.has("spiffe_id");
+    let given = table.optional("spiffe_id", |value| {
+        let id: SpiffeId = value.parse()?;
+        if domain.is_some_and(|domain| id.trust_domain() != *domain) {
+            value.problem(format!("the identity must be of the trust domain {}", domain?));
+            return None;
+        }
+        Some(id)
+    });
+    let usual = || domain.and_then(|domain| format!("spiffe://{domain}/{name}").parse().ok());
+    let id: Option<SpiffeId> = if has_id { given } else { usual() };
     let dns = table.optional("dns", |value| value.list(certifiable_name)).unwrap_or_default();
     let ttl = table.optional("ttl", Value::duration).unwrap_or(leaf.ttl);
     let algorithm = table.optional("key", key_algorithm).unwrap_or(leaf.algorithm);
@@ -836,6 +835,7 @@ pub(super) fn limits(table: Option<TableReader<'_>>) -> Limits {
         ("connect", &mut limits.connect),
         ("stall", &mut limits.stall),
         ("drain", &mut limits.drain),
+        ("body_window", &mut limits.body_window),
     ];
     for (key, limit) in spans {
         if let Some(span) = table.optional(key, positive) {
@@ -854,28 +854,69 @@ pub(super) fn limits(table: Option<TableReader<'_>>) -> Limits {
     if let Some(streams) = table.optional("h2_streams", |value| value.integer(1..=10_000)) {
         limits.h2_streams = streams;
     }
-    if let Some(connections) = table.optional("connections", |value| value.integer(1..=1_000_000)) {
-        limits.connections = connections;
+    let counts = [
+        ("connections", &mut limits.connections),
+        ("source_connections", &mut limits.source_connections),
+        ("app_connections", &mut limits.app_connections),
+        ("handshakes", &mut limits.handshakes),
+    ];
+    for (key, limit) in counts {
+        if let Some(count) = table.optional(key, |value| value.integer(1..=1_000_000)) {
+            *limit = count;
+        }
+    }
+    if let Some(age) = table.optional("max_age", |value| or_unlimited(value, positive)) {
+        limits.max_age = age;
+    }
+    if let Some(rate) = table.optional("body_rate", |value| or_unlimited(value, Value::byte_size)) {
+        limits.body_rate = rate;
+    }
+    if let Some(ceiling) = table.optional("memory", memory) {
+        limits.memory = ceiling;
     }
     if let Some(pooled) = table.optional("pooled", |value| value.integer(0..=10_000)) {
         limits.pooled = pooled;
     }
-    failed_keys(&mut table, &mut limits);
+    pace(&mut table, "failed_keys", "failed_keys_burst", &mut limits.failed_keys);
+    pace(&mut table, "h2_control", "h2_control_burst", &mut limits.h2_control);
+    pace(&mut table, "h2_resets", "h2_resets_burst", &mut limits.h2_resets);
     table.finish();
     limits
 }
 
-/// How often one source may present a key that proves nothing.
-fn failed_keys(table: &mut TableReader<'_>, limits: &mut Limits) {
-    let usual = limits.failed_keys.as_ref();
-    let burst = usual.and_then(|pace| u32::try_from(pace.at_once()).ok()).map_or(0, |at_once| at_once - 1);
-    let rate = table.optional("failed_keys", |value| match value.text()? {
+/// What `read` makes of the value, or no limit at all.
+fn or_unlimited<'v, T>(value: &Value<'v>, read: impl FnOnce(&Value<'v>) -> Option<T>) -> Option<Option<T>> {
+    match value.text()? {
+        "unlimited" => Some(None),
+        _ => read(value).map(Some),
+    }
+}
+
+/// A size, or a share of what there is.
+fn memory(value: &Value<'_>) -> Option<Ceiling> {
+    let text = value.text()?;
+    if text == "unlimited" {
+        return Some(Ceiling::Unlimited);
+    }
+    let Some(share) = text.strip_suffix('%') else { return value.byte_size().map(Ceiling::Bytes) };
+    let share = share.parse().ok().filter(|share| (1..=100).contains(share));
+    if share.is_none() {
+        value.problem("expected a share such as \"80%\", a size such as \"512MiB\", or \"unlimited\"");
+    }
+    share.map(Ceiling::Share)
+}
+
+/// How often one peer may do something, and how often at once.
+fn pace(table: &mut TableReader<'_>, rate: &'static str, burst: &'static str, limit: &mut Option<Spike>) {
+    let usual = limit.as_ref();
+    let at_once = usual.and_then(|pace| u32::try_from(pace.at_once()).ok()).map_or(0, |at_once| at_once - 1);
+    let rate = table.optional(rate, |value| match value.text()? {
         "unlimited" => Some(None),
         _ => value.parse::<Rate>().map(Some),
     });
-    let burst = table.optional("failed_keys_burst", |value| value.integer(0..=1_000_000)).unwrap_or(burst);
+    let burst = table.optional(burst, |value| value.integer(0..=1_000_000)).unwrap_or(at_once);
     let rate = rate.unwrap_or_else(|| usual.map(Spike::rate));
-    limits.failed_keys = rate.map(|rate| Spike::new(rate, burst));
+    *limit = rate.map(|rate| Spike::new(rate, burst));
 }
 
 fn positive(value: &Value<'_>) -> Option<Duration> {

@@ -394,6 +394,15 @@ pub(super) fn source(address: IpAddr) -> u128 {
 const RATE_LIMITED: Answer =
     Answer::new(429, "rate-limited", "Too many credentials from this address have not been valid.");
 
+/// The agent has no memory to spare.
+pub(super) const SHED: Answer =
+    Answer::new(503, "memory-ceiling", "The agent is at its limit of memory; try again in a moment.");
+
+/// [`SHED`], with when to try again.
+pub(super) fn shed() -> Answer {
+    SHED.with_notice(Notice::to_wait(Duration::from_secs(1)))
+}
+
 /// The path could be read in two ways.
 const BAD_PATH: Answer = Answer::new(
     400,

@@ -246,7 +246,11 @@ pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<
 fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
     tracing::debug!(target: "postern::proxy", error = %Causes(error), "exchange failed");
     match error {
-        RelayError::Caller(PumpError::Body(_)) => Failure::Answer(BAD_BODY),
+        RelayError::Caller(PumpError::Body(_) | PumpError::Trailers) => Failure::Answer(BAD_BODY),
+        RelayError::Caller(PumpError::Slow) => {
+            worker.cuts.count("slow-body");
+            Failure::Answer(SLOW_BODY)
+        }
         RelayError::Caller(PumpError::Digest) => Failure::Answer(DIGEST_MISMATCH),
         RelayError::Caller(_) | RelayError::Interim(_) | RelayError::Midway(_) => Failure::Broken,
         RelayError::Response(_) | RelayError::TimedOut | RelayError::Upstream(_) => {
@@ -263,6 +267,8 @@ fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
 
 const BAD_ANSWER: Answer = Answer::new(502, "bad-gateway", "The service gave no usable answer.");
 const BAD_BODY: Answer = Answer::new(400, "bad-body", "The request body is malformed.");
+/// The caller kept the service waiting.
+const SLOW_BODY: Answer = Answer::new(408, "slow-body", "The request body comes too slowly.");
 /// The service was reached, and then nothing more was heard of it.
 pub(super) const NO_ANSWER: Answer =
     Answer::new(504, "upstream-timeout", "The service did not answer in time.");

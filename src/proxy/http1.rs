@@ -13,10 +13,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::admission::{
-    Admission, Purpose, Trace, Verdict, Visitor, admit, dispatch, request_id, user_agent,
+    Admission, Purpose, SHED, Trace, Verdict, Visitor, admit, dispatch, request_id, shed, user_agent,
 };
 use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
+use super::drip::Drip;
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
@@ -24,6 +25,7 @@ use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
 use super::leaks::Leaks;
 use super::limit_fields::write_lines;
 use super::linger::{self, LINGER};
+use super::pressure::Pressure;
 use super::refuse::Answer;
 use super::relay::{Body, Pace, Relayed, Side, Stage, relay};
 use super::request_id::RequestId;
@@ -71,6 +73,7 @@ where
     let limits = Arc::clone(&worker.snapshot().limits);
     let validity = || until.or_else(|| peer.until()).map(|until| worker.moment(until));
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity());
+    deadline.retire_after(worker.age(&limits));
     let mut signal = worker.signal.clone();
     let ending = Cell::new(signal.borrow_and_update().draining);
     if !peer.still_stands(&worker) {
@@ -270,7 +273,11 @@ where
             return false;
         }
     };
-    let last = ending.get() || deadline.ends_by(begun + NOTICE);
+    let old = deadline.is_old(begun);
+    if old {
+        worker.cuts.count("max-age");
+    }
+    let last = old || ending.get() || deadline.ends_by(begun + NOTICE);
     limits.clear();
     if let Outcome::Forward(Route::Service(Admission { permit, .. })) = &request.outcome {
         write_lines(limits, permit.statement());
@@ -307,7 +314,16 @@ where
                         out: &mut *out,
                         stage: &connection.stage,
                     };
-                    let body = Body { framing: request.body, digest: digest.take() };
+                    let mut drip = match route {
+                        Route::Service(_) if request.body != Framing::Length(0) => {
+                            Drip::new(&snapshot.limits)
+                        }
+                        Route::Remote(_) | Route::Service(_) => Drip::patient(),
+                    };
+                    if !request.expects {
+                        drip.begin();
+                    }
+                    let body = Body { framing: request.body, digest: digest.take(), drip };
                     let head = &mut *upstream_head;
                     let Some(until) = upstream.until else {
                         return relay(side, upstream, head, body, &caller, &request.id, pace).await;
@@ -422,6 +438,9 @@ fn judge<'a>(
         Peer::Visitor(visitor) if let Some(errand) = token_office::errand(&head, visitor, snapshot) => {
             let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
             (Outcome::Errand(errand, visitor), verdict)
+        }
+        Peer::Visitor(_) if worker.pressure() == Pressure::Requests => {
+            (Outcome::Answer(shed()), Verdict::of_nobody(SHED.code))
         }
         Peer::Visitor(visitor) => {
             match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {

@@ -16,15 +16,20 @@ use httparse::Header;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, request_id, user_agent};
+use super::admission::{
+    Admission, Purpose, SHED, Trace, Verdict, Visitor, admit, request_id, shed, user_agent,
+};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
+use super::drip::{Drip, TooSlow, Waiting};
 use super::forward::{Failure, Repeatable, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
+use super::h2_guard::{Guard, Objection, Paces};
 use super::headers::loggable;
-use super::http_gate::read_http2;
+use super::http_gate::{Head, read_http2};
 use super::leaks::{Blocked, Leaks, Scan};
 use super::limit_fields::{is_limit_field, values};
+use super::pressure::Pressure;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed, scan_head};
@@ -33,8 +38,8 @@ use super::response::{self, BadResponse, ResponseHead};
 use super::settings::Endpoint;
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
 use super::upstream::Upstream;
-use super::whoami;
 use super::worker::Worker;
+use super::{linger, whoami};
 use crate::clock::Timestamp;
 use crate::credential::DigestCheck;
 use crate::oauth::Errand;
@@ -57,12 +62,36 @@ const NOTICE: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Serves streams on `io` until either side has had enough. `until` is when the certificate ends that it rests on.
-pub(super) async fn serve<S>(worker: Rc<Worker>, visitor: Box<Visitor>, io: S, until: Option<Timestamp>)
+pub(super) async fn serve<S>(worker: Rc<Worker>, visitor: Box<Visitor>, mut io: S, until: Option<Timestamp>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if let Parting::Said = converse(worker, visitor, &mut io, until).await {
+        linger::close(&mut io).await;
+    }
+}
+
+/// How a connection has ended.
+enum Parting {
+    /// The caller is to read the last words.
+    Said,
+    /// There are none.
+    Silent,
+}
+
+async fn converse<S>(
+    worker: Rc<Worker>,
+    visitor: Box<Visitor>,
+    io: &mut S,
+    until: Option<Timestamp>,
+) -> Parting
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = Arc::clone(&worker.snapshot().limits);
     let header_list = u32::try_from(limits.head_size).unwrap_or(u32::MAX);
+    let paces = Paces { control: limits.h2_control, resets: limits.h2_resets };
+    let (io, alarm) = Guard::new(io, paces);
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(4 * STREAM_WINDOW)
@@ -73,7 +102,28 @@ where
         .max_concurrent_reset_streams(RESETS)
         .max_local_error_reset_streams(Some(2 * RESETS))
         .handshake::<_, Bytes>(io);
-    let Ok(Ok(mut connection)) = timeout(limits.head, handshake).await else { return };
+    let handshake = async {
+        tokio::select! {
+            biased;
+            begun = handshake => Ok(begun),
+            objection = alarm.rung() => Err(objection),
+        }
+    };
+    let mut connection = match timeout(limits.head, handshake).await {
+        Ok(Ok(Ok(connection))) => connection,
+        Ok(Ok(Err(error))) => {
+            note_end(&worker, &error);
+            return Parting::Said;
+        }
+        Ok(Err(objection)) => {
+            object(&worker, &visitor, objection);
+            return Parting::Said;
+        }
+        Err(_) => {
+            worker.cuts.count("h2-preface-timeout");
+            return Parting::Silent;
+        }
+    };
     let visitor: Rc<Visitor> = Rc::from(visitor);
     let under_way = Rc::new(Cell::new(0_usize));
     let validity = || until.map(|until| worker.moment(until));
@@ -81,7 +131,7 @@ where
     let mut signal = worker.signal.clone();
     let mut ending = signal.borrow_and_update().draining;
     if visitor.still_stands(&worker).is_err() {
-        return;
+        return Parting::Silent;
     }
     let mut dismissed = false;
     if ending {
@@ -90,6 +140,9 @@ where
     let near_end = || validity().map_or_else(Instant::now, |end| end.checked_sub(NOTICE).unwrap_or(end));
     let mut notice = std::pin::pin!(sleep_until(near_end()));
     let mut unannounced = until.is_some();
+    let age = worker.age(&limits).filter(|_| !ending);
+    let mut old = std::pin::pin!(sleep_until(Instant::now() + age.unwrap_or_default()));
+    let mut young = age.is_some();
     let mut listening = true;
     loop {
         tokio::select! {
@@ -105,8 +158,18 @@ where
                     let stream = Stream { worker: Rc::clone(&worker), visitor: Rc::clone(&visitor), _counted: counted };
                     tokio::task::spawn_local(stream.serve(request, respond));
                 }
-                Some(Err(_)) | None => return,
+                Some(Err(error)) => {
+                    note_end(&worker, &error);
+                    return Parting::Said;
+                }
+                None => return Parting::Said,
             },
+            objection = alarm.rung() => {
+                object(&worker, &visitor, objection);
+                connection.abrupt_shutdown(objection.reason());
+                drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
+                return Parting::Said;
+            }
             phase = deadline.expired() => match phase {
                 Phase::Validity => {
                     if unannounced {
@@ -114,10 +177,12 @@ where
                     }
                     connection.graceful_shutdown();
                     drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
-                    return;
+                    return Parting::Said;
                 }
                 // A graceful shutdown waits for the peer: for its PONG, and for it to read what was answered.
-                Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 && dismissed => return,
+                Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 && dismissed => {
+                    return Parting::Silent;
+                }
                 Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 => {
                     dismissed = true;
                     connection.graceful_shutdown();
@@ -131,12 +196,17 @@ where
                 worker.note_expiry();
                 connection.graceful_shutdown();
             }
+            () = &mut old, if young => {
+                young = false;
+                worker.cuts.count("max-age");
+                connection.graceful_shutdown();
+            }
             changed = signal.changed(), if listening => {
                 listening = changed.is_ok();
                 deadline.move_validity(validity());
                 notice.as_mut().reset(near_end());
                 if visitor.still_stands(&worker).is_err() {
-                    return;
+                    return Parting::Silent;
                 }
                 // Not marked as seen: what has changed since the question above is to be asked about again.
                 if signal.borrow().draining && !ending {
@@ -145,6 +215,26 @@ where
                 }
             }
         }
+    }
+}
+
+/// Counts and logs that a caller's connection is ended for what it did.
+fn object(worker: &Worker, visitor: &Visitor, objection: Objection) {
+    let (code, peer, listener) = (objection.code(), visitor.peer, &visitor.listener.settings.id);
+    worker.cuts.count(code);
+    let spiffe_id = visitor.spiffe_id();
+    tracing::warn!(target: "postern::proxy", %peer, %listener, spiffe_id, code, "HTTP/2 connection ended");
+}
+
+/// Counts a connection that the library has ended for what the caller did.
+fn note_end(worker: &Worker, error: &h2::Error) {
+    if error.is_library() && error.is_go_away() {
+        let code = match error.reason() {
+            Some(h2::Reason::ENHANCE_YOUR_CALM) => "h2-calm",
+            Some(_) | None => "h2-protocol-error",
+        };
+        worker.cuts.count(code);
+        tracing::debug!(target: "postern::proxy", %error, code, "HTTP/2 connection ended");
     }
 }
 
@@ -201,6 +291,7 @@ impl Stream {
         let id = request_id(&head, &self.worker.ids, now);
         let trace = Trace::new(&head, &id, &self.worker.ids);
         let to_head_request = head.method == "HEAD";
+        let sheds = self.worker.pressure() == Pressure::Requests;
         let errand = token_office::errand(&head, &self.visitor, &snapshot);
         let mut upstream_head = Vec::with_capacity(512);
         let (verdict, done) = if let Some(errand) = errand {
@@ -208,6 +299,11 @@ impl Stream {
             let running =
                 run_errand(&errand, &self, body, respond, &id, (to_head_request, snapshot.limits.stall));
             (verdict, running.await)
+        } else if sheds {
+            let answer = shed();
+            let sent = reply(&mut respond, &answer, &id, to_head_request);
+            let done = Done { status: answer.status, received: 0, sent, code: None, client: None };
+            (Verdict::of_nobody(SHED.code), done)
         } else {
             match admit(&head, &self.visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head) {
                 Err((answer, verdict)) => {
@@ -220,7 +316,9 @@ impl Stream {
                     let done = if admission.service.endpoint == Endpoint::Whoami {
                         show(&mut respond, &upstream_head, &admission, &id, to_head_request)
                     } else {
-                        let exchange = Exchange { respond, body, framing: head.body, to_head_request, id };
+                        let patient = head.body == Framing::Length(0) || is_grpc(&head);
+                        let exchange =
+                            Exchange { respond, body, framing: head.body, to_head_request, id, patient };
                         exchange
                             .run(&self.worker, admission, &snapshot.limits, head.method, &upstream_head)
                             .await
@@ -391,6 +489,13 @@ struct Exchange {
     framing: Framing,
     to_head_request: bool,
     id: RequestId,
+    /// Whether the body may come as slowly as it likes.
+    patient: bool,
+}
+
+/// Whether it is a call of gRPC, which may send a message now and then before the first answer.
+fn is_grpc(head: &Head<'_, '_>) -> bool {
+    head.values("content-type").any(|value| value.starts_with(b"application/grpc"))
 }
 
 impl Exchange {
@@ -402,7 +507,7 @@ impl Exchange {
         method: &str,
         head: &[u8],
     ) -> Done {
-        let Self { mut respond, mut body, framing, to_head_request, id } = self;
+        let Self { mut respond, mut body, framing, to_head_request, id, patient } = self;
         let repeatable = Repeatable::of(method, framing);
         // What has a body is sent once only.
         let mut digest = admission.digest.clone();
@@ -412,6 +517,7 @@ impl Exchange {
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
             let begun = Cell::new(false);
+            let slow = Cell::new(false);
             let way = Way {
                 respond: &mut respond,
                 body: &mut body,
@@ -422,6 +528,8 @@ impl Exchange {
                 limits: &limits_of_caller,
                 leaks: leaks.as_ref(),
                 begun: &begun,
+                slow: &slow,
+                drip: if patient { Drip::patient() } else { Drip::new(limits) },
             };
             tokio::select! {
                 biased;
@@ -429,6 +537,8 @@ impl Exchange {
                 // An answer that has begun can neither be replaced nor asked for again.
                 _ = deadline.expired() => Err(if begun.get() {
                     RelayError::Midway(PumpError::Read(io::ErrorKind::TimedOut.into()))
+                } else if slow.get() {
+                    RelayError::Caller(PumpError::Slow)
                 } else {
                     RelayError::TimedOut
                 }),
@@ -468,6 +578,10 @@ struct Way<'a> {
     leaks: Option<&'a Rc<Leaks>>,
     /// Whether the answer has gone out to the caller, as far as it has come.
     begun: &'a Cell<bool>,
+    /// Whether the caller is waited for.
+    slow: &'a Cell<bool>,
+    /// How fast the body has to come.
+    drip: Drip,
 }
 
 impl Way<'_> {
@@ -487,8 +601,12 @@ impl Way<'_> {
                 if let Poll::Ready(Err(error)) = sending.poll(cx, self.body, upstream) {
                     return Poll::Ready(Err(error));
                 }
-                if sending.moved != before {
-                    deadline.set(Phase::Transfer, stall);
+                let waited = self.drip.waits();
+                let too_slow = |TooSlow| RelayError::Caller(PumpError::Slow);
+                let silence = self.drip.look(sending.waiting, sending.moved).map_err(too_slow)?;
+                self.slow.set(self.drip.waits());
+                if sending.moved != before || waited != self.drip.waits() {
+                    deadline.set(Phase::Transfer, silence.map_or(stall, |silence| silence.min(stall)));
                 }
                 let answer = poll_answer(cx, upstream, self.to_head_request);
                 if answer.is_pending() && self.respond.poll_reset(cx).is_ready() {
@@ -500,6 +618,7 @@ impl Way<'_> {
             if answer.status >= 200 {
                 break answer;
             }
+            self.drip.begin();
             // A caller that expects to be asked for its body is asked, once; other interim answers end here.
             if answer.status == 100 && !asked {
                 asked = true;
@@ -614,6 +733,8 @@ struct Sending {
     ended: bool,
     failed: bool,
     moved: u64,
+    /// For whom it waits, when it waits.
+    waiting: Waiting,
     /// The body's length, where it is known.
     length: Option<u64>,
     /// What the body must be; taken when it has been compared.
@@ -629,7 +750,17 @@ impl Sending {
             Framing::Chunked | Framing::Close => None,
         };
         let digest = digest.filter(|_| !ended);
-        Self { staged: head.to_vec(), written: 0, chunked, ended, failed: false, moved: 0, length, digest }
+        Self {
+            staged: head.to_vec(),
+            written: 0,
+            chunked,
+            ended,
+            failed: false,
+            moved: 0,
+            waiting: Waiting::ForOthers,
+            length,
+            digest,
+        }
     }
 
     const fn is_done(&self) -> bool {
@@ -642,6 +773,7 @@ impl Sending {
         body: &mut RecvStream,
         upstream: &mut Upstream,
     ) -> Poll<Result<(), RelayError>> {
+        self.waiting = Waiting::ForOthers;
         loop {
             if self.failed || self.is_done() {
                 return Poll::Ready(Ok(()));
@@ -666,6 +798,20 @@ impl Sending {
                     return Poll::Ready(Err(RelayError::Caller(PumpError::Read(io::Error::other(error)))));
                 }
                 Poll::Ready(None) => {
+                    match body.poll_trailers(cx) {
+                        Poll::Ready(Ok(Some(trailers))) if frames_or_routes(&trailers) => {
+                            return Poll::Ready(Err(RelayError::Caller(PumpError::Trailers)));
+                        }
+                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Err(error)) => {
+                            let error = io::Error::other(error);
+                            return Poll::Ready(Err(RelayError::Caller(PumpError::Read(error))));
+                        }
+                        Poll::Pending => {
+                            self.waiting = Waiting::ForCaller;
+                            return Poll::Pending;
+                        }
+                    }
                     if let Err(error) = self.compare() {
                         return Poll::Ready(Err(error));
                     }
@@ -676,7 +822,10 @@ impl Sending {
                         self.staged.extend_from_slice(b"0\r\n\r\n");
                     }
                 }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.waiting = Waiting::ForCaller;
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -711,6 +860,14 @@ impl Sending {
         let matches = self.digest.take().is_none_or(DigestCheck::matches);
         if matches { Ok(()) } else { Err(RelayError::Caller(PumpError::Digest)) }
     }
+}
+
+/// > Many fields cannot be processed outside the header section because their evaluation is necessary prior to receiving the content,
+/// > such as those that describe message framing, routing, authentication […] — RFC 9110 §6.5.1
+fn frames_or_routes(trailers: &http::HeaderMap) -> bool {
+    use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+
+    [CONTENT_LENGTH, HOST, TRANSFER_ENCODING].iter().any(|name| trailers.contains_key(name))
 }
 
 /// The answer's body on its way down.

@@ -8,6 +8,9 @@ mod signs;
 mod sessions;
 mod tls;
 mod deadline;
+mod crowd;
+mod pressure;
+mod drip;
 mod buffer;
 mod linger;
 mod framing;
@@ -29,6 +32,7 @@ mod token_office;
 mod relay;
 mod forward;
 mod http1;
+mod h2_guard;
 mod http2;
 mod tcp;
 mod inbound;
@@ -39,10 +43,11 @@ mod reading;
 
 pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
+pub use pressure::{Gauge, Pressure};
 pub use reading::{AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
-    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
+    Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
     RemoteSettings, ServiceSettings, Watch,
 };
 pub use sightings::{Lookout, Sighting};

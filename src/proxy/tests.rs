@@ -192,6 +192,7 @@ impl World {
         let (lookout, _) = crate::proxy::Lookout::new();
         let context = PlaneContext {
             remember: 10,
+            pressure: crate::proxy::Gauge::default(),
             usage: Arc::default(),
             records: AccessSink::none(),
             signs: crate::proxy::Signs::new(Default::default()).0,
