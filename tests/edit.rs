@@ -314,7 +314,7 @@ async fn a_key_that_is_shown_beside_a_certificate_counts_as_used() {
 /// Puts a file into a folder of the scene, whole.
 fn drop_in(world: &World, name: &str, text: &str) {
     let (new, place) = (world.path().join("revoked.d/.new"), world.path().join("revoked.d").join(name));
-    fs::write(&new, text).unwrap();
+    support::write(&new, text);
     fs::rename(new, place).unwrap();
 }
 

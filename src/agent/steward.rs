@@ -572,6 +572,7 @@ fn remotes(config: &Config) -> Vec<RemoteStatus> {
         id: remote.id.clone(),
         address: remote.address.clone(),
         protocol: match remote.protocol {
+            RemoteProtocol::H2 => "h2".to_owned(),
             RemoteProtocol::Http => "http".to_owned(),
             RemoteProtocol::Tcp => "tcp".to_owned(),
         },

@@ -420,7 +420,7 @@ pub(super) fn shed() -> Answer {
 }
 
 /// The path could be read in two ways.
-const BAD_PATH: Answer = Answer::new(
+pub(super) const BAD_PATH: Answer = Answer::new(
     400,
     "bad-path",
     "The path is ambiguous: it holds an encoded or doubled separator, a dot segment, or characters that no path has.",

@@ -104,6 +104,11 @@ impl Scan {
         Self { leaks, tail: Vec::new(), passed: 0 }
     }
 
+    /// What it reports to.
+    pub(super) fn leaks(&self) -> &Leaks {
+        &self.leaks
+    }
+
     /// Looks at what comes next, and appends to `out` what may pass.
     ///
     /// **Invariant:** where an answer is to be cut, nothing of what may be a secret passes but its name, which is public, until

@@ -30,7 +30,13 @@ mod worker;
 mod admission;
 mod token_office;
 mod relay;
+mod grpc;
+mod h2_head;
+mod h2_upstream;
+mod h2_bridge;
 mod forward;
+mod h2_relay;
+mod preface;
 mod http1;
 mod h2_guard;
 mod http2;
@@ -48,7 +54,7 @@ pub use reading::{AnswerBody, AnswerHead, Conversation, End, Request, read_answe
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
     Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceSettings, Watch,
+    RemoteSettings, ServiceProtocol, ServiceSettings, Watch,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};

@@ -45,7 +45,7 @@ pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<Respon
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(_) => return Err(BadResponse::Head),
     };
-    let (Some(status), Some(minor)) = (response.code, response.version) else {
+    let (Some(status @ FIRST_STATUS..), Some(minor)) = (response.code, response.version) else {
         return Err(BadResponse::Head);
     };
     if status == 101 {
@@ -85,6 +85,11 @@ pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<Respon
     let keep_alive = keep && !close && body != Framing::Close && !(status == 204 && announced);
     Ok(Some(ResponseHead { status, body, keep_alive, length }))
 }
+
+/// > All valid status codes are within the range of 100 to 599, inclusive. — RFC 9110 §15
+///
+/// What is below would be written with fewer than three digits.
+const FIRST_STATUS: u16 = 100;
 
 fn number(digits: &[u8]) -> Option<u64> {
     let plain = !digits.is_empty() && digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit);
@@ -307,6 +312,7 @@ mod tests {
         }
         assert_eq!(read(b"HTTP/1.1 101 Go\r\n\r\n", false), Err(BadResponse::Switched));
         assert_eq!(read(b"nonsense\r\n\r\n", false), Err(BadResponse::Head));
+        assert_eq!(read(b"HTTP/1.1 011 A\r\n\r\n", false), Err(BadResponse::Head));
     }
 
     #[test]

@@ -207,7 +207,7 @@ fn is_below(path: &str, base: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::settings::{Endpoint, ErrorFormat};
+    use crate::proxy::settings::{Endpoint, ErrorFormat, ServiceProtocol};
 
     fn service(id: &str, hosts: &[&str], base_path: &str) -> ServiceSettings {
         ServiceSettings {
@@ -215,6 +215,7 @@ mod tests {
             hosts: hosts.iter().map(ToString::to_string).collect(),
             base_path: base_path.to_owned(),
             endpoint: Endpoint::Whoami,
+            protocol: ServiceProtocol::default(),
             accepts: None,
             concurrency: None,
             error_format: ErrorFormat::default(),

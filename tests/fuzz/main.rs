@@ -15,7 +15,7 @@ use std::fs;
 use std::path::Path;
 
 /// So many mutations of each entry's corpus are tried.
-const MUTATIONS: usize = 3_000;
+const MUTATIONS: usize = 10_000;
 
 /// An entry is not mutated beyond this length.
 const LONGEST: usize = 4_096;
