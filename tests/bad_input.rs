@@ -189,6 +189,13 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ),
     ("# concurrency =", "concurrency = { minimum = 0 }", &["service.whoami.concurrency.minimum: "]),
     ("endpoint =", "endpoint = \"builtin:whoareyou\"", &["service.whoami.endpoint: ", "whoami"]),
+    ("protocol = \"http/1.1\"", "protocol = \"h2\"", &["service.whoami.protocol: "]),
+    (
+        "protocol = \"http/1.1\"",
+        "protocol = \"h2c\"",
+        &["the built-in service is asked without a connection"],
+    ),
+    ("protocol = \"http\"       # HTTP/1.1; or", "protocol = \"h2c\"", &["remote.loopback.protocol: "]),
     ("spiffe_ids =", "spiffe_ids = []", &["remote.loopback.spiffe_ids: ", "nobody"]),
     ("listen =", "listen = \"0.0.0.0:15001\"", &["remote.loopback.listen: ", "loopback"]),
     ("[[service]]", "[[service]", &[]),

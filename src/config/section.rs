@@ -14,7 +14,7 @@ use crate::oauth::{self, Binding, Issuer};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
     Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceSettings, Watch,
+    RemoteSettings, ServiceProtocol, ServiceSettings, Watch,
 };
 use crate::registry::accepts;
 use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
@@ -328,18 +328,17 @@ fn profile(
     name: &str,
     leaf: LeafSection,
 ) -> Option<Profile> {
-    let id: Option<SpiffeId> = if table.has("spiffe_id") {
-        table.optional("spiffe_id", |value| {
-            let id: SpiffeId = value.parse()?;
-            if domain.is_some_and(|domain| id.trust_domain() != *domain) {
-                value.problem(format!("the identity must be of the trust domain {}", domain?));
-                return None;
-            }
-            Some(id)
-        })
-    } else {
-        domain.and_then(|domain| format!("spiffe://{domain}/{name}").parse().ok())
-    };
+    let has_id = table.has("spiffe_id");
+    let given = table.optional("spiffe_id", |value| {
+        let id: SpiffeId = value.parse()?;
+        if domain.is_some_and(|domain| id.trust_domain() != *domain) {
+            value.problem(format!("the identity must be of the trust domain {}", domain?));
+            return None;
+        }
+        Some(id)
+    });
+    let usual = || domain.and_then(|domain| format!("spiffe://{domain}/{name}").parse().ok());
+    let id: Option<SpiffeId> = if has_id { given } else { usual() };
     let dns = table.optional("dns", |value| value.list(certifiable_name)).unwrap_or_default();
     let ttl = table.optional("ttl", Value::duration).unwrap_or(leaf.ttl);
     let algorithm = table.optional("key", key_algorithm).unwrap_or(leaf.algorithm);
@@ -559,6 +558,14 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let hosts = table.optional("hosts", |value| value.list(dns_name)).unwrap_or_default();
     let base_path = table.optional("base_path", |value| value.convert(base_path));
     let endpoint = table.required("endpoint", |value| value.convert(|text| endpoint(base, text)));
+    let protocol = table.optional("protocol", |value| {
+        let protocol = value.word(&SERVICE_PROTOCOLS)?;
+        if protocol == ServiceProtocol::H2c && endpoint == Some(Endpoint::Whoami) {
+            value.problem("the built-in service is asked without a connection: this is for others");
+        }
+        Some(protocol)
+    });
+    let protocol = protocol.unwrap_or_default();
     let accepts = table.optional("accepts", accepts);
     let concurrency = table.table("concurrency").and_then(concurrency);
     let error_format = table.optional("error_format", |value| value.word(&ERROR_FORMATS)).unwrap_or_default();
@@ -566,7 +573,17 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
     let (id, endpoint) = (id?, endpoint?);
-    let item = ServiceSettings { id, hosts, base_path, endpoint, accepts, concurrency, error_format, watch };
+    let item = ServiceSettings {
+        id,
+        hosts,
+        base_path,
+        endpoint,
+        protocol,
+        accepts,
+        concurrency,
+        error_format,
+        watch,
+    };
     Some(Placed { place, item })
 }
 
@@ -594,6 +611,9 @@ pub(super) fn usage(table: Option<TableReader<'_>>, base: &Path) -> UsageSetting
 const REMEMBERED: usize = 1_000;
 
 const WATCHES: [(&str, Watch); 3] = [("block", Watch::Block), ("off", Watch::Off), ("report", Watch::Report)];
+
+const SERVICE_PROTOCOLS: [(&str, ServiceProtocol); 2] =
+    [("h2c", ServiceProtocol::H2c), ("http/1.1", ServiceProtocol::Http1)];
 
 const ERROR_FORMATS: [(&str, ErrorFormat); 2] =
     [("apigee", ErrorFormat::Apigee), ("problem", ErrorFormat::Problem)];
@@ -650,7 +670,8 @@ pub(super) fn remote<'d>(
     let place = table.place();
     let id: Option<RemoteId> = table.required("id", Value::parse);
     let address = table.required("address", |value| value.convert(host_and_port));
-    let protocols = [("http", RemoteProtocol::Http), ("tcp", RemoteProtocol::Tcp)];
+    let protocols =
+        [("h2", RemoteProtocol::H2), ("http", RemoteProtocol::Http), ("tcp", RemoteProtocol::Tcp)];
     let protocol = table.optional("protocol", |value| value.word(&protocols)).unwrap_or(RemoteProtocol::Http);
     let spiffe_ids: Option<Vec<SpiffeId>> = table.required("spiffe_ids", |value| {
         let ids: Vec<SpiffeId> = value.list(Value::parse)?;

@@ -49,10 +49,21 @@ pub(super) enum Peer {
 
 impl Peer {
     /// Whether the connection may go on under the snapshot that is in force now.
-    fn still_stands(&self, worker: &Worker) -> bool {
+    pub(super) fn still_stands(&self, worker: &Worker) -> bool {
         match self {
             Self::Resident(resident) => resident.still_stands(worker),
             Self::Visitor(visitor) => visitor.still_stands(worker).is_ok(),
+        }
+    }
+
+    /// The direction, the door, the address where there is one, and the SPIFFE ID or nothing.
+    pub(super) fn whence(&self) -> (&'static str, &str, Option<SocketAddr>, &str) {
+        match self {
+            Self::Resident(resident) => ("out", resident.remote.as_str(), None, resident.own_id.as_str()),
+            Self::Visitor(visitor) => {
+                let door = visitor.listener.settings.id.as_str();
+                ("in", door, Some(visitor.peer), visitor.spiffe_id())
+            }
         }
     }
 
@@ -611,7 +622,8 @@ async fn show<S: AsyncRead + AsyncWrite + Unpin>(
     Done { status: 200, received: 0, sent, keep_alive: keep_alive && written, code: None, client: None }
 }
 
-fn count_refusal(worker: &Worker, peer: &Peer, code: &'static str) {
+/// Counts what became of a request of `peer`.
+pub(super) fn count_refusal(worker: &Worker, peer: &Peer, code: &'static str) {
     match peer {
         Peer::Visitor(_) => worker.requests.count(code),
         Peer::Resident(_) => worker.outbound.count(code),
@@ -625,12 +637,7 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         Some(Known { app, credential: (kind, id) }) => (app.as_str(), (*kind, id.as_str())),
         None => (request.verdict.app, request.verdict.credential),
     };
-    let (direction, door, address, spiffe_id): (_, _, Option<SocketAddr>, _) = match peer {
-        Peer::Visitor(visitor) => {
-            ("in", visitor.listener.settings.id.as_str(), Some(visitor.peer), visitor.spiffe_id())
-        }
-        Peer::Resident(resident) => ("out", resident.remote.as_str(), None, resident.own_id.as_str()),
-    };
+    let (direction, door, address, spiffe_id) = peer.whence();
     worker.log(&AccessEvent {
         at: now,
         request_id: request.id.as_str(),

@@ -17,16 +17,21 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admission::{
-    Admission, Purpose, SHED, Trace, Verdict, Visitor, admit, request_id, shed, user_agent,
+    Admission, BAD_PATH, Purpose, SHED, Trace, Verdict, Visitor, admit, dispatch, request_id, shed,
+    user_agent,
 };
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::drip::{Drip, TooSlow, Waiting};
 use super::forward::{Failure, Repeatable, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
+use super::grpc;
 use super::h2_guard::{Guard, Objection, Paces};
+use super::h2_head::{Scheme, Te};
+use super::h2_relay::{self, Failed, Inbound};
 use super::headers::loggable;
-use super::http_gate::{Head, read_http2};
+use super::http_gate::read_http2;
+use super::http1::{Peer, count_refusal};
 use super::leaks::{Blocked, Leaks, Scan};
 use super::limit_fields::{is_limit_field, values};
 use super::pressure::Pressure;
@@ -35,7 +40,7 @@ use super::refuse::Answer;
 use super::relay::{RelayError, Relayed, scan_head};
 use super::request_id::RequestId;
 use super::response::{self, BadResponse, ResponseHead};
-use super::settings::Endpoint;
+use super::settings::{Endpoint, ServiceProtocol};
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
 use super::upstream::Upstream;
 use super::worker::Worker;
@@ -62,11 +67,11 @@ const NOTICE: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Serves streams on `io` until either side has had enough. `until` is when the certificate ends that it rests on.
-pub(super) async fn serve<S>(worker: Rc<Worker>, visitor: Box<Visitor>, mut io: S, until: Option<Timestamp>)
+pub(super) async fn serve<S>(worker: Rc<Worker>, peer: Peer, mut io: S, until: Option<Timestamp>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    if let Parting::Said = converse(worker, visitor, &mut io, until).await {
+    if let Parting::Said = converse(worker, peer, &mut io, until).await {
         linger::close(&mut io).await;
     }
 }
@@ -79,12 +84,7 @@ enum Parting {
     Silent,
 }
 
-async fn converse<S>(
-    worker: Rc<Worker>,
-    visitor: Box<Visitor>,
-    io: &mut S,
-    until: Option<Timestamp>,
-) -> Parting
+async fn converse<S>(worker: Rc<Worker>, peer: Peer, io: &mut S, until: Option<Timestamp>) -> Parting
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -116,7 +116,7 @@ where
             return Parting::Said;
         }
         Ok(Err(objection)) => {
-            object(&worker, &visitor, objection);
+            object(&worker, &peer, objection);
             return Parting::Said;
         }
         Err(_) => {
@@ -124,13 +124,13 @@ where
             return Parting::Silent;
         }
     };
-    let visitor: Rc<Visitor> = Rc::from(visitor);
+    let peer = Rc::new(peer);
     let under_way = Rc::new(Cell::new(0_usize));
     let validity = || until.map(|until| worker.moment(until));
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity());
     let mut signal = worker.signal.clone();
     let mut ending = signal.borrow_and_update().draining;
-    if visitor.still_stands(&worker).is_err() {
+    if !peer.still_stands(&worker) {
         return Parting::Silent;
     }
     let mut dismissed = false;
@@ -155,7 +155,7 @@ where
                     dismissed = false;
                     deadline.set(Phase::Idle, limits.idle);
                     let counted = UnderWay::new(&under_way);
-                    let stream = Stream { worker: Rc::clone(&worker), visitor: Rc::clone(&visitor), _counted: counted };
+                    let stream = Stream { worker: Rc::clone(&worker), peer: Rc::clone(&peer), _counted: counted };
                     tokio::task::spawn_local(stream.serve(request, respond));
                 }
                 Some(Err(error)) => {
@@ -165,7 +165,7 @@ where
                 None => return Parting::Said,
             },
             objection = alarm.rung() => {
-                object(&worker, &visitor, objection);
+                object(&worker, &peer, objection);
                 connection.abrupt_shutdown(objection.reason());
                 drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
                 return Parting::Said;
@@ -205,7 +205,7 @@ where
                 listening = changed.is_ok();
                 deadline.move_validity(validity());
                 notice.as_mut().reset(near_end());
-                if visitor.still_stands(&worker).is_err() {
+                if !peer.still_stands(&worker) {
                     return Parting::Silent;
                 }
                 // Not marked as seen: what has changed since the question above is to be asked about again.
@@ -219,11 +219,11 @@ where
 }
 
 /// Counts and logs that a caller's connection is ended for what it did.
-fn object(worker: &Worker, visitor: &Visitor, objection: Objection) {
-    let (code, peer, listener) = (objection.code(), visitor.peer, &visitor.listener.settings.id);
+fn object(worker: &Worker, peer: &Peer, objection: Objection) {
+    let code = objection.code();
     worker.cuts.count(code);
-    let spiffe_id = visitor.spiffe_id();
-    tracing::warn!(target: "postern::proxy", %peer, %listener, spiffe_id, code, "HTTP/2 connection ended");
+    let (_, door, address, spiffe_id) = peer.whence();
+    tracing::warn!(target: "postern::proxy", peer = ?address, door, spiffe_id, code, "HTTP/2 connection ended");
 }
 
 /// Counts a connection that the library has ended for what the caller did.
@@ -256,7 +256,7 @@ impl Drop for UnderWay {
 
 struct Stream {
     worker: Rc<Worker>,
-    visitor: Rc<Visitor>,
+    peer: Rc<Peer>,
     _counted: UnderWay,
 }
 
@@ -270,60 +270,130 @@ struct Done {
     client: Option<Known>,
 }
 
+impl Done {
+    /// Answers without a service, and says so.
+    fn told(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, manner: Manner) -> Self {
+        let sent = reply(respond, answer, id, manner);
+        Self { status: answer.status, received: 0, sent, code: None, client: None }
+    }
+}
+
+/// How a request is answered that no service answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Manner {
+    /// As a gRPC call.
+    Grpc,
+    /// To HEAD: without a body.
+    Head,
+    /// With a body that says why.
+    Plain,
+}
+
+impl Manner {
+    fn of(parts: &http::request::Parts) -> Self {
+        if grpc::is_call(&parts.headers) {
+            Self::Grpc
+        } else if parts.method == http::Method::HEAD {
+            Self::Head
+        } else {
+            Self::Plain
+        }
+    }
+
+    const fn has_body(self) -> bool {
+        !matches!(self, Self::Head)
+    }
+}
+
 impl Stream {
+    /// What is said of the connection: callers from outside come by TLS, local ones do not.
+    fn scheme(&self) -> Scheme {
+        match &*self.peer {
+            Peer::Resident(_) => Scheme::Http,
+            Peer::Visitor(_) => Scheme::Https,
+        }
+    }
+
     async fn serve(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let (now, begun) = (self.worker.now(), Instant::now());
         let snapshot = self.worker.snapshot();
         let (parts, body) = request.into_parts();
         let cookies = joined_cookies(&parts.headers);
         let fields = fields(&parts.headers, cookies.as_deref());
-        let head = match read_http2(&parts.uri, &parts.method, &fields, !body.is_end_stream()) {
+        let manner = Manner::of(&parts);
+        let has_body = !body.is_end_stream();
+        let head = match read_http2(&parts.uri, &parts.method, &fields, has_body, self.scheme()) {
             Ok(head) => head,
             Err(bad) => {
                 let answer =
                     Answer::new(bad.status(), "bad-request", "The request head is malformed or ambiguous.");
                 tracing::debug!(target: "postern::proxy", error = %bad, "request refused");
-                self.worker.requests.count(answer.code);
-                reply(&mut respond, &answer, &self.worker.ids.next(now), false);
+                count_refusal(&self.worker, &self.peer, answer.code);
+                reply(&mut respond, &answer, &self.worker.ids.next(now), manner);
                 return;
             }
         };
         let id = request_id(&head, &self.worker.ids, now);
         let trace = Trace::new(&head, &id, &self.worker.ids);
-        let to_head_request = head.method == "HEAD";
-        let sheds = self.worker.pressure() == Pressure::Requests;
-        let errand = token_office::errand(&head, &self.visitor, &snapshot);
         let mut upstream_head = Vec::with_capacity(512);
-        let (verdict, done) = if let Some(errand) = errand {
-            let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
-            let running =
-                run_errand(&errand, &self, body, respond, &id, (to_head_request, snapshot.limits.stall));
-            (verdict, running.await)
-        } else if sheds {
-            let answer = shed();
-            let sent = reply(&mut respond, &answer, &id, to_head_request);
-            let done = Done { status: answer.status, received: 0, sent, code: None, client: None };
-            (Verdict::of_nobody(SHED.code), done)
-        } else {
-            match admit(&head, &self.visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head) {
-                Err((answer, verdict)) => {
-                    let sent = reply(&mut respond, &answer, &id, to_head_request);
-                    (verdict, Done { status: answer.status, received: 0, sent, code: None, client: None })
+        let te = Te::of(&parts.headers);
+        // A call of gRPC may send a message now and then before the first answer.
+        let patient = head.body == Framing::Length(0) || manner == Manner::Grpc;
+        let exchange =
+            |respond, body| Exchange { respond, body, framing: head.body, manner, te, id, patient };
+        let (verdict, done) = match &*self.peer {
+            // What a call means is its path, letter by letter.
+            _ if manner == Manner::Grpc && head.path.contains('%') => {
+                (Verdict::of_nobody(BAD_PATH.code), Done::told(&mut respond, &BAD_PATH, &id, manner))
+            }
+            _ if self.worker.pressure() == Pressure::Requests => {
+                (Verdict::of_nobody(SHED.code), Done::told(&mut respond, &shed(), &id, manner))
+            }
+            Peer::Resident(resident) => match dispatch(&head, &trace, &mut upstream_head) {
+                Err(answer) => {
+                    (Verdict::of_nobody(answer.code), Done::told(&mut respond, &answer, &id, manner))
                 }
-                Ok(admission) => {
-                    self.worker.note_use(admission.permit.terms().credential, now);
-                    let verdict = admission.verdict();
-                    let done = if admission.service.endpoint == Endpoint::Whoami {
-                        show(&mut respond, &upstream_head, &admission, &id, to_head_request)
-                    } else {
-                        let patient = head.body == Framing::Length(0) || is_grpc(&head);
-                        let exchange =
-                            Exchange { respond, body, framing: head.body, to_head_request, id, patient };
-                        exchange
-                            .run(&self.worker, admission, &snapshot.limits, head.method, &upstream_head)
-                            .await
-                    };
-                    (verdict, done)
+                Ok(()) => {
+                    let service = resident.remote.as_str();
+                    let verdict = Verdict { service, ..Verdict::of_nobody("allowed") };
+                    let route = Route::Remote(resident);
+                    let exchange = exchange(respond, body);
+                    (verdict, exchange.run_shared(&self.worker, &route, head.method, &upstream_head).await)
+                }
+            },
+            Peer::Visitor(visitor) => {
+                if let Some(errand) = token_office::errand(&head, visitor, &snapshot) {
+                    let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
+                    let stall = snapshot.limits.stall;
+                    let running =
+                        run_errand(&errand, visitor, &self.worker, body, respond, &id, (manner, stall));
+                    (verdict, running.await)
+                } else {
+                    match admit(&head, visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head)
+                    {
+                        Err((answer, verdict)) => (verdict, Done::told(&mut respond, &answer, &id, manner)),
+                        Ok(admission) => {
+                            self.worker.note_use(admission.permit.terms().credential, now);
+                            let verdict = admission.verdict();
+                            let done = if admission.service.endpoint == Endpoint::Whoami {
+                                show(&mut respond, &upstream_head, &admission, &id, manner)
+                            } else {
+                                let (worker, method) = (&self.worker, head.method);
+                                let exchange = exchange(respond, body);
+                                match admission.service.protocol {
+                                    ServiceProtocol::H2c => {
+                                        let route = Route::Service(admission);
+                                        exchange.run_shared(worker, &route, method, &upstream_head).await
+                                    }
+                                    ServiceProtocol::Http1 => {
+                                        let limits = &snapshot.limits;
+                                        exchange.run(worker, admission, limits, method, &upstream_head).await
+                                    }
+                                }
+                            };
+                            (verdict, done)
+                        }
+                    }
                 }
             }
         };
@@ -332,13 +402,14 @@ impl Stream {
             Some(Known { app, credential: (kind, id) }) => (app.as_str(), (*kind, id.as_str())),
             None => (verdict.app, verdict.credential),
         };
-        self.worker.requests.count(code);
+        count_refusal(&self.worker, &self.peer, code);
+        let (direction, door, address, spiffe_id) = self.peer.whence();
         self.worker.log(&AccessEvent {
             at: now,
             request_id: id.as_str(),
-            door: self.visitor.listener.settings.id.as_str(),
-            direction: "in",
-            peer: Some(self.visitor.peer),
+            door,
+            direction,
+            peer: address,
             protocol: "http/2",
             method: head.method,
             path: loggable(head.path),
@@ -354,7 +425,7 @@ impl Stream {
             registry: snapshot.registry.version(),
             credential,
             user: verdict.user(),
-            spiffe_id: self.visitor.spiffe_id(),
+            spiffe_id,
             received: done.received,
             sent: done.sent,
             duration: begun.elapsed(),
@@ -382,7 +453,11 @@ fn fields<'a>(headers: &'a http::HeaderMap, cookies: Option<&'a [u8]>) -> Vec<He
 }
 
 /// Answers without a service; returns the bytes of body that were sent.
-fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_head_request: bool) -> u64 {
+fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, manner: Manner) -> u64 {
+    if manner == Manner::Grpc {
+        grpc::refuse(respond, answer, id);
+        return 0;
+    }
     let body = answer.body(id);
     let mut response = http::Response::builder()
         .status(answer.status)
@@ -396,20 +471,21 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_
     for (name, value) in answer.notice.iter().flat_map(|notice| notice.fields()) {
         response = response.header(name, value);
     }
-    send_whole(respond, response, body.into(), to_head_request)
+    send_whole(respond, response, body.into(), manner)
 }
 
 /// Answers as the authorization server.
 async fn run_errand(
     errand: &Errand,
-    stream: &Stream,
+    visitor: &Visitor,
+    worker: &Worker,
     mut body: RecvStream,
     mut respond: SendResponse<Bytes>,
     id: &RequestId,
-    (to_head_request, within): (bool, Duration),
+    (manner, within): (Manner, Duration),
 ) -> Done {
     let mut received = 0;
-    let answered = token_office::answer(errand, &stream.visitor, &stream.worker, async || {
+    let answered = token_office::answer(errand, visitor, worker, async || {
         let form = timeout(within, read_form(&mut body)).await.map_err(|_| FormFailure::Broken)??;
         received = u64::try_from(form.len()).unwrap_or(0);
         Ok(form)
@@ -425,7 +501,7 @@ async fn run_errand(
     for (name, value) in &answered.fields {
         response = response.header(*name, value);
     }
-    let sent = send_whole(&mut respond, response, answered.body.into(), to_head_request);
+    let sent = send_whole(&mut respond, response, answered.body.into(), manner);
     Done { status: answered.status, received, sent, code: Some(answered.code), client: answered.client }
 }
 
@@ -450,7 +526,7 @@ fn show(
     upstream_head: &[u8],
     admission: &Admission<'_>,
     id: &RequestId,
-    to_head_request: bool,
+    manner: Manner,
 ) -> Done {
     let body = whoami::answer(upstream_head);
     let mut response = http::Response::builder()
@@ -461,7 +537,7 @@ fn show(
     for (name, value) in values(admission.permit.statement()) {
         response = response.header(name, value);
     }
-    let sent = send_whole(respond, response, body.into(), to_head_request);
+    let sent = send_whole(respond, response, body.into(), manner);
     Done { status: 200, received: 0, sent, code: None, client: None }
 }
 
@@ -469,12 +545,12 @@ fn send_whole(
     respond: &mut SendResponse<Bytes>,
     response: http::response::Builder,
     body: Bytes,
-    to_head_request: bool,
+    manner: Manner,
 ) -> u64 {
     let length = u64::try_from(body.len()).unwrap_or(0);
     let Ok(response) = response.body(()) else { return 0 };
-    match respond.send_response(response, to_head_request) {
-        Ok(mut stream) if !to_head_request => match stream.send_data(body, true) {
+    match respond.send_response(response, !manner.has_body()) {
+        Ok(mut stream) if manner.has_body() => match stream.send_data(body, true) {
             Ok(()) => length,
             Err(_) => 0,
         },
@@ -482,23 +558,20 @@ fn send_whole(
     }
 }
 
-/// One stream's request and answer, over a connection that speaks HTTP/1 to the service.
+/// One stream's request and answer.
 struct Exchange {
     respond: SendResponse<Bytes>,
     body: RecvStream,
     framing: Framing,
-    to_head_request: bool,
+    manner: Manner,
+    te: Te,
     id: RequestId,
     /// Whether the body may come as slowly as it likes.
     patient: bool,
 }
 
-/// Whether it is a call of gRPC, which may send a message now and then before the first answer.
-fn is_grpc(head: &Head<'_, '_>) -> bool {
-    head.values("content-type").any(|value| value.starts_with(b"application/grpc"))
-}
-
 impl Exchange {
+    /// Over a connection of its own that speaks HTTP/1.
     async fn run(
         self,
         worker: &Worker,
@@ -507,7 +580,7 @@ impl Exchange {
         method: &str,
         head: &[u8],
     ) -> Done {
-        let Self { mut respond, mut body, framing, to_head_request, id, patient } = self;
+        let Self { mut respond, mut body, framing, manner, id, patient, .. } = self;
         let repeatable = Repeatable::of(method, framing);
         // What has a body is sent once only.
         let mut digest = admission.digest.clone();
@@ -523,7 +596,7 @@ impl Exchange {
                 body: &mut body,
                 framing,
                 digest: digest.take(),
-                to_head_request,
+                to_head_request: manner == Manner::Head,
                 id: &id,
                 limits: &limits_of_caller,
                 leaks: leaks.as_ref(),
@@ -554,11 +627,54 @@ impl Exchange {
             }
             Err(Failure::Answer(answer)) => {
                 let answer = answer.in_format(format);
-                let sent = reply(&mut respond, &answer, &id, to_head_request);
-                Done { status: answer.status, received: 0, sent, code: Some(answer.code), client: None }
+                Done { code: Some(answer.code), ..Done::told(&mut respond, &answer, &id, manner) }
             }
             Err(Failure::Broken) => {
                 respond.send_reset(h2::Reason::INTERNAL_ERROR);
+                Done { status: 0, received: 0, sent: 0, code: Some("broken-off"), client: None }
+            }
+        }
+    }
+}
+
+impl Exchange {
+    /// Over a shared connection that speaks HTTP/2.
+    async fn run_shared(self, worker: &Worker, route: &Route<'_>, method: &str, head: &[u8]) -> Done {
+        let Self { mut respond, body, framing, manner, te, id, .. } = self;
+        let snapshot = worker.snapshot();
+        let (leaks, digest, limits_of_caller) = match route {
+            Route::Remote(_) => (None, None, Vec::new()),
+            Route::Service(Admission { service, digest, permit, .. }) => {
+                (Leaks::of(service.watch), digest.clone(), values(permit.statement()).collect())
+            }
+        };
+        let inbound = Inbound {
+            respond: &mut respond,
+            body,
+            framing,
+            head,
+            te,
+            id: &id,
+            repeatable: Repeatable::of(method, framing),
+            digest,
+            limits: &limits_of_caller,
+            leaks: leaks.as_ref(),
+            api_key_header: &snapshot.api_key_header,
+        };
+        let exchanged = h2_relay::exchange(worker, route, &snapshot.limits, inbound).await;
+        if let Some(leaks) = &leaks {
+            worker.report_leak(leaks, &worker.snapshot(), worker.now());
+        }
+        match exchanged {
+            Ok(Relayed { status, received, sent, .. }) => {
+                Done { status, received, sent, code: None, client: None }
+            }
+            Err(Failed::Answer(answer)) => {
+                let answer = answer.in_format(route.error_format());
+                Done { code: Some(answer.code), ..Done::told(&mut respond, &answer, &id, manner) }
+            }
+            Err(Failed::Reset(reason)) => {
+                respond.send_reset(reason);
                 Done { status: 0, received: 0, sent: 0, code: Some("broken-off"), client: None }
             }
         }

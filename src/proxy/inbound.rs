@@ -147,7 +147,9 @@ async fn welcome(
     let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, sni, verified));
     drop(snapshot);
     match &listener.settings.protocol {
-        ListenerProtocol::Http if is_http2 => http2::serve(worker, visitor, stream, until).await,
+        ListenerProtocol::Http if is_http2 => {
+            http2::serve(worker, Peer::Visitor(visitor), stream, until).await
+        }
         ListenerProtocol::Http => http1::serve(worker, Peer::Visitor(visitor), stream, until).await,
         ListenerProtocol::Tcp(service) => tcp::serve(&worker, &visitor, service, stream, until).await,
     }

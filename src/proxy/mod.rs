@@ -30,7 +30,13 @@ mod worker;
 mod admission;
 mod token_office;
 mod relay;
+mod grpc;
+mod h2_head;
+mod h2_upstream;
+mod h2_bridge;
 mod forward;
+mod h2_relay;
+mod preface;
 mod http1;
 mod h2_guard;
 mod http2;
@@ -39,14 +45,16 @@ mod inbound;
 mod outbound;
 mod plane;
 mod rehearse;
+mod reading;
 
 pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
 pub use pressure::{Gauge, Pressure};
+pub use reading::{AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
     Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceSettings, Watch,
+    RemoteSettings, ServiceProtocol, ServiceSettings, Watch,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};

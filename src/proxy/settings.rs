@@ -57,6 +57,8 @@ pub struct ServiceSettings {
     pub base_path: String,
     /// Where it listens.
     pub endpoint: Endpoint,
+    /// What is spoken to it.
+    pub protocol: ServiceProtocol,
     /// What callers must present here, if this level says anything.
     pub accepts: Option<Accepts>,
     /// Between what the number of requests under way moves, if it is limited.
@@ -65,6 +67,16 @@ pub struct ServiceSettings {
     pub error_format: ErrorFormat,
     /// Whether its answers are looked through for secrets of ours.
     pub watch: Watch,
+}
+
+/// What a local service speaks.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ServiceProtocol {
+    /// HTTP/2 in plaintext with prior knowledge (RFC 9113 §3.3); requests share a connection, trailers pass.
+    H2c,
+    /// HTTP/1.1, over pooled connections.
+    #[default]
+    Http1,
 }
 
 /// Whether the answers of a service are looked through for secrets of ours.
@@ -120,6 +132,8 @@ pub struct RemoteSettings {
 /// What a remote speaks inside the TLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RemoteProtocol {
+    /// HTTP/2 (RFC 9113); local callers speak HTTP/1.1, or HTTP/2 with prior knowledge.
+    H2,
     /// HTTP/1.1, over pooled connections.
     Http,
     /// Anything, one connection for each.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::context::{Attestor, PlaneContext, Signal};
 use super::crowd::{Crowd, Turnstile};
+use super::h2_upstream::H2Pool;
 use super::leaks::Leaks;
 use super::pressure::{Gauge, Pressure};
 use super::request_id::RequestIds;
@@ -51,6 +52,8 @@ pub(super) struct Worker {
     clock: Arc<dyn Clock>,
     pub(super) attestor: Arc<dyn Attestor>,
     pub(super) pool: Pool,
+    /// Connections that requests share.
+    pub(super) shared: H2Pool,
     pub(super) ids: RequestIds,
     pub(super) requests: CodeCounter,
     pub(super) outbound: CodeCounter,
@@ -78,16 +81,18 @@ pub(super) struct Worker {
     /// Connections by whose certificate they came with.
     pub(super) apps: Rc<Crowd<AppId>>,
     pressure: Gauge,
+    itself: Weak<Self>,
 }
 
 impl Worker {
     /// A thread's belongings, made on that thread.
     pub(super) fn new(context: &PlaneContext, signal: watch::Receiver<Signal>) -> Rc<Self> {
-        Rc::new(Self {
+        Rc::new_cyclic(|itself| Self {
             current: Arc::clone(&context.current),
             clock: Arc::clone(&context.clock),
             attestor: Arc::clone(&context.attestor),
             pool: Pool::new(),
+            shared: H2Pool::default(),
             ids: RequestIds::new(),
             requests: context.metrics.requests(),
             outbound: context.metrics.outbound(),
@@ -111,7 +116,13 @@ impl Worker {
             sources: Rc::default(),
             apps: Rc::default(),
             pressure: context.pressure.clone(),
+            itself: Weak::clone(itself),
         })
+    }
+
+    /// The same belongings, for what goes on by itself on the thread.
+    pub(super) fn weak(&self) -> Weak<Self> {
+        Weak::clone(&self.itself)
     }
 
     /// The snapshot in force now.
@@ -264,6 +275,7 @@ impl Worker {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             self.pool.sweep();
+            self.shared.sweep();
         }
     }
 }

@@ -268,7 +268,7 @@ impl Metrics {
             keys_overdue: family(
                 &mut registry,
                 "keys_overdue",
-                "Keys that are older than [keys] max_age, and good",
+                "Keys that are older than key_max_age of their app or [keys] max_age, and good",
             ),
             concurrency_limit: family(
                 &mut registry,
