@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::credential::token::Algorithm;
@@ -14,7 +15,7 @@ use crate::oauth::{self, Binding, Issuer};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
     Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceSettings, Watch,
+    RemoteSettings, ServiceSettings, UpgradeProtocol, Watch,
 };
 use crate::registry::accepts;
 use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
@@ -563,11 +564,35 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let concurrency = table.table("concurrency").and_then(concurrency);
     let error_format = table.optional("error_format", |value| value.word(&ERROR_FORMATS)).unwrap_or_default();
     let watch = table.optional("watch_responses", |value| value.word(&WATCHES)).unwrap_or_default();
+    let upgrades = table.optional("upgrades", upgrades).unwrap_or_default();
+    if !upgrades.is_empty() && endpoint == Some(Endpoint::Whoami) {
+        table.problem("the built-in service speaks HTTP and nothing else; `upgrades` means nothing for it");
+    }
+    if !upgrades.is_empty() && watch != Watch::Off {
+        table.problem(
+            "what goes through a tunnel is not looked through: `upgrades` and `watch_responses` exclude each other",
+        );
+    }
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
     let (id, endpoint) = (id?, endpoint?);
-    let item = ServiceSettings { id, hosts, base_path, endpoint, accepts, concurrency, error_format, watch };
+    let item = ServiceSettings {
+        id,
+        hosts,
+        base_path,
+        endpoint,
+        accepts,
+        concurrency,
+        error_format,
+        watch,
+        upgrades,
+    };
     Some(Placed { place, item })
+}
+
+/// Protocols that a connection may go over to from HTTP/1.1.
+fn upgrades(value: &Value<'_>) -> Option<Arc<[UpgradeProtocol]>> {
+    value.list(Value::parse).map(Arc::from)
 }
 
 /// How many decisions each data-plane thread remembers.
@@ -669,6 +694,10 @@ pub(super) fn remote<'d>(
         Some(address)
     });
     let socket = table.optional("socket", |value| path(runtime_dir, value));
+    let upgrades = table.optional("upgrades", upgrades).unwrap_or_default();
+    if !upgrades.is_empty() && protocol == RemoteProtocol::Tcp {
+        table.problem("a tcp remote carries any protocol as it is; `upgrades` is for http");
+    }
     if listen.is_none() && socket.is_none() {
         table.problem("a remote needs a way in for local workloads: `listen`, `socket`, or both");
     }
@@ -676,7 +705,7 @@ pub(super) fn remote<'d>(
     let spiffe_ids = spiffe_ids?.into();
     Some(Placed {
         place,
-        item: RemoteSettings { id: id?, address: address?, protocol, spiffe_ids, listen, socket },
+        item: RemoteSettings { id: id?, address: address?, protocol, spiffe_ids, listen, socket, upgrades },
     })
 }
 

@@ -10,6 +10,7 @@ use super::framing::Framing;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
+use super::response::SWITCHING;
 use super::settings::{ErrorFormat, Limits};
 use super::snapshot::{Client, Standing};
 use super::upstream::{Bond, DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
@@ -118,7 +119,10 @@ pub(super) async fn forward(
         let may_repeat = upstream.reused && repeatable == Repeatable::Yes;
         match exchange(&mut upstream).await {
             Ok(relayed) => {
-                note_delay(worker, route, begun);
+                // How long a tunnel lasted says nothing of how fast the service answers.
+                if relayed.status != SWITCHING {
+                    note_delay(worker, route, begun);
+                }
                 if relayed.upstream_may_continue {
                     worker.pool.give_back(&way.key, upstream, limits.pooled);
                 }
@@ -138,7 +142,7 @@ pub(super) async fn forward(
 }
 
 /// Tells whoever limits the service's requests how long this one took.
-fn note_delay(worker: &Worker, route: &Route<'_>, begun: Instant) {
+pub(super) fn note_delay(worker: &Worker, route: &Route<'_>, begun: Instant) {
     if let Route::Service(admission) = route {
         admission.permit.answered(begun.elapsed(), worker.now());
     }

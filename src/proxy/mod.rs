@@ -31,6 +31,7 @@ mod forward;
 mod http1;
 mod http2;
 mod tcp;
+mod upgrade;
 mod inbound;
 mod outbound;
 mod plane;
@@ -47,6 +48,7 @@ pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing};
 pub use tls::{TlsError, client_config, server_config, web_client_config};
+pub use upgrade::{InvalidUpgradeProtocol, UpgradeProtocol};
 pub use uses::{CredentialUse, UseReports};
 
 #[cfg(test)]
