@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use postern::clock::{Clock as _, SystemClock, Timestamp};
 use serde_json::Value;
 use support::world::{GRANT, postern};
 use support::{Answer, Scene, Service, Talk, Tls, World};
@@ -493,4 +494,45 @@ async fn peppers_are_replaced_while_keys_under_the_former_go_on() {
     let at = world.path().to_owned();
     let peppers = tokio::task::spawn_blocking(move || json(&at, "key pepper list --json")).await.unwrap();
     assert_eq!(peppers, serde_json::json!([{ "version": "p2", "newest": true, "keys": 1 }]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_older_than_its_app_or_else_the_configuration_says_is_told_and_works() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    scene.config("[keys]\nmax_age = \"365d\"\n");
+    let recently = SystemClock.now().unix() - 60 * 86_400;
+    let recently = Timestamp::from_unix(recently).to_string();
+    let mut app = |id: &str, says: &str, created: &str| {
+        let key = scene.key();
+        let key_table = format!("{}created = {created}\n", key.table());
+        scene.app(id, &format!("{says}accepts = [[\"api_key\"]]\n{key_table}\n{GRANT}"));
+        key
+    };
+    let old = app("old", "", "2020-01-01T00:00:00Z");
+    let patient = app("patient", "key_max_age = \"30000d\"\n", "2020-01-01T00:00:00Z");
+    let strict = app("strict", "key_max_age = \"30d\"\n", &recently);
+    let young = app("young", "", &recently);
+    let world = scene.start().await;
+
+    let mut talk = world.talk(None).await;
+    assert_eq!(talk.get("/a", &old.line()).await.status, 200);
+    let told = does(world.path(), "check");
+    let lines: Vec<&str> = told.lines().filter(|line| line.contains("is older than")).collect();
+    assert_eq!(lines.len(), 2, "{told}");
+    let says = |key: &str, app: &str, what: &str| {
+        let line = format!("warning: the key {key} of {app} is older than {what}; rotate it with ");
+        assert!(lines.iter().any(|told| told.starts_with(&line)), "{line}{told}");
+    };
+    says(&old.id, "old", "[keys] max_age");
+    says(&strict.id, "strict", "its app's key_max_age");
+    let status = does(world.path(), "status");
+    let line = status.lines().find(|line| line.starts_with("OLD")).unwrap();
+    assert!(
+        line.contains(&old.id)
+            && line.contains(&strict.id)
+            && line.contains("2 keys older than they may become")
+    );
+    assert!(!line.contains(&patient.id) && !line.contains(&young.id), "{line}");
+    assert_eq!(world.metric("postern_keys_overdue").await, Some(2.0));
 }

@@ -177,6 +177,7 @@ impl Assembly {
                     Some(client) => client.clone(),
                     None => {
                         let protocols: &[&[u8]] = match settings.protocol {
+                            RemoteProtocol::H2 => &[b"h2"],
                             RemoteProtocol::Http => &[b"http/1.1"],
                             RemoteProtocol::Tcp => &[],
                         };

@@ -241,7 +241,7 @@ impl AgentSteward {
                     keys.retiring.push(RetiringKey { id, app, retires, last_used });
                 }
             }
-            if config.key_rules.max_age.is_some_and(|most| key.is_older_than(most, now)) {
+            if key.is_too_old(config.key_rules.max_age, now) {
                 keys.overdue_count += 1;
                 if keys.overdue.len() < SHOWN_KEYS {
                     keys.overdue.push(key.id.clone());
@@ -570,6 +570,7 @@ fn remotes(config: &Config) -> Vec<RemoteStatus> {
         id: remote.id.clone(),
         address: remote.address.clone(),
         protocol: match remote.protocol {
+            RemoteProtocol::H2 => "h2".to_owned(),
             RemoteProtocol::Http => "http".to_owned(),
             RemoteProtocol::Tcp => "tcp".to_owned(),
         },

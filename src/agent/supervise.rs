@@ -20,6 +20,7 @@ use super::issuers::Issuers;
 use super::key_keeper::{KeyKeeper, Setbacks};
 use super::key_uses::KeyUses;
 use super::limit_keeper::{KeeperError, LimitKeeper};
+use super::memory_watch;
 use super::quickstart::{self, Quickstart, QuickstartError};
 use super::registrar::{Registrar, RegistryError};
 use super::scribe::Scribe;
@@ -37,7 +38,7 @@ use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::limit::Ledger;
 use crate::pki::Skews;
-use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError, Signs, UseReports};
+use crate::proxy::{Current, Gauge, Lookout, Plane, PlaneContext, PlaneError, Signs, UseReports};
 use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
@@ -246,6 +247,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let skews: Arc<Mutex<Skews>> = Arc::default();
     let (signs, noticed) = Signs::new(metrics.signs_dropped.clone());
     let detections = Detections::default();
+    let pressure = Gauge::default();
     let context = PlaneContext {
         signs,
         current: Arc::clone(&current),
@@ -260,6 +262,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         lookout,
         tokens: token_keeper.desk.clone(),
         uses: use_reports,
+        pressure: pressure.clone(),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plane = Plane::start(config.threads.unwrap_or(cores), &context)?;
@@ -274,6 +277,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         trust_error: None,
         mute_crls: Vec::new(),
     }));
+    tokio::spawn(memory_watch::watch(Arc::clone(&in_force), pressure, Arc::clone(&metrics)));
     let (commands, received_commands) = mpsc::channel(16);
     let (orders, received_orders) = mpsc::channel(16);
     let mut deliveries = Deliveries::new(Arc::clone(&clock), acknowledgements);

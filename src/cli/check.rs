@@ -1,6 +1,7 @@
 //! `postern check`: everything that is wrong with what is on disk, at once, without starting anything; and what is hardly meant.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,11 +38,18 @@ struct Finding {
 }
 
 /// Something in the registry that is allowed, and hardly meant.
-#[derive(Debug, Serialize)]
-struct Warning {
+#[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize)]
+pub(super) struct Warning {
     lint: &'static str,
     key: String,
     message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lint, key, message } = self;
+        write!(f, "warning: {lint}: {key}: {message}")
+    }
 }
 
 pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyhow::Result<()> {
@@ -68,9 +76,7 @@ pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyho
         output::print_json(&Report { ok: !fails, problems, warnings })?;
     } else {
         let lines = problems.iter().map(|finding| format!("{}\n", finding.text));
-        let doubtful = warnings
-            .iter()
-            .map(|Warning { lint, key, message }| format!("warning: {lint}: {key}: {message}\n"));
+        let doubtful = warnings.iter().map(|warning| format!("{warning}\n"));
         let mut text: String = lines.chain(doubtful).collect();
         if !fails {
             let but =
@@ -101,7 +107,7 @@ fn contents(registry: &Snapshot) -> String {
 }
 
 /// What the registry says and hardly means; where an agent uses it, only if its configuration can be read.
-fn lints(registry: &Snapshot, config: Option<&Config>) -> Vec<Warning> {
+pub(super) fn lints(registry: &Snapshot, config: Option<&Config>) -> Vec<Warning> {
     let mut lints = registry::lint(registry, SystemClock.now());
     if let Some(config) = config {
         let services: HashSet<_> = config.services.iter().map(|service| &service.id).collect();
@@ -117,13 +123,14 @@ impl From<Lint> for Warning {
     }
 }
 
-/// Warns of keys that are older than they may become.
+/// Warns of keys that are older than their apps, or else the configuration, let them become.
 fn too_old(snapshot: &Snapshot, most: Option<Duration>) -> String {
     let now = SystemClock.now();
-    let old = snapshot.credentials().filter(|key| most.is_some_and(|most| key.is_older_than(most, now)));
+    let old = snapshot.credentials().filter(|key| key.is_too_old(most, now));
     old.map(|key| {
         let rotate = format!("rotate it with `postern key rotate {}`", key.id);
-        format!("warning: the key {} of {} is older than [keys] max_age; {rotate}\n", key.id, key.app.id)
+        let most = if key.app.key_max_age.is_some() { "its app's key_max_age" } else { "[keys] max_age" };
+        format!("warning: the key {} of {} is older than {most}; {rotate}\n", key.id, key.app.id)
     })
     .collect()
 }

@@ -297,12 +297,18 @@ pub(super) fn admit<'s>(
         (answer, Verdict { presented, ..Verdict::of_nobody(RATE_LIMITED.code) })
     })?;
 
-    let Some(service) = service else {
+    let is_misdirected = visitor
+        .sni
+        .as_deref()
+        .is_some_and(|sni| snapshot.routes.is_misdirected(sni, head.authority, path.as_str(), service));
+    let Some(service) = service.filter(|_| !is_misdirected) else {
         // Who cannot say who it is learns nothing about what exists here.
         authenticate(&evidence, &snapshot.registry, &snapshot.peppers, now)
             .inspect_err(|&refusal| throttle.note(refusal, now))
             .map_err(|refusal| refuse(refusal, presented))?;
-        return Err((NO_SERVICE, Verdict { presented, ..Verdict::of_nobody(NO_SERVICE.code) }));
+        let answer = if is_misdirected { MISDIRECTED } else { NO_SERVICE };
+        let verdict = Verdict { presented, ..Verdict::of_nobody(answer.code) };
+        return Err((answer, verdict));
     };
     let environment = snapshot.environment.as_ref();
     let door = Door { listener, service: service.accepts.as_ref(), environment };
@@ -397,11 +403,28 @@ pub(super) fn source(address: IpAddr) -> u128 {
 const RATE_LIMITED: Answer =
     Answer::new(429, "rate-limited", "Too many credentials from this address have not been valid.");
 
+/// The agent has no memory to spare.
+pub(super) const SHED: Answer =
+    Answer::new(503, "memory-ceiling", "The agent is at its limit of memory; try again in a moment.");
+
+/// [`SHED`], with when to try again.
+pub(super) fn shed() -> Answer {
+    SHED.with_notice(Notice::to_wait(Duration::from_secs(1)))
+}
+
 /// The path could be read in two ways.
-const BAD_PATH: Answer = Answer::new(
+pub(super) const BAD_PATH: Answer = Answer::new(
     400,
     "bad-path",
     "The path is ambiguous: it holds an encoded or doubled separator, a dot segment, or characters that no path has.",
+);
+
+/// > The 421 (Misdirected Request) status code indicates that the request was directed at a server that is unable or unwilling to
+/// > produce an authoritative response for the target URI. — RFC 9110 §15.5.20
+const MISDIRECTED: Answer = Answer::new(
+    421,
+    "misdirected-request",
+    "Another service answers for this host than for the name that the TLS handshake asked for.",
 );
 
 /// Nothing here answers for that host and path.

@@ -13,10 +13,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::admission::{
-    Admission, Purpose, Trace, Verdict, Visitor, admit, dispatch, request_id, user_agent,
+    Admission, Purpose, SHED, Trace, Verdict, Visitor, admit, dispatch, request_id, shed, user_agent,
 };
 use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
+use super::drip::Drip;
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward, note_delay};
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
@@ -24,6 +25,7 @@ use super::http_gate::{BadHead, Head, MAX_FIELDS, Version, head_end, read_http1}
 use super::leaks::Leaks;
 use super::limit_fields::write_lines;
 use super::linger::{self, LINGER};
+use super::pressure::Pressure;
 use super::refuse::Answer;
 use super::relay::{Body, Pace, Relayed, Side, Stage, relay};
 use super::request_id::RequestId;
@@ -49,10 +51,21 @@ pub(super) enum Peer {
 
 impl Peer {
     /// Whether the connection may go on under the snapshot that is in force now.
-    fn still_stands(&self, worker: &Worker) -> bool {
+    pub(super) fn still_stands(&self, worker: &Worker) -> bool {
         match self {
             Self::Resident(resident) => resident.still_stands(worker),
             Self::Visitor(visitor) => visitor.still_stands(worker).is_ok(),
+        }
+    }
+
+    /// The direction, the door, the address where there is one, and the SPIFFE ID or nothing.
+    pub(super) fn whence(&self) -> (&'static str, &str, Option<SocketAddr>, &str) {
+        match self {
+            Self::Resident(resident) => ("out", resident.remote.as_str(), None, resident.own_id.as_str()),
+            Self::Visitor(visitor) => {
+                let door = visitor.listener.settings.id.as_str();
+                ("in", door, Some(visitor.peer), visitor.spiffe_id())
+            }
         }
     }
 
@@ -73,6 +86,7 @@ where
     let limits = Arc::clone(&worker.snapshot().limits);
     let validity = || until.or_else(|| peer.until()).map(|until| worker.moment(until));
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity());
+    deadline.retire_after(worker.age(&limits));
     let mut signal = worker.signal.clone();
     let ending = Cell::new(signal.borrow_and_update().draining);
     if !peer.still_stands(&worker) {
@@ -289,7 +303,11 @@ where
             return false;
         }
     };
-    let last = ending.get() || deadline.ends_by(begun + NOTICE);
+    let old = deadline.is_old(begun);
+    if old {
+        worker.cuts.count("max-age");
+    }
+    let last = old || ending.get() || deadline.ends_by(begun + NOTICE);
     limits.clear();
     if let Outcome::Forward(Route::Service(Admission { permit, .. })) = &request.outcome {
         write_lines(limits, permit.statement());
@@ -327,7 +345,16 @@ where
                         out: &mut *out,
                         stage: &connection.stage,
                     };
-                    let body = Body { framing: request.body, digest: digest.take() };
+                    let mut drip = match route {
+                        Route::Service(_) if request.body != Framing::Length(0) => {
+                            Drip::new(&snapshot.limits)
+                        }
+                        Route::Remote(_) | Route::Service(_) => Drip::patient(),
+                    };
+                    if !request.expects {
+                        drip.begin();
+                    }
+                    let body = Body { framing: request.body, digest: digest.take(), drip };
                     let head = &mut *upstream_head;
                     if let Some(until) = upstream.until {
                         deadline.move_validity(Some(worker.moment(until)));
@@ -472,6 +499,9 @@ fn judge<'a>(
         Peer::Visitor(visitor) if let Some(errand) = token_office::errand(&head, visitor, snapshot) => {
             let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
             (Outcome::Errand(errand, visitor), verdict)
+        }
+        Peer::Visitor(_) if worker.pressure() == Pressure::Requests => {
+            (Outcome::Answer(shed()), Verdict::of_nobody(SHED.code))
         }
         Peer::Visitor(visitor) => {
             match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
@@ -653,7 +683,8 @@ async fn show<S: AsyncRead + AsyncWrite + Unpin>(
     Done { status: 200, received: 0, sent, keep_alive: keep_alive && written, code: None, client: None }
 }
 
-fn count_refusal(worker: &Worker, peer: &Peer, code: &'static str) {
+/// Counts what became of a request of `peer`.
+pub(super) fn count_refusal(worker: &Worker, peer: &Peer, code: &'static str) {
     match peer {
         Peer::Visitor(_) => worker.requests.count(code),
         Peer::Resident(_) => worker.outbound.count(code),
@@ -667,12 +698,7 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         Some(Known { app, credential: (kind, id) }) => (app.as_str(), (*kind, id.as_str())),
         None => (request.verdict.app, request.verdict.credential),
     };
-    let (direction, door, address, spiffe_id): (_, _, Option<SocketAddr>, _) = match peer {
-        Peer::Visitor(visitor) => {
-            ("in", visitor.listener.settings.id.as_str(), Some(visitor.peer), visitor.spiffe_id())
-        }
-        Peer::Resident(resident) => ("out", resident.remote.as_str(), None, resident.own_id.as_str()),
-    };
+    let (direction, door, address, spiffe_id) = peer.whence();
     worker.log(&AccessEvent {
         at: now,
         request_id: request.id.as_str(),

@@ -6,6 +6,7 @@
 use httparse::Header;
 
 use super::framing::{Framing, is_token};
+use super::h2_head::Scheme;
 
 /// More fields than this are refused with 431.
 pub(super) const MAX_FIELDS: usize = 100;
@@ -148,7 +149,8 @@ pub(super) fn read_http1<'h, 'a>(
     })
 }
 
-/// Reads an HTTP/2 header list (RFC 9113 §8.3) that `h2` has taken apart: `fields` without pseudo-headers.
+/// Reads an HTTP/2 header list (RFC 9113 §8.3) that `h2` has taken apart: `fields` without pseudo-headers, on a connection of
+/// this `scheme`.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
@@ -157,12 +159,13 @@ pub(super) fn read_http2<'h, 'a>(
     method: &'a http::Method,
     fields: &'h [Header<'a>],
     has_body: bool,
+    scheme: Scheme,
 ) -> Result<Head<'h, 'a>, BadHead> {
     if fields.len() > MAX_FIELDS {
         return Err(BadHead::TooManyFields);
     }
     check_method(method.as_str())?;
-    if uri.scheme_str() != Some("https") {
+    if uri.scheme_str() != Some(scheme.as_str()) {
         return Err(BadHead::Target);
     }
     let authority = match (uri.authority(), one(fields, "host").map_err(|()| BadHead::Host)?) {
@@ -431,7 +434,9 @@ mod tests {
     #[test]
     fn http2_heads_obey_the_same_bounds() {
         let uri: http::Uri = "https://h/a".parse().unwrap();
-        let read = |fields: &[Header<'_>]| read_http2(&uri, &http::Method::GET, fields, false).map(|_| ());
+        let read = |fields: &[Header<'_>]| {
+            read_http2(&uri, &http::Method::GET, fields, false, Scheme::Https).map(|_| ())
+        };
         let field = |value: &'static str| Header { name: "a", value: value.as_bytes() };
 
         assert_eq!(read(&vec![field("b"); MAX_FIELDS]), Ok(()));

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::context::NotAttested;
 use super::forward::{Resident, Route, may_go_on};
 use super::http1::{self, Peer};
+use super::http2;
+use super::preface::{Begun, recognise};
 use super::settings::RemoteProtocol;
 use super::tcp::{self, End};
 use super::worker::{OpenConnection, Worker, back_off};
@@ -138,9 +140,23 @@ where
     };
     let own_id = client.own_id.clone();
     let resident = Resident { remote: remote.clone(), workload, own_id, bond: RefCell::default() };
-    if settings.settings.protocol == RemoteProtocol::Http {
-        drop(snapshot);
-        return http1::serve(worker, Peer::Resident(Box::new(resident)), stream, None).await;
+    match settings.settings.protocol {
+        RemoteProtocol::H2 => {
+            let within = snapshot.limits.idle;
+            drop(snapshot);
+            let recognised = timeout(within, recognise(stream)).await;
+            let Ok(Ok((begun, stream))) = recognised else { return };
+            let peer = Peer::Resident(Box::new(resident));
+            return match begun {
+                Begun::Http1 => http1::serve(worker, peer, stream, None).await,
+                Begun::Http2 => http2::serve(worker, peer, stream, None).await,
+            };
+        }
+        RemoteProtocol::Http => {
+            drop(snapshot);
+            return http1::serve(worker, Peer::Resident(Box::new(resident)), stream, None).await;
+        }
+        RemoteProtocol::Tcp => {}
     }
     let (now, begun) = (worker.now(), Instant::now());
     let id = worker.ids.next(now);

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::{Buffer, poll_read_with};
+use super::drip::Waiting;
 use super::framing::{Decoder, Framing, InvalidBody, Piece};
 use super::leaks::{Blocked, Scan};
 use crate::credential::DigestCheck;
@@ -24,6 +25,8 @@ pub(super) struct Pump {
     ended: bool,
     flushed: bool,
     moved: u64,
+    /// For whom it waits, when it waits.
+    waiting: Waiting,
     /// What the body must be; taken when it has been compared.
     digest: Option<DigestCheck>,
     /// Looks for secrets in the body.
@@ -39,8 +42,12 @@ pub(super) enum PumpError {
     Digest,
     #[error("the sender's body holds a secret of ours")]
     Leak,
+    #[error("the sender's body comes too slowly")]
+    Slow,
     #[error("the sender cannot be read from")]
     Read(#[source] io::Error),
+    #[error("the sender's trailers say where a message ends or goes")]
+    Trailers,
     #[error("the receiver cannot be written to")]
     Write(#[source] io::Error),
 }
@@ -58,6 +65,7 @@ impl Pump {
             ended: false,
             flushed: false,
             moved: 0,
+            waiting: Waiting::ForOthers,
             digest: None,
             scan: None,
         }
@@ -79,6 +87,11 @@ impl Pump {
     /// Bytes of body that were moved so far.
     pub(super) const fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// For whom it waits, if it could not go on.
+    pub(super) const fn waiting(&self) -> Waiting {
+        self.waiting
     }
 
     /// Whether everything was written and flushed.
@@ -106,6 +119,7 @@ impl Pump {
         R: AsyncRead + Unpin + ?Sized,
         W: AsyncWrite + Unpin + ?Sized,
     {
+        self.waiting = Waiting::ForOthers;
         loop {
             if self.ended && self.written >= self.staged.len() {
                 let flushed = Pin::new(&mut *to).poll_flush(cx).map_err(PumpError::Write);
@@ -148,6 +162,7 @@ impl Pump {
                         Poll::Ready(Ok(_)) => {}
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Read(error))),
                         Poll::Pending => {
+                            self.waiting = Waiting::ForCaller;
                             return match Pin::new(&mut *to).poll_flush(cx) {
                                 Poll::Ready(Err(error)) => Poll::Ready(Err(PumpError::Write(error))),
                                 Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,

@@ -380,6 +380,7 @@ mod tests {
             accepts: None,
             limits: None,
             priority: Priority::Normal,
+            key_max_age: None,
             attributes: Default::default(),
             grants: Vec::new(),
         })

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::clock::Timestamp;
 use crate::registry::{Change, Source};
+use crate::store::registry_journal::Journal;
 
 /// Why the registry cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -17,20 +18,35 @@ pub struct RegistryReadError {
     source: io::Error,
 }
 
-/// Reads all files, sorted by name within each folder. A folder that is not there holds nothing.
+/// Reads all files, sorted by name within each folder. A folder that is not there holds nothing. Files that are being written
+/// together are read as they are to be, all of them.
 ///
 /// # Errors
 /// The first file or folder that cannot be read.
 pub fn read(folders: &[PathBuf]) -> Result<Vec<Source>, RegistryReadError> {
+    let journal = journal(folders)?;
     let mut sources = Vec::new();
     for folder in folders {
-        for path in toml_files(folder).map_err(|source| RegistryReadError { path: folder.clone(), source })? {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|source| RegistryReadError { path: path.clone(), source })?;
+        let failed = |source| RegistryReadError { path: folder.clone(), source };
+        for (path, text) in files(folder, &journal).map_err(failed)? {
+            let text = text.map_or_else(|| std::fs::read_to_string(&path), |text| Ok(text.to_owned()));
+            let text = text.map_err(|source| RegistryReadError { path: path.clone(), source })?;
             sources.push(Source { path, text });
         }
     }
     Ok(sources)
+}
+
+fn journal(folders: &[PathBuf]) -> Result<Journal, RegistryReadError> {
+    Journal::read(folders)
+        .map_err(|source| RegistryReadError { path: Journal::path(folders).unwrap_or_default(), source })
+}
+
+/// The files of a folder, with the text of those that have it in the journal.
+fn files<'j>(folder: &Path, journal: &'j Journal) -> io::Result<BTreeMap<PathBuf, Option<&'j str>>> {
+    let mut files: BTreeMap<_, _> = toml_files(folder)?.into_iter().map(|path| (path, None)).collect();
+    files.extend(journal.of_folder(folder).into_iter().map(|(path, text)| (path, Some(text))));
+    Ok(files)
 }
 
 /// The files as they were when they were last read, to tell which have changed since.
@@ -68,11 +84,44 @@ impl Shelf {
     /// # Errors
     /// The first file or folder that cannot be read.
     pub fn look(&self, now: Timestamp) -> Result<(Vec<Change>, Self), RegistryReadError> {
-        let mut changes = Vec::new();
+        let mut looks = 1;
+        loop {
+            let before = self.stamps_now()?;
+            let (changes, shelf) = self.look_once(now)?;
+            // Files that are written together may have been so between the reading of one and of the next.
+            if changes.is_empty() || looks == MOST_LOOKS || self.stamps_now()? == before {
+                return Ok((changes, shelf));
+            }
+            looks += 1;
+        }
+    }
+
+    /// The files as they are at this moment.
+    fn stamps_now(&self) -> Result<BTreeMap<PathBuf, Option<Stamp>>, RegistryReadError> {
         let mut stamps = BTreeMap::new();
         for folder in &self.folders {
             let failed = |source| RegistryReadError { path: folder.clone(), source };
-            for path in toml_files(folder).map_err(failed)? {
+            stamps.extend(toml_files(folder).map_err(failed)?.into_iter().map(|path| {
+                let stamp = Stamp::of(&path).ok();
+                (path, stamp)
+            }));
+        }
+        Ok(stamps)
+    }
+
+    fn look_once(&self, now: Timestamp) -> Result<(Vec<Change>, Self), RegistryReadError> {
+        let mut changes = Vec::new();
+        let mut stamps = BTreeMap::new();
+        let journal = journal(&self.folders)?;
+        for folder in &self.folders {
+            let failed = |source| RegistryReadError { path: folder.clone(), source };
+            for (path, text) in files(folder, &journal).map_err(failed)? {
+                if let Some(text) = text {
+                    // The file itself may not be there yet, so it is looked at again next time.
+                    changes.push(Change::Says(Source { path: path.clone(), text: text.to_owned() }));
+                    stamps.insert(path, None);
+                    continue;
+                }
                 let failed = |source| RegistryReadError { path: path.clone(), source };
                 let stamp = Stamp::of(&path).map_err(failed)?;
                 if self.stamps.get(&path) != Some(&Some(stamp)) {
@@ -87,6 +136,9 @@ impl Shelf {
         Ok((changes, Self { folders: self.folders.clone(), stamps }))
     }
 }
+
+/// Who writes without end is read as he stands.
+const MOST_LOOKS: usize = 5;
 
 impl Stamp {
     fn of(path: &Path) -> io::Result<Self> {
