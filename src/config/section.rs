@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::credential::token::Algorithm;
@@ -14,7 +15,7 @@ use crate::oauth::{self, Binding, Issuer};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
     Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceProtocol, ServiceSettings, Watch,
+    RemoteSettings, ServiceProtocol, ServiceSettings, UpgradeProtocol, Watch,
 };
 use crate::registry::accepts;
 use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
@@ -570,6 +571,20 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let concurrency = table.table("concurrency").and_then(concurrency);
     let error_format = table.optional("error_format", |value| value.word(&ERROR_FORMATS)).unwrap_or_default();
     let watch = table.optional("watch_responses", |value| value.word(&WATCHES)).unwrap_or_default();
+    let upgrades = table.optional("upgrades", upgrades).unwrap_or_default();
+    if !upgrades.is_empty() && endpoint == Some(Endpoint::Whoami) {
+        table.problem("the built-in service speaks HTTP and nothing else; `upgrades` means nothing for it");
+    }
+    if !upgrades.is_empty() && watch != Watch::Off {
+        table.problem(
+            "what goes through a tunnel is not looked through: `upgrades` and `watch_responses` exclude each other",
+        );
+    }
+    if !upgrades.is_empty() && protocol == ServiceProtocol::H2c {
+        table.problem(
+            "HTTP/2 has no `Upgrade` (RFC 9113 §8.6): `upgrades` is for services that speak http/1.1",
+        );
+    }
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
     let (id, endpoint) = (id?, endpoint?);
@@ -583,8 +598,14 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
         concurrency,
         error_format,
         watch,
+        upgrades,
     };
     Some(Placed { place, item })
+}
+
+/// Protocols that a connection may go over to from HTTP/1.1.
+fn upgrades(value: &Value<'_>) -> Option<Arc<[UpgradeProtocol]>> {
+    value.list(Value::parse).map(Arc::from)
 }
 
 /// How many decisions each data-plane thread remembers.
@@ -690,6 +711,16 @@ pub(super) fn remote<'d>(
         Some(address)
     });
     let socket = table.optional("socket", |value| path(runtime_dir, value));
+    let upgrades = table.optional("upgrades", upgrades).unwrap_or_default();
+    match protocol {
+        RemoteProtocol::H2 if !upgrades.is_empty() => {
+            table.problem("HTTP/2 has no `Upgrade` (RFC 9113 §8.6): `upgrades` is for `http`");
+        }
+        RemoteProtocol::Tcp if !upgrades.is_empty() => {
+            table.problem("a tcp remote carries any protocol as it is: `upgrades` is for `http`");
+        }
+        RemoteProtocol::H2 | RemoteProtocol::Http | RemoteProtocol::Tcp => {}
+    }
     if listen.is_none() && socket.is_none() {
         table.problem("a remote needs a way in for local workloads: `listen`, `socket`, or both");
     }
@@ -697,7 +728,7 @@ pub(super) fn remote<'d>(
     let spiffe_ids = spiffe_ids?.into();
     Some(Placed {
         place,
-        item: RemoteSettings { id: id?, address: address?, protocol, spiffe_ids, listen, socket },
+        item: RemoteSettings { id: id?, address: address?, protocol, spiffe_ids, listen, socket, upgrades },
     })
 }
 

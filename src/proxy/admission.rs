@@ -8,13 +8,14 @@ use super::framing::Framing;
 use super::headers::{
     Fate, fate_of_request_field, forwarded_client_cert, keys_in, names_access_token, names_api_key, visible,
 };
-use super::http_gate::Head;
+use super::http_gate::{Head, is_nominated};
 use super::limit_fields::Notice;
 use super::refuse::{Answer, Place};
 use super::request_id::{RequestId, RequestIds};
 use super::response::{field, number_into};
 use super::settings::ServiceSettings;
 use super::snapshot::{Listener, Snapshot};
+use super::upgrade::{self, UpgradeProtocol};
 use super::worker::Worker;
 use crate::authz::{Ask, Door, No, Permit, Terms, Till, Toll, check};
 use crate::clock::Timestamp;
@@ -102,6 +103,8 @@ pub(super) struct Admission<'s> {
     pub(super) digest: Option<DigestCheck>,
     /// What the caller presented.
     pub(super) presented: KindSet,
+    /// What the connection goes over to, if the service agrees.
+    pub(super) upgrade: Option<&'s UpgradeProtocol>,
 }
 
 impl<'s> Admission<'s> {
@@ -220,7 +223,8 @@ impl Purpose {
     const fn nonce_use(self) -> NonceUse {
         match self {
             Self::Admit => NonceUse::Spend,
-            Self::Rehearse | Self::Stay => NonceUse::Look,
+            Self::Rehearse => NonceUse::Look,
+            Self::Stay => NonceUse::Spent,
         }
     }
 
@@ -325,6 +329,11 @@ pub(super) fn admit<'s>(
         let place = Place { levels: [door.listener, door.service], presented, ..place };
         (Answer::from_no(&no, &place), Verdict::of_no(&no, service.id.as_str(), presented))
     })?;
+    let upgrade = upgrade::asked(head, &service.upgrades).map_err(|answer| {
+        let verdict = Verdict::of_permit(&permit, service.id.as_str(), presented);
+        let verdict = Verdict { code: answer.code, ..verdict };
+        (answer.in_format(place.format), verdict)
+    })?;
     let digest = signed.as_ref().and_then(Signed::content_digest).map(ContentDigest::begin);
 
     start(out, head, path.as_str());
@@ -332,8 +341,8 @@ pub(super) fn admit<'s>(
     pass_fields(out, head, &snapshot.api_key_header, consumed, trace);
     out.extend_from_slice(&visitor.fields);
     vouch(out, &permit);
-    finish(out, head, trace);
-    Ok(Admission { permit, service, digest, presented })
+    finish(out, head, upgrade, trace);
+    Ok(Admission { permit, service, digest, presented, upgrade })
 }
 
 /// The credential whose secret stands in the URL, if it is one that is on file.
@@ -437,16 +446,23 @@ const MISDIRECTED: Answer = Answer::new(
 /// Nothing here answers for that host and path.
 const NO_SERVICE: Answer = Answer::new(404, "no-such-service", "No service answers for this host and path.");
 
-/// Writes the head for a remote: the local caller's request as it is, less what ends here.
+/// Writes the head for a remote: the local caller's request as it is, less what ends here. Gives what the connection goes over to,
+/// if the remote agrees.
 ///
 /// # Errors
-/// The path is ambiguous.
+/// The path is ambiguous, or what it asks for besides.
 #[expect(
     clippy::result_large_err,
     reason = "a refusal is as hot as a yes under attack, and must not allocate"
 )]
-pub(super) fn dispatch(head: &Head<'_, '_>, trace: &Trace<'_>, out: &mut Vec<u8>) -> Result<(), Answer> {
+pub(super) fn dispatch<'s>(
+    head: &Head<'_, '_>,
+    upgrades: &'s [UpgradeProtocol],
+    trace: &Trace<'_>,
+    out: &mut Vec<u8>,
+) -> Result<Option<&'s UpgradeProtocol>, Answer> {
     PolicyPath::parse(head.path).map_err(|_| BAD_PATH)?;
+    let upgrade = upgrade::asked(head, upgrades)?;
     start(out, head, head.path);
     for line in head.fields {
         // A key for the remote is the workload's own business.
@@ -457,8 +473,8 @@ pub(super) fn dispatch(head: &Head<'_, '_>, trace: &Trace<'_>, out: &mut Vec<u8>
             field(out, line.name, line.value);
         }
     }
-    finish(out, head, trace);
-    Ok(())
+    finish(out, head, upgrade, trace);
+    Ok(upgrade)
 }
 
 /// Where a request stands in a trace (W3C Trace Context), and its id.
@@ -542,15 +558,6 @@ impl Consumed {
     }
 }
 
-/// Whether the caller's `Connection` field says that `name` ends here.
-pub(super) fn is_nominated(head: &Head<'_, '_>, name: &str) -> bool {
-    head.values("connection").any(|value| {
-        value
-            .split(|&byte| byte == b',')
-            .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
-    })
-}
-
 /// What the agent vouches for.
 fn vouch(out: &mut Vec<u8>, permit: &Permit<'_>) {
     let terms = permit.terms();
@@ -577,7 +584,11 @@ fn vouch(out: &mut Vec<u8>, permit: &Permit<'_>) {
     }
 }
 
-fn finish(out: &mut Vec<u8>, head: &Head<'_, '_>, trace: &Trace<'_>) {
+fn finish(out: &mut Vec<u8>, head: &Head<'_, '_>, upgrade: Option<&UpgradeProtocol>, trace: &Trace<'_>) {
+    if let Some(protocol) = upgrade {
+        field(out, "connection", b"Upgrade");
+        field(out, "upgrade", protocol.as_str().as_bytes());
+    }
     field(out, "x-request-id", trace.id.as_str().as_bytes());
     if let Some([high, low, parent]) = trace.fresh {
         out.extend_from_slice(b"traceparent: 00-");

@@ -13,6 +13,7 @@ use super::h2_upstream::seat;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
+use super::response::SWITCHING;
 use super::settings::{ErrorFormat, Limits, RemoteProtocol, ServiceProtocol};
 use super::snapshot::{Client, Standing};
 use super::upstream::{Bond, DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
@@ -135,7 +136,10 @@ pub(super) async fn forward(
         let may_repeat = upstream.reused && repeatable == Repeatable::Yes;
         match exchange(&mut upstream).await {
             Ok(relayed) => {
-                note_delay(worker, route, begun);
+                // How long a tunnel lasted says nothing of how fast the service answers.
+                if relayed.status != SWITCHING {
+                    note_delay(worker, route, begun);
+                }
                 if relayed.upstream_may_continue {
                     worker.pool.give_back(&way.key, upstream, limits.pooled);
                 }

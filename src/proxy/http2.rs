@@ -349,11 +349,11 @@ impl Stream {
             _ if self.worker.pressure() == Pressure::Requests => {
                 (Verdict::of_nobody(SHED.code), Done::told(&mut respond, &shed(), &id, manner))
             }
-            Peer::Resident(resident) => match dispatch(&head, &trace, &mut upstream_head) {
+            Peer::Resident(resident) => match dispatch(&head, &[], &trace, &mut upstream_head) {
                 Err(answer) => {
                     (Verdict::of_nobody(answer.code), Done::told(&mut respond, &answer, &id, manner))
                 }
-                Ok(()) => {
+                Ok(_) => {
                     let service = resident.remote.as_str();
                     let verdict = Verdict { service, ..Verdict::of_nobody("allowed") };
                     let route = Route::Remote(resident);

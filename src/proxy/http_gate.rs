@@ -90,6 +90,15 @@ impl BadHead {
     }
 }
 
+/// Whether the caller's `Connection` field says that `name` ends here.
+pub(super) fn is_nominated(head: &Head<'_, '_>, name: &str) -> bool {
+    head.values("connection").any(|value| {
+        value
+            .split(|&byte| byte == b',')
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    })
+}
+
 /// Where the head at the front of `unread` ends, if all of it is there.
 pub(super) fn head_end(unread: &[u8]) -> Option<usize> {
     memchr::memmem::find(unread, b"\n\r\n").map(|at| at + 3).or_else(|| {

@@ -41,6 +41,7 @@ mod http1;
 mod h2_guard;
 mod http2;
 mod tcp;
+mod upgrade;
 mod inbound;
 mod outbound;
 mod plane;
@@ -60,6 +61,7 @@ pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing};
 pub use tls::{TlsError, client_config, server_config, web_client_config};
+pub use upgrade::{InvalidUpgradeProtocol, UpgradeProtocol};
 pub use uses::{CredentialUse, UseReports};
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::http1::{self, Peer};
 use super::http2;
 use super::preface::{Begun, recognise};
 use super::settings::RemoteProtocol;
-use super::tcp;
+use super::tcp::{self, End};
 use super::worker::{OpenConnection, Worker, back_off};
 use crate::id::{RemoteId, WorkloadId};
 use crate::telemetry::AccessEvent;
@@ -162,9 +162,10 @@ where
     let id = worker.ids.next(now);
     let (code, moved) = match tcp::connect(&worker, &Route::Remote(&resident), &snapshot.limits).await {
         Ok(mut upstream) => {
-            let (io, until, bond) = (&mut upstream.io, upstream.until, upstream.bond.clone());
+            let (until, bond) = (upstream.until, upstream.bond.clone());
             let allowed = || bond.as_ref().map_or(Ok(()), |bond| may_go_on(&worker, &resident, bond));
-            let moved = tcp::pipe(&worker, &mut stream, io, until, &snapshot.limits, allowed).await;
+            let (near, far) = (End::new(&mut stream), End::new(&mut upstream.io));
+            let moved = tcp::pipe(&worker, near, far, until, &snapshot.limits, allowed).await;
             (moved.ended.unwrap_or("allowed"), moved)
         }
         Err(code) => (code, tcp::Moved::default()),

@@ -5,11 +5,11 @@
 
 use std::task::{Context, Poll, Waker};
 
-use super::admission::{Trace, dispatch, is_nominated};
+use super::admission::{Trace, dispatch};
 use super::buffer::Buffer;
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::{Fate, fate_of_request_field};
-use super::http_gate::{MAX_FIELDS, Version, head_end, read_http1};
+use super::http_gate::{MAX_FIELDS, Version, head_end, is_nominated, read_http1};
 use super::pump::Pump;
 use super::request_id::RequestIds;
 use super::response::{self, Caller};
@@ -85,8 +85,8 @@ fn read_request(io: &mut Steps<'_>, unread: &mut Buffer) -> Result<(Request, boo
     let ids = RequestIds::new();
     let id = ids.next(Timestamp::FLOOR);
     let mut written = Vec::new();
-    let onward = match dispatch(&head, &Trace::new(&head, &id, &ids), &mut written) {
-        Ok(()) => pumped(written, head.body, &framed),
+    let onward = match dispatch(&head, &[], &Trace::new(&head, &id, &ids), &mut written) {
+        Ok(_) => pumped(written, head.body, &framed),
         Err(_) => Vec::new(),
     };
     let travels = |field: &&httparse::Header<'_>| {
@@ -210,6 +210,7 @@ pub fn read_answer(bytes: &[u8], to_head: bool) -> Result<Option<AnswerHead>, St
         to_head_request: to_head,
         limits: b"",
         leaks: None,
+        upgrade: None,
     };
     let mut onward = Vec::new();
     let own = bytes.get(..head.length).unwrap_or_default();

@@ -18,7 +18,7 @@ use super::http_gate::Version;
 use super::leaks::{Blocked, Leaks, Scan};
 use super::pump::{Pump, PumpError};
 use super::request_id::RequestId;
-use super::response::{self, BadResponse, Caller, ResponseHead};
+use super::response::{self, BadResponse, Caller, ResponseHead, SWITCHING};
 use super::upstream::Upstream;
 use crate::credential::DigestCheck;
 
@@ -129,7 +129,10 @@ where
                 poll_fn(|cx| poll_head(cx, (&mut sending, &mut drip), io, unread, upstream, caller, pace))
                     .await?;
             scan_head(caller.leaks, upstream.unread.unread().get(..answer.length).unwrap_or_default())?;
-            if answer.status >= 200 {
+            if answer.status == SWITCHING && !sending.is_done() {
+                return Err(RelayError::Response(BadResponse::Switched));
+            }
+            if answer.status >= 200 || answer.status == SWITCHING {
                 break answer;
             }
             drip.begin();
@@ -206,7 +209,7 @@ where
     loop {
         if !upstream.unread.is_empty() {
             let bytes = upstream.unread.unread();
-            match response::read(bytes, caller.to_head_request) {
+            match response::read_or_switch(bytes, caller.to_head_request, caller.upgrade) {
                 Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
                 Ok(None) if bytes.len() > MAX_RESPONSE_HEAD => {
                     return Poll::Ready(Err(RelayError::Response(BadResponse::Head)));

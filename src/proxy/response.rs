@@ -38,6 +38,18 @@ pub(super) enum BadResponse {
 /// # Errors
 /// It is no response that can be passed on.
 pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<ResponseHead>, BadResponse> {
+    read_or_switch(unread, to_head_request, None)
+}
+
+/// The same, where the service may go over to the protocol `upgrade`.
+///
+/// # Errors
+/// It is no response that can be passed on.
+pub(super) fn read_or_switch(
+    unread: &[u8],
+    to_head_request: bool,
+    upgrade: Option<&str>,
+) -> Result<Option<ResponseHead>, BadResponse> {
     let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut storage);
     let length = match response.parse(unread) {
@@ -48,8 +60,10 @@ pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<Respon
     let (Some(status @ FIRST_STATUS..), Some(minor)) = (response.code, response.version) else {
         return Err(BadResponse::Head);
     };
-    if status == 101 {
-        return Err(BadResponse::Switched);
+    if status == SWITCHING {
+        let agreed = upgrade.is_some_and(|protocol| agrees(response.headers, protocol));
+        let head = ResponseHead { status, body: Framing::Length(0), keep_alive: false, length };
+        return if agreed { Ok(Some(head)) } else { Err(BadResponse::Switched) };
     }
     let bodiless = to_head_request || status < 200 || matches!(status, 204 | 304);
     let (mut close, mut keep) = (false, minor == 1);
@@ -84,6 +98,18 @@ pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<Respon
     let announced = encoding.is_some() || content_length.is_some_and(|length| length != 0);
     let keep_alive = keep && !close && body != Framing::Close && !(status == 204 && announced);
     Ok(Some(ResponseHead { status, body, keep_alive, length }))
+}
+
+/// The service goes over to the protocol that it was asked for (RFC 9110 §15.2.2).
+pub(super) const SWITCHING: u16 = 101;
+
+/// Whether a 101 is to `protocol` and nothing else, and leaves no doubt about where its head ends.
+fn agrees(fields: &[httparse::Header<'_>], protocol: &str) -> bool {
+    let named = |name: &'static str| fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
+    let mut protocols = named("upgrade");
+    let agreed = protocols.next().is_some_and(|field| field.value.eq_ignore_ascii_case(protocol.as_bytes()));
+    let announces_body = named("content-length").chain(named("transfer-encoding")).next().is_some();
+    agreed && protocols.next().is_none() && !announces_body
 }
 
 /// > All valid status codes are within the range of 100 to 599, inclusive. — RFC 9110 §15
@@ -168,6 +194,10 @@ pub(super) fn write_http1(
         }
     });
     field(out, "x-request-id", request_id.as_str().as_bytes());
+    if let Some(protocol) = caller.upgrade.filter(|_| head.status == SWITCHING) {
+        field(out, "connection", b"Upgrade");
+        field(out, "upgrade", protocol.as_bytes());
+    }
     if head.status >= 200 {
         out.extend_from_slice(caller.limits);
         match framing {
@@ -199,6 +229,8 @@ pub(super) struct Caller<'a> {
     pub(super) limits: &'a [u8],
     /// What is found in the answer, where it is looked through.
     pub(super) leaks: Option<&'a Rc<Leaks>>,
+    /// What the connection goes over to, if the service agrees.
+    pub(super) upgrade: Option<&'a str>,
 }
 
 /// Appends a field line.
@@ -240,6 +272,7 @@ mod tests {
         to_head_request: false,
         limits: b"",
         leaks: None,
+        upgrade: None,
     };
 
     fn written(wire: &str, caller: Caller<'_>) -> String {

@@ -10,6 +10,8 @@ use crate::identity::SpiffeId;
 use crate::limit::{Concurrency, Spike};
 use crate::registry::Accepts;
 
+use super::upgrade::UpgradeProtocol;
+
 /// A door for callers from outside.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerSettings {
@@ -67,6 +69,8 @@ pub struct ServiceSettings {
     pub error_format: ErrorFormat,
     /// Whether its answers are looked through for secrets of ours.
     pub watch: Watch,
+    /// What a connection may go over to from HTTP/1.1; nothing, unless it is listed.
+    pub upgrades: Arc<[UpgradeProtocol]>,
 }
 
 /// What a local service speaks.
@@ -127,6 +131,8 @@ pub struct RemoteSettings {
     pub listen: Option<SocketAddr>,
     /// The local Unix socket for workloads.
     pub socket: Option<PathBuf>,
+    /// What a connection may go over to from HTTP/1.1; nothing, unless it is listed.
+    pub upgrades: Arc<[UpgradeProtocol]>,
 }
 
 /// What a remote speaks inside the TLS.

@@ -219,6 +219,7 @@ mod tests {
             accepts: None,
             concurrency: None,
             error_format: ErrorFormat::default(),
+            upgrades: Arc::default(),
             watch: crate::proxy::Watch::Off,
         }
     }

@@ -164,6 +164,7 @@ impl World {
             accepts: None,
             concurrency: None,
             error_format: ErrorFormat::default(),
+            upgrades: Arc::default(),
             watch: super::settings::Watch::Off,
         };
         let (verifier, verified) = caller();

@@ -130,6 +130,7 @@ impl<'k> World<'k> {
             accepts: accepts.as_ref().map(accepted),
             concurrency: None,
             error_format: ErrorFormat::default(),
+            upgrades: Arc::default(),
             watch: Watch::Off,
         };
         let snapshot = Snapshot {
