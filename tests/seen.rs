@@ -34,8 +34,8 @@ fn well_formed(id: &str) -> String {
     let mut sum = crc32fast::hash(head.as_bytes());
     let mut digits = [0_u8; 6];
     for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-            [usize::try_from(sum % 62).unwrap()];
+        let number = usize::try_from(sum % 62).unwrap();
+        *digit = *b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz".get(number).unwrap();
         sum /= 62;
     }
     let key = format!("{head}{}", String::from_utf8_lossy(&digits));
