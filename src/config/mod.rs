@@ -1,6 +1,7 @@
 //! The agent's own configuration: read whole with every mistake at once, compared with the one in force, watched.
 
 mod settings;
+mod onward;
 mod section;
 mod issuer;
 mod file;

@@ -22,6 +22,7 @@ use crate::telemetry::{AuditSettings, LogFormat, ROTATE_AT, Settings as LogSetti
 use crate::toml_text::{Place, TableReader, Value};
 use crate::workload::{FileMode, Reader, Reload, Selectors, Settings as Delivery};
 
+use super::onward;
 use super::settings::{CrlFile, ForeignBundle, KeyDelivery, KeyRules, UsageSettings, WorkloadConfig};
 
 /// Something with a name, and where it stands.
@@ -563,10 +564,21 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let concurrency = table.table("concurrency").and_then(concurrency);
     let error_format = table.optional("error_format", |value| value.word(&ERROR_FORMATS)).unwrap_or_default();
     let watch = table.optional("watch_responses", |value| value.word(&WATCHES)).unwrap_or_default();
+    let client_cert = table.table("client_cert").map(onward::client_cert).unwrap_or_default();
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
     let (id, endpoint) = (id?, endpoint?);
-    let item = ServiceSettings { id, hosts, base_path, endpoint, accepts, concurrency, error_format, watch };
+    let item = ServiceSettings {
+        id,
+        hosts,
+        base_path,
+        endpoint,
+        accepts,
+        concurrency,
+        error_format,
+        watch,
+        client_cert,
+    };
     Some(Placed { place, item })
 }
 

@@ -385,7 +385,8 @@ fn proven(
     }
     not_before = not_before.max(root.signer.not_before);
     not_after = not_after.min(root.signer.not_after);
-    Ok(Verified { subject, intermediates, depth, anchor: root.digest, not_before, not_after })
+    let leaf = Some(path.end_entity().der().into_owned());
+    Ok(Verified { subject, leaf, intermediates, depth, anchor: root.digest, not_before, not_after })
 }
 
 /// The one of `roots` that proves a path of this depth for longest, or what speaks against the first of them.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::framing::Framing;
-use super::headers::{
-    Fate, fate_of_request_field, forwarded_client_cert, keys_in, names_access_token, names_api_key, visible,
-};
+use super::headers::{Fate, fate_of_request_field, keys_in, names_access_token, names_api_key, visible};
 use super::http_gate::Head;
 use super::limit_fields::Notice;
 use super::refuse::{Answer, Place};
@@ -16,6 +14,7 @@ use super::response::{field, number_into};
 use super::settings::ServiceSettings;
 use super::snapshot::{Listener, Snapshot};
 use super::worker::Worker;
+use super::xfcc::{self, Shown, Written};
 use crate::authz::{Ask, Door, No, Permit, Terms, Till, Toll, check};
 use crate::clock::Timestamp;
 use crate::credential::token::{Bearer, Token};
@@ -39,6 +38,8 @@ pub(super) struct Visitor {
     pub(super) verified: Option<Arc<Verified>>,
     /// Field lines that are the same for every request of the connection.
     fields: Vec<u8>,
+    /// Its certificate as services are told of it.
+    written: Written,
 }
 
 impl Visitor {
@@ -54,17 +55,14 @@ impl Visitor {
         field(&mut fields, "x-forwarded-for", peer.ip().to_canonical().to_string().as_bytes());
         field(&mut fields, "x-forwarded-proto", b"https");
         if let Some(subject) = verified.as_ref().map(|verified| &verified.subject) {
-            let element = forwarded_client_cert(
-                listener.own_id.as_str(),
-                &subject.sha256,
-                &subject.distinguished_name,
-                subject.spiffe_id.as_str(),
-                &subject.dns,
-            );
-            field(&mut fields, "x-forwarded-client-cert", element.as_bytes());
             field(&mut fields, "x-postern-spiffe-id", subject.spiffe_id.as_str().as_bytes());
         }
-        Self { listener, peer, sni: sni.map(Box::from), verified, fields }
+        Self { listener, peer, sni: sni.map(Box::from), verified, fields, written: Written::default() }
+    }
+
+    /// Its certificate, as services are told of it.
+    fn shown(&self) -> Shown<'_> {
+        Shown { by: &self.listener.own_id, verified: self.verified.as_deref(), written: &self.written }
     }
 
     /// What its certificate says, if it showed one.
@@ -300,6 +298,11 @@ pub(super) fn admit<'s>(
             .map_err(|refusal| refuse(refusal, presented))?;
         return Err((NO_SERVICE, Verdict { presented, ..Verdict::of_nobody(NO_SERVICE.code) }));
     };
+    if xfcc::check(head, &service.client_cert, visitor.shown()).is_err() {
+        let verdict =
+            Verdict { service: service.id.as_str(), presented, ..Verdict::of_nobody(BAD_XFCC.code) };
+        return Err((BAD_XFCC.in_format(place.format), verdict));
+    }
     let environment = snapshot.environment.as_ref();
     let door = Door { listener, service: service.accepts.as_ref(), environment };
     let ask = Ask::Http { service: &service.id, method: head.method, path: &path };
@@ -318,6 +321,7 @@ pub(super) fn admit<'s>(
     let consumed = Consumed { signature: signed.is_some(), token: token.is_some() };
     pass_fields(out, head, &snapshot.api_key_header, consumed, trace);
     out.extend_from_slice(&visitor.fields);
+    xfcc::write(out, head, &service.client_cert, visitor.shown(), &permit.terms().app.id);
     vouch(out, &permit);
     finish(out, head, trace);
     Ok(Admission { permit, service, digest, presented })
@@ -394,6 +398,10 @@ const BAD_PATH: Answer = Answer::new(
     "bad-path",
     "The path is ambiguous: it holds an encoded or doubled separator, a dot segment, or characters that no path has.",
 );
+
+/// What is said of the certificates before the caller's own could be read in two ways.
+const BAD_XFCC: Answer =
+    Answer::new(400, "bad-forwarded-certificate", "X-Forwarded-Client-Cert is malformed or ambiguous.");
 
 /// Nothing here answers for that host and path.
 const NO_SERVICE: Answer = Answer::new(404, "no-such-service", "No service answers for this host and path.");

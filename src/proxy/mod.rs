@@ -21,6 +21,7 @@ mod limit_fields;
 mod fault;
 mod refuse;
 mod whoami;
+mod xfcc;
 mod upstream;
 mod context;
 mod worker;
@@ -40,8 +41,8 @@ pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
-    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceSettings, Watch,
+    CertificateFields, ClientCert, Detail, Details, Endpoint, ErrorFormat, Limits, ListenerProtocol,
+    ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings, ServiceSettings, Watch, Xfcc,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};

@@ -201,6 +201,7 @@ mod tests {
             concurrency: None,
             error_format: ErrorFormat::default(),
             watch: crate::proxy::Watch::Off,
+            client_cert: Default::default(),
         }
     }
 

@@ -163,6 +163,7 @@ impl World {
             concurrency: None,
             error_format: ErrorFormat::default(),
             watch: super::settings::Watch::Off,
+            client_cert: Default::default(),
         };
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };

@@ -128,6 +128,7 @@ impl<'k> World<'k> {
             concurrency: None,
             error_format: ErrorFormat::default(),
             watch: Watch::Off,
+            client_cert: Default::default(),
         };
         let snapshot = Snapshot {
             registry: Arc::new(registry),
