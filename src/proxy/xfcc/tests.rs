@@ -1,3 +1,5 @@
+//! What services are told of certificates, byte by byte, and read back by two readers.
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
