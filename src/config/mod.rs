@@ -1,8 +1,8 @@
 //! The agent's own configuration: read whole with every mistake at once, compared with the one in force, watched.
 
 mod settings;
-mod onward;
 mod section;
+mod onward;
 mod issuer;
 mod file;
 mod plan;

@@ -565,6 +565,7 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let error_format = table.optional("error_format", |value| value.word(&ERROR_FORMATS)).unwrap_or_default();
     let watch = table.optional("watch_responses", |value| value.word(&WATCHES)).unwrap_or_default();
     let client_cert = table.table("client_cert").map(onward::client_cert).unwrap_or_default();
+    let assertion = table.table("assertion").and_then(onward::assertion);
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
     let (id, endpoint) = (id?, endpoint?);
@@ -578,6 +579,7 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
         error_format,
         watch,
         client_cert,
+        assertion,
     };
     Some(Placed { place, item })
 }
@@ -796,7 +798,7 @@ pub(super) fn tokens<'d>(mut table: TableReader<'d>, sockets: &Path) -> Option<P
     Some(Placed { place, item })
 }
 
-fn within(value: &Value<'_>, range: (Duration, Duration)) -> Option<Duration> {
+pub(super) fn within(value: &Value<'_>, range: (Duration, Duration)) -> Option<Duration> {
     let span = value.duration()?;
     let (least, most) = range;
     if span < least || span > most {
@@ -821,7 +823,7 @@ fn token_path(text: &str) -> Result<String, String> {
 }
 
 /// > Its value MUST be an absolute URI […] The URI MUST NOT include a fragment component. — RFC 8707 §2
-fn audience(text: &str) -> Result<String, &'static str> {
+pub(super) fn audience(text: &str) -> Result<String, &'static str> {
     let scheme = text.split_once(':').is_some_and(|(scheme, rest)| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
         scheme.starts_with(|first: char| first.is_ascii_alphabetic())

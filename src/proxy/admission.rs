@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::assertion::{self, Assertions};
 use super::framing::Framing;
 use super::headers::{Fate, fate_of_request_field, keys_in, names_access_token, names_api_key, visible};
 use super::http_gate::Head;
@@ -13,6 +14,7 @@ use super::request_id::{RequestId, RequestIds};
 use super::response::{field, number_into};
 use super::settings::ServiceSettings;
 use super::snapshot::{Listener, Snapshot};
+use super::trace::Trace;
 use super::worker::Worker;
 use super::xfcc::{self, Shown, Written};
 use crate::authz::{Ask, Door, No, Permit, Terms, Till, Toll, check};
@@ -26,6 +28,7 @@ use crate::identity::Subject;
 use crate::limit::{Spike, Throttle};
 use crate::pki::Verified;
 use crate::registry::{Credential, CredentialKind, KindSet, Origin, PolicyPath};
+use crate::telemetry::Call;
 
 /// A caller from outside, with all that each of its requests inherits.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub(super) struct Visitor {
     fields: Vec<u8>,
     /// Its certificate as services are told of it.
     written: Written,
+    /// What services were told under our signature.
+    assertions: Assertions,
 }
 
 impl Visitor {
@@ -57,12 +62,26 @@ impl Visitor {
         if let Some(subject) = verified.as_ref().map(|verified| &verified.subject) {
             field(&mut fields, "x-postern-spiffe-id", subject.spiffe_id.as_str().as_bytes());
         }
-        Self { listener, peer, sni: sni.map(Box::from), verified, fields, written: Written::default() }
+        Self {
+            listener,
+            peer,
+            sni: sni.map(Box::from),
+            verified,
+            fields,
+            written: Written::default(),
+            assertions: Assertions::default(),
+        }
     }
 
     /// Its certificate, as services are told of it.
     fn shown(&self) -> Shown<'_> {
         Shown { by: &self.listener.own_id, verified: self.verified.as_deref(), written: &self.written }
+    }
+
+    /// It, as services are told of it under our signature.
+    fn asserted(&self) -> assertion::Caller<'_> {
+        let own_id = &self.listener.own_id;
+        assertion::Caller { own_id, subject: self.subject(), known: &self.assertions }
     }
 
     /// What its certificate says, if it showed one.
@@ -128,6 +147,11 @@ impl<'s> Verdict<'s> {
     /// The user for whom the app calls, if that was proven.
     pub(super) fn user(&self) -> &str {
         self.token.as_ref().and_then(|token| token.user()).unwrap_or_default()
+    }
+
+    /// Counts the request as one that is under way, for as long as what comes back is held.
+    pub(super) fn begin(&self, worker: &Worker) -> Call {
+        worker.calls.begin(self.app, self.product, self.service)
     }
 
     /// A verdict that names nobody.
@@ -323,6 +347,20 @@ pub(super) fn admit<'s>(
     out.extend_from_slice(&visitor.fields);
     xfcc::write(out, head, &service.client_cert, visitor.shown(), &permit.terms().app.id);
     vouch(out, &permit);
+    if let Some(rules) = &service.assertion {
+        let signed = match snapshot.assertion_keys.active() {
+            Some(key) => assertion::write(out, (rules, &key.key), &permit, visitor.asserted(), now).is_ok(),
+            None => false,
+        };
+        if !signed {
+            tracing::error!(target: "postern::proxy", service = %service.id, "no assertion can be signed; the request is refused");
+            let verdict = Verdict::of_permit(&permit, service.id.as_str(), presented);
+            return Err((
+                NO_ASSERTION.in_format(place.format),
+                Verdict { code: NO_ASSERTION.code, ..verdict },
+            ));
+        }
+    }
     finish(out, head, trace);
     Ok(Admission { permit, service, digest, presented })
 }
@@ -403,6 +441,10 @@ const BAD_PATH: Answer = Answer::new(
 const BAD_XFCC: Answer =
     Answer::new(400, "bad-forwarded-certificate", "X-Forwarded-Client-Cert is malformed or ambiguous.");
 
+/// A service that wants it signed gets nothing that is not.
+const NO_ASSERTION: Answer =
+    Answer::new(503, "no-assertion", "The agent cannot sign for the caller at the moment.");
+
 /// Nothing here answers for that host and path.
 const NO_SERVICE: Answer = Answer::new(404, "no-such-service", "No service answers for this host and path.");
 
@@ -428,40 +470,6 @@ pub(super) fn dispatch(head: &Head<'_, '_>, trace: &Trace<'_>, out: &mut Vec<u8>
     }
     finish(out, head, trace);
     Ok(())
-}
-
-/// Where a request stands in a trace (W3C Trace Context), and its id.
-#[derive(Debug)]
-pub(super) struct Trace<'a> {
-    pub(super) id: &'a RequestId,
-    /// A fresh `traceparent` for a caller that sent none or a malformed one.
-    fresh: Option<[u64; 3]>,
-}
-
-impl<'a> Trace<'a> {
-    /// The trace that `head` belongs to, or a new one.
-    pub(super) fn new(head: &Head<'_, '_>, id: &'a RequestId, ids: &RequestIds) -> Self {
-        let mut sent = head.values("traceparent");
-        let continues = matches!((sent.next(), sent.next()), (Some(value), None) if is_traceparent(value));
-        let fresh = (!continues).then(|| [ids.random(), ids.random() | 1, ids.random() | 1]);
-        Self { id, fresh }
-    }
-
-    fn replaces(&self, name: &str) -> bool {
-        self.fresh.is_some()
-            && (name.eq_ignore_ascii_case("traceparent") || name.eq_ignore_ascii_case("tracestate"))
-    }
-}
-
-/// > version "-" trace-id "-" parent-id "-" trace-flags — W3C Trace Context §3.2
-fn is_traceparent(value: &[u8]) -> bool {
-    let lower_hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
-    value.len() == 55
-        && value.starts_with(b"00-")
-        && value
-            .iter()
-            .enumerate()
-            .all(|(at, byte)| if matches!(at, 2 | 35 | 52) { *byte == b'-' } else { lower_hex(byte) })
 }
 
 fn start(out: &mut Vec<u8>, head: &Head<'_, '_>, path: &str) {
@@ -548,16 +556,7 @@ fn vouch(out: &mut Vec<u8>, permit: &Permit<'_>) {
 
 fn finish(out: &mut Vec<u8>, head: &Head<'_, '_>, trace: &Trace<'_>) {
     field(out, "x-request-id", trace.id.as_str().as_bytes());
-    if let Some([high, low, parent]) = trace.fresh {
-        out.extend_from_slice(b"traceparent: 00-");
-        for (number, end) in [(high, b"".as_slice()), (low, b"-"), (parent, b"-00\r\n")] {
-            for shift in (0..16).rev() {
-                let nibble = u8::try_from(number >> (shift * 4) & 15).unwrap_or(0);
-                out.push(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
-            }
-            out.extend_from_slice(end);
-        }
-    }
+    trace.write(out);
     match head.body {
         Framing::Chunked | Framing::Close => field(out, "transfer-encoding", b"chunked"),
         Framing::Length(0) if !expects_length(head.method) => {}

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::id::WorkloadId;
 use crate::issuance::TokenDesk;
 use crate::pki::Skews;
-use crate::telemetry::{AccessSink, Metrics, UsageBook};
+use crate::telemetry::{AccessSink, Metrics, SpanSink, UsageBook};
 
 /// What every thread works with.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct PlaneContext {
     pub lookout: Lookout,
     /// Where tokens are taken back.
     pub tokens: TokenDesk,
+    /// Where spans go.
+    pub spans: SpanSink,
     /// Where it is reported by which credentials callers are let in.
     pub uses: UseReports,
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::admission::{Admission, DIGEST_MISMATCH};
 use super::framing::Framing;
+use super::proxy_status::ProxyError;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
@@ -239,7 +240,12 @@ pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<
             worker.note_skew(skew);
         }
         tracing::warn!(target: "postern::proxy", to = ?way.key, error = %Causes(&error), "upstream cannot be reached");
-        Failure::Answer(if matches!(error, DialError::TimedOut) { TIMED_OUT } else { UNAVAILABLE })
+        Failure::Answer(match error {
+            DialError::TimedOut => TIMED_OUT,
+            DialError::Connect(_) | DialError::Name | DialError::Tls(_) | DialError::Untrusted(_) => {
+                UNAVAILABLE.because(error.in_common_words())
+            }
+        })
     })
 }
 
@@ -256,7 +262,14 @@ fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
                 Route::Service(admission) => admission.service.id.as_str(),
             };
             tracing::warn!(target: "postern::proxy", to = name, error = %Causes(error), "upstream gave no answer");
-            Failure::Answer(if matches!(error, RelayError::TimedOut) { NO_ANSWER } else { BAD_ANSWER })
+            Failure::Answer(match error {
+                RelayError::TimedOut => NO_ANSWER,
+                RelayError::Upstream(_) => BAD_ANSWER.because(ProxyError::ConnectionTerminated),
+                RelayError::Caller(_)
+                | RelayError::Interim(_)
+                | RelayError::Midway(_)
+                | RelayError::Response(_) => BAD_ANSWER,
+            })
         }
     }
 }
@@ -267,5 +280,6 @@ const BAD_BODY: Answer = Answer::new(400, "bad-body", "The request body is malfo
 pub(super) const NO_ANSWER: Answer =
     Answer::new(504, "upstream-timeout", "The service did not answer in time.");
 const NO_IDENTITY: Answer = Answer::new(503, "no-identity", "The workload has no identity at the moment.");
-const TIMED_OUT: Answer = Answer::new(504, "upstream-timeout", "The service could not be reached in time.");
+const TIMED_OUT: Answer = Answer::new(504, "upstream-timeout", "The service could not be reached in time.")
+    .because(ProxyError::ConnectionTimeout);
 const UNAVAILABLE: Answer = Answer::new(502, "upstream-unavailable", "The service cannot be reached.");

@@ -16,7 +16,7 @@ use httparse::Header;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, request_id, user_agent};
+use super::admission::{Admission, Purpose, Verdict, Visitor, admit, request_id, user_agent};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::forward::{Failure, Repeatable, Route, forward};
@@ -25,6 +25,7 @@ use super::headers::loggable;
 use super::http_gate::read_http2;
 use super::leaks::{Blocked, Leaks, Scan};
 use super::limit_fields::{is_limit_field, values};
+use super::proxy_status::PROXY_STATUS;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed, scan_head};
@@ -32,6 +33,7 @@ use super::request_id::RequestId;
 use super::response::{self, BadResponse, ResponseHead};
 use super::settings::Endpoint;
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
+use super::trace::Trace;
 use super::upstream::Upstream;
 use super::whoami;
 use super::worker::Worker;
@@ -199,24 +201,32 @@ impl Stream {
             }
         };
         let id = request_id(&head, &self.worker.ids, now);
-        let trace = Trace::new(&head, &id, &self.worker.ids);
+        let trace =
+            Trace::new(&head, &id, &self.worker.ids).recorded_by(&self.worker.spans, &self.worker.ids);
         let to_head_request = head.method == "HEAD";
         let errand = token_office::errand(&head, &self.visitor, &snapshot);
         let mut upstream_head = Vec::with_capacity(512);
-        let (verdict, done) = if let Some(errand) = errand {
+        let (verdict, call, done) = if let Some(errand) = errand {
             let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
             let running =
                 run_errand(&errand, &self, body, respond, &id, (to_head_request, snapshot.limits.stall));
-            (verdict, running.await)
+            let call = verdict.begin(&self.worker);
+            (verdict, call, running.await)
         } else {
             match admit(&head, &self.visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head) {
                 Err((answer, verdict)) => {
+                    let call = verdict.begin(&self.worker);
                     let sent = reply(&mut respond, &answer, &id, to_head_request);
-                    (verdict, Done { status: answer.status, received: 0, sent, code: None, client: None })
+                    (
+                        verdict,
+                        call,
+                        Done { status: answer.status, received: 0, sent, code: None, client: None },
+                    )
                 }
                 Ok(admission) => {
                     self.worker.note_use(admission.permit.terms().credential, now);
                     let verdict = admission.verdict();
+                    let call = verdict.begin(&self.worker);
                     let done = if admission.service.endpoint == Endpoint::Whoami {
                         show(&mut respond, &upstream_head, &admission, &id, to_head_request)
                     } else {
@@ -225,7 +235,7 @@ impl Stream {
                             .run(&self.worker, admission, &snapshot.limits, head.method, &upstream_head)
                             .await
                     };
-                    (verdict, done)
+                    (verdict, call, done)
                 }
             }
         };
@@ -235,7 +245,8 @@ impl Stream {
             None => (verdict.app, verdict.credential),
         };
         self.worker.requests.count(code);
-        self.worker.log(&AccessEvent {
+        call.count(done.status, begun.elapsed());
+        let event = AccessEvent {
             at: now,
             request_id: id.as_str(),
             door: self.visitor.listener.settings.id.as_str(),
@@ -260,7 +271,11 @@ impl Stream {
             received: done.received,
             sent: done.sent,
             duration: begun.elapsed(),
-        });
+        };
+        self.worker.log(&event);
+        if let Some(span) = trace.span() {
+            self.worker.spans.record(&span, &event);
+        }
     }
 }
 
@@ -292,6 +307,7 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_
         .header("cache-control", "no-store")
         .header("x-request-id", id.as_str())
         .header("content-length", body.len());
+    response = response.header(PROXY_STATUS, answer.proxy_status());
     for (name, value) in answer.challenge() {
         response = response.header(name, &*value);
     }

@@ -19,9 +19,12 @@ mod http_gate;
 mod response;
 mod limit_fields;
 mod fault;
+mod proxy_status;
 mod refuse;
 mod whoami;
 mod xfcc;
+mod assertion;
+mod trace;
 mod upstream;
 mod context;
 mod worker;
@@ -41,8 +44,9 @@ pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
-    CertificateFields, ClientCert, Detail, Details, Endpoint, ErrorFormat, Limits, ListenerProtocol,
-    ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings, ServiceSettings, Watch, Xfcc,
+    AssertionRules, CertificateFields, ClientCert, Detail, Details, Endpoint, ErrorFormat, Limits,
+    ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings, ServiceSettings, Watch,
+    Xfcc,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};

@@ -67,6 +67,17 @@ pub struct ServiceSettings {
     pub watch: Watch,
     /// What it is told of the certificate that a caller came with.
     pub client_cert: ClientCert,
+    /// What is asserted of callers under our signature, if anything is.
+    pub assertion: Option<AssertionRules>,
+}
+
+/// What the signed assertions for a service are like.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AssertionRules {
+    /// For whom they are: the service's own name, a URI.
+    pub audience: String,
+    /// How long one is good.
+    pub ttl: Duration,
 }
 
 /// What a service is told of the certificate that a caller came with.

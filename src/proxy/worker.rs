@@ -22,7 +22,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::issuance::TokenDesk;
 use crate::pki::{Skews, Verified, VerifyError};
 use crate::registry::Credential;
-use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics, Recall, Tally};
+use crate::telemetry::{AccessEvent, AccessLog, CallCounter, CodeCounter, Metrics, Recall, SpanSink, Tally};
 
 /// Access-log lines wait no longer than this for company.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
@@ -47,6 +47,9 @@ pub(super) struct Worker {
     pub(super) requests: CodeCounter,
     pub(super) outbound: CodeCounter,
     pub(super) handshakes: CodeCounter,
+    /// Requests by app, product and service.
+    pub(super) calls: CallCounter,
+    pub(super) spans: SpanSink,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tokens: TokenDesk,
     lookout: Lookout,
@@ -77,6 +80,8 @@ impl Worker {
             requests: context.metrics.requests(),
             outbound: context.metrics.outbound(),
             handshakes: context.metrics.handshakes(),
+            calls: context.metrics.by_caller(),
+            spans: context.spans.clone(),
             metrics: Arc::clone(&context.metrics),
             tokens: context.tokens.clone(),
             lookout: context.lookout.clone(),

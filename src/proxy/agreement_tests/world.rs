@@ -26,13 +26,14 @@ use crate::credential::{
 use crate::identity::Subject;
 use crate::limit::Throttle;
 use crate::pki::{BundleSet, Verified, Verifier};
-use crate::proxy::admission::{Purpose, Trace, Verdict, Visitor, admit, request_id};
+use crate::proxy::admission::{Purpose, Verdict, Visitor, admit, request_id};
 use crate::proxy::http_gate::{MAX_FIELDS, read_http1};
 use crate::proxy::rehearse::{Caller, Part, rehearse};
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::{Endpoint, ErrorFormat, Limits, ListenerSettings, ServiceSettings, Watch};
 use crate::proxy::snapshot::{Listener, Routes, Snapshot};
 use crate::proxy::tests::listener;
+use crate::proxy::trace::Trace;
 use crate::registry::{Accepts, Source, parse};
 use crate::secret::Secret;
 
@@ -129,6 +130,7 @@ impl<'k> World<'k> {
             error_format: ErrorFormat::default(),
             watch: Watch::Off,
             client_cert: Default::default(),
+            assertion: None,
         };
         let snapshot = Snapshot {
             registry: Arc::new(registry),
@@ -147,6 +149,7 @@ impl<'k> World<'k> {
             throttle: Arc::clone(&keys.throttle),
             inflight: BTreeMap::new(),
             office: None,
+            assertion_keys: Default::default(),
         };
         let Listener { settings, own_id, life, tls } = &keys.listener;
         let settings = ListenerSettings { accepts: book.listener.as_ref().map(accepted), ..settings.clone() };
