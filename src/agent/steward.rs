@@ -28,6 +28,7 @@ use crate::admin::{
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
+use crate::credential::token::JwkSet;
 use crate::id::{CredentialId, ServiceId, WorkloadId};
 use crate::identity::Match;
 use crate::issuance::{
@@ -348,6 +349,12 @@ impl Steward for AgentSteward {
 
     fn bundle_pem(&self) -> String {
         admin::bundle_pem(&self.issued().bundle)
+    }
+
+    fn assertion_keys(&self) -> String {
+        let snapshot = self.current.load();
+        let keys = snapshot.assertion_keys.keys.iter();
+        JwkSet::write(keys.map(|one| (one.key.id(), one.key.public())))
     }
 
     fn crl_pem(&self) -> String {

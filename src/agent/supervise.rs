@@ -25,6 +25,7 @@ use super::quickstart::{self, Quickstart, QuickstartError};
 use super::registrar::{Registrar, RegistryError};
 use super::scribe::Scribe;
 use super::sightings::{self, Sightings};
+use super::span_exporter;
 use super::steward::AgentSteward;
 use super::token_keeper::{self, TokenKeeperError};
 use super::troubles::{Trouble, Troubles};
@@ -270,6 +271,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let (signs, noticed) = Signs::new(metrics.signs_dropped.clone());
     let detections = Detections::default();
     let pressure = Gauge::default();
+    let (spans, exporting) = span_exporter::start(&config, &metrics);
     let context = PlaneContext {
         signs,
         current: Arc::clone(&current),
@@ -279,6 +281,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         skews: Arc::clone(&skews),
         remember: config.remember,
         usage: usage_keeper.book(),
+        spans,
         records,
         access,
         lookout,
@@ -430,6 +433,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     drop(limit_keeper);
     delivering.abort();
     drop(context);
+    span_exporter::finish(exporting).await;
     drop(usage_keeper);
     drop(record_writer);
     drop(rotating.await);

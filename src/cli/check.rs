@@ -14,6 +14,7 @@ use super::moment::count;
 use super::output;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, ConfigError};
+use crate::proxy::Xfcc;
 use crate::registry::{self, Here, Lint, Snapshot, Withheld};
 use crate::store::registry_dir;
 use crate::store::revoked_dir::{self, RevokedError};
@@ -38,7 +39,7 @@ struct Finding {
     text: String,
 }
 
-/// Something in the registry that is allowed, and hardly meant.
+/// Something that is allowed, and hardly meant.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize)]
 pub(super) struct Warning {
     lint: &'static str,
@@ -66,6 +67,7 @@ pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyho
         Ok(Ok(snapshot)) => {
             summary = contents(&snapshot);
             warnings = lints(&snapshot, config.as_deref());
+            warnings.extend(config.iter().flat_map(|config| anybody(config)));
             old = too_old(&snapshot, config.as_deref().and_then(|config| config.key_rules.max_age));
         }
         Ok(Err(found)) => problems.extend(found.into_iter().map(Finding::from)),
@@ -128,6 +130,18 @@ pub(super) fn lints(registry: &Snapshot, config: Option<&Config>) -> Vec<Warning
         lints.extend(registry::lint_here(registry, here));
     }
     lints.into_iter().map(Warning::from).collect()
+}
+
+/// Warns of services to which anybody may say anything about certificates.
+fn anybody(config: &Config) -> impl Iterator<Item = Warning> {
+    let open = config.services.iter().filter(|service| service.client_cert.xfcc == Xfcc::AlwaysForwardOnly);
+    open.map(|service| Warning {
+        lint: "xfcc-from-anybody",
+        key: format!("service {}", service.id),
+        message: "xfcc = \"always_forward_only\" passes on what any caller says of certificates, also one without any; a \
+                  service that believes it can be told everything"
+            .to_owned(),
+    })
 }
 
 impl From<Lint> for Warning {

@@ -60,6 +60,7 @@ pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>
         ("admin", (&old.admin_socket, &old.admin_roles) == (&new.admin_socket, &new.admin_roles)),
         ("audit", old.audit == new.audit),
         ("metrics", old.metrics == new.metrics),
+        ("otlp", old.otlp == new.otlp),
         ("token.socket", token_socket(old) == token_socket(new)),
         ("usage", old.usage == new.usage),
         ("explain", old.remember == new.remember),

@@ -59,6 +59,8 @@ pub struct Config {
     pub admin_roles: Roles,
     /// Where metrics and health are served, if anywhere.
     pub metrics: Option<SocketAddr>,
+    /// Where spans go, if anywhere.
+    pub otlp: Option<telemetry::SpanSettings>,
     /// The header that carries API keys, in lower case.
     pub api_key_header: Arc<str>,
     /// How old keys may become, and whom they are handed to.

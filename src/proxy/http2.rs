@@ -17,8 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admission::{
-    Admission, BAD_PATH, Purpose, SHED, Trace, Verdict, Visitor, admit, dispatch, request_id, shed,
-    user_agent,
+    Admission, BAD_PATH, Purpose, SHED, Verdict, Visitor, admit, dispatch, request_id, shed, user_agent,
 };
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
@@ -35,6 +34,7 @@ use super::http1::{Peer, count_refusal};
 use super::leaks::{Blocked, Leaks, Scan};
 use super::limit_fields::{is_limit_field, values};
 use super::pressure::Pressure;
+use super::proxy_status::PROXY_STATUS;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed, scan_head};
@@ -42,6 +42,7 @@ use super::request_id::RequestId;
 use super::response::{self, BadResponse, ResponseHead};
 use super::settings::{Endpoint, ServiceProtocol};
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
+use super::trace::Trace;
 use super::upstream::Upstream;
 use super::worker::Worker;
 use super::{linger, whoami};
@@ -334,31 +335,36 @@ impl Stream {
             }
         };
         let id = request_id(&head, &self.worker.ids, now);
-        let trace = Trace::new(&head, &id, &self.worker.ids);
+        let trace =
+            Trace::new(&head, &id, &self.worker.ids).recorded_by(&self.worker.spans, &self.worker.ids);
         let mut upstream_head = Vec::with_capacity(512);
         let te = Te::of(&parts.headers);
         // A call of gRPC may send a message now and then before the first answer.
         let patient = head.body == Framing::Length(0) || manner == Manner::Grpc;
         let exchange =
             |respond, body| Exchange { respond, body, framing: head.body, manner, te, id, patient };
-        let (verdict, done) = match &*self.peer {
+        let (verdict, call, done) = match &*self.peer {
             // What a call means is its path, letter by letter.
             _ if manner == Manner::Grpc && head.path.contains('%') => {
-                (Verdict::of_nobody(BAD_PATH.code), Done::told(&mut respond, &BAD_PATH, &id, manner))
+                (Verdict::of_nobody(BAD_PATH.code), None, Done::told(&mut respond, &BAD_PATH, &id, manner))
             }
             _ if self.worker.pressure() == Pressure::Requests => {
-                (Verdict::of_nobody(SHED.code), Done::told(&mut respond, &shed(), &id, manner))
+                (Verdict::of_nobody(SHED.code), None, Done::told(&mut respond, &shed(), &id, manner))
             }
             Peer::Resident(resident) => match dispatch(&head, &[], &trace, &mut upstream_head) {
                 Err(answer) => {
-                    (Verdict::of_nobody(answer.code), Done::told(&mut respond, &answer, &id, manner))
+                    (Verdict::of_nobody(answer.code), None, Done::told(&mut respond, &answer, &id, manner))
                 }
                 Ok(_) => {
                     let service = resident.remote.as_str();
                     let verdict = Verdict { service, ..Verdict::of_nobody("allowed") };
                     let route = Route::Remote(resident);
                     let exchange = exchange(respond, body);
-                    (verdict, exchange.run_shared(&self.worker, &route, head.method, &upstream_head).await)
+                    (
+                        verdict,
+                        None,
+                        exchange.run_shared(&self.worker, &route, head.method, &upstream_head).await,
+                    )
                 }
             },
             Peer::Visitor(visitor) => {
@@ -367,14 +373,19 @@ impl Stream {
                     let stall = snapshot.limits.stall;
                     let running =
                         run_errand(&errand, visitor, &self.worker, body, respond, &id, (manner, stall));
-                    (verdict, running.await)
+                    let call = verdict.begin(&self.worker);
+                    (verdict, Some(call), running.await)
                 } else {
                     match admit(&head, visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head)
                     {
-                        Err((answer, verdict)) => (verdict, Done::told(&mut respond, &answer, &id, manner)),
+                        Err((answer, verdict)) => {
+                            let call = verdict.begin(&self.worker);
+                            (verdict, Some(call), Done::told(&mut respond, &answer, &id, manner))
+                        }
                         Ok(admission) => {
                             self.worker.note_use(&admission.permit, now);
                             let verdict = admission.verdict();
+                            let call = verdict.begin(&self.worker);
                             let done = if admission.service.endpoint == Endpoint::Whoami {
                                 show(&mut respond, &upstream_head, &admission, &id, manner)
                             } else {
@@ -391,7 +402,7 @@ impl Stream {
                                     }
                                 }
                             };
-                            (verdict, done)
+                            (verdict, Some(call), done)
                         }
                     }
                 }
@@ -403,8 +414,11 @@ impl Stream {
             None => (verdict.app, verdict.credential),
         };
         count_refusal(&self.worker, &self.peer, code);
+        if let Some(call) = call {
+            call.count(done.status, begun.elapsed());
+        }
         let (direction, door, address, spiffe_id) = self.peer.whence();
-        self.worker.log(&AccessEvent {
+        let event = AccessEvent {
             at: now,
             request_id: id.as_str(),
             door,
@@ -429,7 +443,11 @@ impl Stream {
             received: done.received,
             sent: done.sent,
             duration: begun.elapsed(),
-        });
+        };
+        self.worker.log(&event);
+        if let Some(span) = trace.span() {
+            self.worker.spans.record(&span, &event);
+        }
     }
 }
 
@@ -465,6 +483,7 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, man
         .header("cache-control", "no-store")
         .header("x-request-id", id.as_str())
         .header("content-length", body.len());
+    response = response.header(PROXY_STATUS, answer.proxy_status());
     for (name, value) in answer.challenge() {
         response = response.header(name, &*value);
     }

@@ -22,8 +22,12 @@ mod http_gate;
 mod response;
 mod limit_fields;
 mod fault;
+mod proxy_status;
 mod refuse;
 mod whoami;
+mod xfcc;
+mod assertion;
+mod trace;
 mod upstream;
 mod context;
 mod worker;
@@ -54,8 +58,9 @@ pub use pressure::{Gauge, Pressure};
 pub use reading::{AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
-    Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceProtocol, ServiceSettings, Watch,
+    AssertionRules, Ceiling, CertificateFields, ClientCert, Detail, Details, Endpoint, ErrorFormat, Limits,
+    ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings, ServiceProtocol,
+    ServiceSettings, Watch, Xfcc,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};

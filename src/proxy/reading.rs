@@ -5,7 +5,7 @@
 
 use std::task::{Context, Poll, Waker};
 
-use super::admission::{Trace, dispatch};
+use super::admission::dispatch;
 use super::buffer::Buffer;
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::{Fate, fate_of_request_field};
@@ -14,6 +14,7 @@ use super::pump::Pump;
 use super::request_id::RequestIds;
 use super::response::{self, Caller};
 use super::settings::Limits;
+use super::trace::Trace;
 use crate::clock::Timestamp;
 
 /// All that a caller has sent on one HTTP/1 connection, as the agent reads it.

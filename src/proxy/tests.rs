@@ -166,6 +166,8 @@ impl World {
             error_format: ErrorFormat::default(),
             upgrades: Arc::default(),
             watch: super::settings::Watch::Off,
+            client_cert: Default::default(),
+            assertion: None,
         };
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };
@@ -189,6 +191,7 @@ impl World {
             throttle: Default::default(),
             inflight: Default::default(),
             office: None,
+            assertion_keys: Default::default(),
         };
         let log = Shared::default();
         let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();
@@ -207,6 +210,7 @@ impl World {
             metrics: Arc::new(Metrics::new("0")),
             skews: Arc::default(),
             access,
+            spans: crate::telemetry::SpanSink::none(),
             tokens: TokenDesk::new(std::sync::mpsc::sync_channel(1).0),
         };
         let (signal, heard) = watch::channel(Signal::default());

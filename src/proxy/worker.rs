@@ -32,7 +32,7 @@ use crate::credential::recognise;
 use crate::id::AppId;
 use crate::issuance::TokenDesk;
 use crate::pki::{Skews, Verified, VerifyError};
-use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics, Recall, Tally};
+use crate::telemetry::{AccessEvent, AccessLog, CallCounter, CodeCounter, Metrics, Recall, SpanSink, Tally};
 
 /// Access-log lines wait no longer than this for company.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
@@ -59,6 +59,9 @@ pub(super) struct Worker {
     pub(super) requests: CodeCounter,
     pub(super) outbound: CodeCounter,
     pub(super) handshakes: CodeCounter,
+    /// Requests by app, product and service.
+    pub(super) calls: CallCounter,
+    pub(super) spans: SpanSink,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tokens: TokenDesk,
     lookout: Lookout,
@@ -98,6 +101,8 @@ impl Worker {
             requests: context.metrics.requests(),
             outbound: context.metrics.outbound(),
             handshakes: context.metrics.handshakes(),
+            calls: context.metrics.by_caller(),
+            spans: context.spans.clone(),
             metrics: Arc::clone(&context.metrics),
             tokens: context.tokens.clone(),
             lookout: context.lookout.clone(),
