@@ -1,7 +1,7 @@
 //! The JSON Schemas of the registry and of the configuration say what their readers say: the same keys at every level, the same
 //! words, the same verdicts.
 
-#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "a skipped test must not look like one that ran")]
 
 use std::collections::BTreeSet;
@@ -639,7 +639,7 @@ fn another_validator_agrees_with_the_reader_of_the_configuration() {
     let shipped = ["postern.toml", "production.toml"]
         .map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name));
     let mut files = vec![write("schema.json", &printed("config").to_string())];
-    files.extend(shipped.clone());
+    files.extend(shipped);
     files.push(write("complete.toml", COMPLETE_CONFIG));
     assert_eq!(config_problems(COMPLETE_CONFIG), []);
     for (number, (from, to)) in CONFIG_SLIPS.into_iter().enumerate() {
