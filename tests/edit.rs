@@ -529,7 +529,9 @@ async fn a_key_that_is_older_than_its_app_or_else_the_configuration_says_is_told
     let status = does(world.path(), "status");
     let line = status.lines().find(|line| line.starts_with("OLD")).unwrap();
     assert!(
-        line.contains(&old.id) && line.contains(&strict.id) && line.contains("2 keys older than they may become")
+        line.contains(&old.id)
+            && line.contains(&strict.id)
+            && line.contains("2 keys older than they may become")
     );
     assert!(!line.contains(&patient.id) && !line.contains(&young.id), "{line}");
     assert_eq!(world.metric("postern_keys_overdue").await, Some(2.0));
