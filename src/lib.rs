@@ -70,7 +70,8 @@
 //!    the agent says who calls. Secrets stay here.
 //! 6. The exchange runs over a kept connection of that thread, and one line goes to the access log.
 //!
-//! `postern explain` asks the same code through [`proxy::rehearse`], so it cannot disagree with the live agent.
+//! `postern explain` asks the same code through [`proxy::rehearse`], so it cannot disagree with the live agent. In the same way
+//! [`proxy::read_conversation`] and [`proxy::read_answer`] tell what bytes mean to it.
 //!
 //! # A token of our own
 //!

@@ -21,7 +21,7 @@ use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, Standing, TlsError,
     client_config, server_config,
 };
-use crate::registry;
+use crate::registry::{self, Withheld};
 
 /// Why nothing can be put together.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +52,21 @@ pub(super) struct Materials {
     pub(super) revocations: Arc<Revocations>,
     pub(super) crls: Arc<Crls>,
     pub(super) registry: Arc<registry::Snapshot>,
+    /// What somebody else has revoked of it.
+    pub(super) withheld: Arc<Withheld>,
     pub(super) peppers: Arc<Peppers>,
     pub(super) tokens: Arc<TokenTrust>,
     pub(super) ring: Arc<KeyRing>,
+}
+
+impl Materials {
+    /// What is on file, less what is withheld.
+    fn usable_registry(&self) -> Arc<registry::Snapshot> {
+        if self.withheld.is_empty() {
+            return Arc::clone(&self.registry);
+        }
+        Arc::new(self.registry.withholding(Arc::clone(&self.withheld)))
+    }
 }
 
 /// Assembles snapshots, one after the other.
@@ -117,8 +129,7 @@ impl Assembly {
     /// # Errors
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
-        let Materials { config, issued, bundles, revocations, crls, registry, peppers, tokens, ring } =
-            materials;
+        let Materials { config, issued, bundles, revocations, crls, peppers, tokens, ring, .. } = materials;
         let now = self.clock.since_boot();
         let same = |verifier: &&Arc<Verifier>| {
             Arc::ptr_eq(verifier.bundles(), bundles)
@@ -177,6 +188,7 @@ impl Assembly {
                     Some(client) => client.clone(),
                     None => {
                         let protocols: &[&[u8]] = match settings.protocol {
+                            RemoteProtocol::H2 => &[b"h2"],
                             RemoteProtocol::Http => &[b"http/1.1"],
                             RemoteProtocol::Tcp => &[],
                         };
@@ -214,7 +226,7 @@ impl Assembly {
             assertions: Arc::clone(&self.assertions),
         });
         Ok(proxy::Snapshot {
-            registry: Arc::clone(registry),
+            registry: materials.usable_registry(),
             peppers: Arc::clone(peppers),
             environment: config.environment().cloned(),
             verifier,

@@ -15,6 +15,7 @@ mod clock_watch;
 mod quickstart;
 mod readiness;
 mod limit_keeper;
+mod memory_watch;
 mod passage;
 mod token_keeper;
 mod usage_keeper;

@@ -35,7 +35,7 @@ use crate::issuance::{
     TokenDesk, TokenOrderError, Wanted,
 };
 use crate::limit::{Inflight, Scope, Use};
-use crate::oauth::{Fault, Form, KeySlot, KilledKey, Minted, TokenKey, Wish, Withdrawal};
+use crate::oauth::{Fault, Form, KeySlot, KilledKey, Minted, Records, TokenKey, Wish, Withdrawal};
 use crate::pki::{Skews, Suspicion, Usage};
 use crate::proxy::{Attestor as _, Current, Endpoint, ListenerProtocol, Recollection, RemoteProtocol};
 use crate::registry::{self, CredentialStatus};
@@ -482,7 +482,9 @@ impl Steward for AgentSteward {
             resources: form.values("resource").collect(),
             certificate: Some(&verified.subject),
         };
-        let minted = office.mint_for(credential, &wish, &snapshot.tokens, &SystemRandom::new(), now)?;
+        let records =
+            Records { registry: &snapshot.registry, peppers: &snapshot.peppers, trust: &snapshot.tokens };
+        let minted = office.mint_for(credential, &wish, &records, &SystemRandom::new(), now)?;
         tracing::info!(%workload, app = %credential.app.id, "a token was issued to a local workload");
         Ok(minted)
     }
@@ -570,6 +572,7 @@ fn remotes(config: &Config) -> Vec<RemoteStatus> {
         id: remote.id.clone(),
         address: remote.address.clone(),
         protocol: match remote.protocol {
+            RemoteProtocol::H2 => "h2".to_owned(),
             RemoteProtocol::Http => "http".to_owned(),
             RemoteProtocol::Tcp => "tcp".to_owned(),
         },

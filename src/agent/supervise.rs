@@ -20,6 +20,7 @@ use super::issuers::Issuers;
 use super::key_keeper::{KeyKeeper, Setbacks};
 use super::key_uses::KeyUses;
 use super::limit_keeper::{KeeperError, LimitKeeper};
+use super::memory_watch;
 use super::quickstart::{self, Quickstart, QuickstartError};
 use super::registrar::{Registrar, RegistryError};
 use super::scribe::Scribe;
@@ -37,10 +38,11 @@ use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::limit::Ledger;
 use crate::pki::Skews;
-use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError, Signs, UseReports};
+use crate::proxy::{Current, Gauge, Lookout, Plane, PlaneContext, PlaneError, Signs, UseReports};
 use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
+use crate::store::revoked_dir::RevokedError;
 use crate::store::socket_file::SocketError;
 use crate::store::{AuthorityDir, StoreError, disk};
 use crate::telemetry::{AccessSink, AuditLog, LogWriter, Metrics, SubscribeError, subscribe};
@@ -113,6 +115,9 @@ pub enum AgentError {
     /// The registry cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// What somebody else has revoked cannot be told.
+    #[error("what is revoked in the folders of `revocations` cannot be told")]
+    Revoked(#[from] RevokedError),
     /// The revocations cannot be used.
     #[error("the revocations cannot be used")]
     Revocations(#[from] RevocationError),
@@ -147,6 +152,9 @@ pub fn run(config: Config, announce: impl Fn(&str)) -> Result<(), AgentError> {
         return Err(AgentError::Clock(clock.now()));
     }
     raise_descriptor_limit();
+    if !config.core_dumps {
+        close_memory();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
@@ -164,6 +172,19 @@ fn raise_descriptor_limit() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+/// Keys and secrets pass through memory, and a core image outlives the process: none is written, and no other process looks into
+/// this one's memory but one of root.
+fn close_memory() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let undumpable = || set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let closed = setrlimit(Resource::Core, none).and_then(|()| undumpable());
+    if let Err(error) = closed {
+        tracing::warn!(%error, "core images of the agent cannot be forbidden");
     }
 }
 
@@ -197,6 +218,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let issued = Arc::clone(&feed.borrow_and_update());
     let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
     let revocations = Arc::new(revocation_file::load(&config.state_dir)?);
+    let withheld = Arc::new(trust::withheld(&config)?);
     let crls = trust::all_crls(&config.trust, &bundles, &Arc::default(), started_at)?;
     let mut issuers = Issuers::new(Arc::clone(&clock));
     issuers.follow(&config);
@@ -215,6 +237,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         revocations,
         crls,
         registry: Arc::clone(&registry),
+        withheld,
         peppers,
         tokens,
         ring: Arc::clone(&token_keeper.state.ring),
@@ -246,6 +269,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let skews: Arc<Mutex<Skews>> = Arc::default();
     let (signs, noticed) = Signs::new(metrics.signs_dropped.clone());
     let detections = Detections::default();
+    let pressure = Gauge::default();
     let context = PlaneContext {
         signs,
         current: Arc::clone(&current),
@@ -260,6 +284,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         lookout,
         tokens: token_keeper.desk.clone(),
         uses: use_reports,
+        pressure: pressure.clone(),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plane = Plane::start(config.threads.unwrap_or(cores), &context)?;
@@ -274,6 +299,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         trust_error: None,
         mute_crls: Vec::new(),
     }));
+    tokio::spawn(memory_watch::watch(Arc::clone(&in_force), pressure, Arc::clone(&metrics)));
     let (commands, received_commands) = mpsc::channel(16);
     let (orders, received_orders) = mpsc::channel(16);
     let mut deliveries = Deliveries::new(Arc::clone(&clock), acknowledgements);

@@ -14,8 +14,9 @@ use super::moment::count;
 use super::output;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, ConfigError};
-use crate::registry::{self, Here, Lint, Snapshot};
+use crate::registry::{self, Here, Lint, Snapshot, Withheld};
 use crate::store::registry_dir;
+use crate::store::revoked_dir::{self, RevokedError};
 use crate::toml_text::Problem;
 
 #[derive(Debug, Serialize)]
@@ -70,6 +71,9 @@ pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyho
         Ok(Err(found)) => problems.extend(found.into_iter().map(Finding::from)),
         Err(error) => problems.push(Finding::unplaced(error)),
     }
+    if let Some(config) = &config {
+        problems.extend(revoked(&config.revoked_dirs));
+    }
     let (found, doubts) = (problems.len(), warnings.len());
     let fails = found > 0 || (strict && doubts > 0);
     if format.json {
@@ -92,6 +96,15 @@ pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyho
         (found, 0) => bail!("{}", count(found, "problem")),
         (found, doubts) => bail!("{}, {}", count(found, "problem"), count(doubts, "warning")),
     }
+}
+
+/// What is wrong in the folders in which somebody else says what is revoked.
+fn revoked(folders: &[PathBuf]) -> impl Iterator<Item = Finding> {
+    let (_, errors) = revoked_dir::read(folders, &Withheld::default());
+    errors.into_iter().flat_map(|error| match error {
+        RevokedError::Wrong(found) => found.into_iter().map(Finding::from).collect(),
+        error @ RevokedError::Read { .. } => vec![Finding::unplaced(error)],
+    })
 }
 
 /// How much there is of everything.

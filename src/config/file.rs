@@ -83,10 +83,14 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     let state_dir = root.required("state_dir", |value| section::path(base, value));
     let runtime_dir = root.required("runtime_dir", |value| section::path(base, value));
     let registry_dirs = root.required("registry", |value| value.list(|item| section::path(base, item)));
+    let revoked_dirs = root
+        .optional("revocations", |value| value.list(|item| section::path(base, item)))
+        .unwrap_or_default();
     let written_environment = root.optional("environment", Value::parse);
     let threads =
         root.optional("threads", |value| value.integer(0..=1024_usize)).filter(|&threads| threads > 0);
     let quickstart = root.optional("quickstart", Value::boolean).unwrap_or(false);
+    let core_dumps = root.optional("core_dumps", Value::boolean).unwrap_or(false);
     let log = section::log(root.table("log"));
     let authority = section::authority(root.table("authority"), base);
     let leaf = section::leaf(root.table("leaf"));
@@ -191,10 +195,12 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         state_dir: state_dir?,
         runtime_dir: runtime_dir?,
         registry_dirs: registry_dirs?,
+        revoked_dirs,
         written_environment,
         ordered_environment: None,
         threads,
         quickstart,
+        core_dumps,
         log,
         keys: authority.keys,
         issuance,

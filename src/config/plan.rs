@@ -64,6 +64,7 @@ pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>
         ("usage", old.usage == new.usage),
         ("explain", old.remember == new.remember),
         ("quickstart", old.quickstart == new.quickstart),
+        ("core_dumps", old.core_dumps == new.core_dumps),
     ];
     let stuck: Vec<NeedsRestart> =
         fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| NeedsRestart(key)).collect();

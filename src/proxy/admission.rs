@@ -8,13 +8,14 @@ use super::framing::Framing;
 use super::headers::{
     Fate, fate_of_request_field, forwarded_client_cert, keys_in, names_access_token, names_api_key, visible,
 };
-use super::http_gate::Head;
+use super::http_gate::{Head, is_nominated};
 use super::limit_fields::Notice;
 use super::refuse::{Answer, Place};
 use super::request_id::{RequestId, RequestIds};
 use super::response::{field, number_into};
 use super::settings::ServiceSettings;
 use super::snapshot::{Listener, Snapshot};
+use super::upgrade::{self, UpgradeProtocol};
 use super::worker::Worker;
 use crate::authz::{Ask, Door, No, Permit, Terms, Till, Toll, check};
 use crate::clock::Timestamp;
@@ -102,6 +103,8 @@ pub(super) struct Admission<'s> {
     pub(super) digest: Option<DigestCheck>,
     /// What the caller presented.
     pub(super) presented: KindSet,
+    /// What the connection goes over to, if the service agrees.
+    pub(super) upgrade: Option<&'s UpgradeProtocol>,
 }
 
 impl<'s> Admission<'s> {
@@ -220,7 +223,8 @@ impl Purpose {
     const fn nonce_use(self) -> NonceUse {
         match self {
             Self::Admit => NonceUse::Spend,
-            Self::Rehearse | Self::Stay => NonceUse::Look,
+            Self::Rehearse => NonceUse::Look,
+            Self::Stay => NonceUse::Spent,
         }
     }
 
@@ -280,25 +284,38 @@ pub(super) fn admit<'s>(
     let fields = head.fields.iter().map(|field| (field.name, field.value));
     let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header)
         .map_err(|refusal| refuse(refusal, KindSet::EMPTY))?;
-    let signed = Signed::read(message(head), signatures, purpose.nonce_use())
-        .map_err(of_kind(CredentialKind::Signature))?;
     let fields = head.fields.iter().map(|field| (field.name, field.value));
     let token = Bearer::from_fields(fields, &snapshot.tokens).map_err(of_kind(CredentialKind::Token))?;
+    let turn_away = |(wait, presented)| {
+        let answer = RATE_LIMITED.with_notice(Notice::to_wait(wait)).in_format(place.format);
+        (answer, Verdict { presented, ..Verdict::of_nobody(RATE_LIMITED.code) })
+    };
+    let throttle = Throttled::of(visitor, snapshot, purpose);
+    let kinds = Throttled::kinds(&headers, token.is_some(), Signed::is_presented(&message(head), signatures));
+    throttle.admit(kinds, now).map_err(turn_away)?;
+    let signed = Signed::read(message(head), signatures, purpose.nonce_use())
+        .inspect_err(|&refusal| throttle.note(refusal, now))
+        .map_err(of_kind(CredentialKind::Signature))?;
+    if signed.is_some() {
+        // Only what it says has told that it is meant for us, and not for the service.
+        throttle.admit(kinds.with(CredentialKind::Signature), now).map_err(turn_away)?;
+    }
     let headers = HeaderEvidence { signature: signed.as_ref(), token, ..headers };
     let evidence = Evidence { headers, ..visitor.evidence() };
     let presented = evidence.kinds();
-    let throttle = Throttled::of(&evidence, visitor, snapshot, purpose);
-    throttle.admit(now).map_err(|wait| {
-        let answer = RATE_LIMITED.with_notice(Notice::to_wait(wait)).in_format(place.format);
-        (answer, Verdict { presented, ..Verdict::of_nobody(RATE_LIMITED.code) })
-    })?;
 
-    let Some(service) = service else {
+    let is_misdirected = visitor
+        .sni
+        .as_deref()
+        .is_some_and(|sni| snapshot.routes.is_misdirected(sni, head.authority, path.as_str(), service));
+    let Some(service) = service.filter(|_| !is_misdirected) else {
         // Who cannot say who it is learns nothing about what exists here.
         authenticate(&evidence, &snapshot.registry, &snapshot.peppers, now)
             .inspect_err(|&refusal| throttle.note(refusal, now))
             .map_err(|refusal| refuse(refusal, presented))?;
-        return Err((NO_SERVICE, Verdict { presented, ..Verdict::of_nobody(NO_SERVICE.code) }));
+        let answer = if is_misdirected { MISDIRECTED } else { NO_SERVICE };
+        let verdict = Verdict { presented, ..Verdict::of_nobody(answer.code) };
+        return Err((answer, verdict));
     };
     let environment = snapshot.environment.as_ref();
     let door = Door { listener, service: service.accepts.as_ref(), environment };
@@ -312,6 +329,11 @@ pub(super) fn admit<'s>(
         let place = Place { levels: [door.listener, door.service], presented, ..place };
         (Answer::from_no(&no, &place), Verdict::of_no(&no, service.id.as_str(), presented))
     })?;
+    let upgrade = upgrade::asked(head, &service.upgrades).map_err(|answer| {
+        let verdict = Verdict::of_permit(&permit, service.id.as_str(), presented);
+        let verdict = Verdict { code: answer.code, ..verdict };
+        (answer.in_format(place.format), verdict)
+    })?;
     let digest = signed.as_ref().and_then(Signed::content_digest).map(ContentDigest::begin);
 
     start(out, head, path.as_str());
@@ -319,8 +341,8 @@ pub(super) fn admit<'s>(
     pass_fields(out, head, &snapshot.api_key_header, consumed, trace);
     out.extend_from_slice(&visitor.fields);
     vouch(out, &permit);
-    finish(out, head, trace);
-    Ok(Admission { permit, service, digest, presented })
+    finish(out, head, upgrade, trace);
+    Ok(Admission { permit, service, digest, presented, upgrade })
 }
 
 /// The credential whose secret stands in the URL, if it is one that is on file.
@@ -351,19 +373,28 @@ pub(super) const DIGEST_MISMATCH: Answer = Answer::new(
 struct Throttled<'s>(Option<(&'s Throttle, &'s Spike, u128)>);
 
 impl<'s> Throttled<'s> {
-    /// Only who presents one of them costs a computation, and only who calls can be made to wait.
-    fn of(evidence: &Evidence<'_>, visitor: &Visitor, snapshot: &'s Snapshot, purpose: Purpose) -> Self {
-        let HeaderEvidence { api_key, signature, token } = &evidence.headers;
-        let presents = api_key.is_some() || signature.is_some() || token.is_some();
-        let concerns = purpose == Purpose::Admit && presents;
-        let pace = snapshot.limits.failed_keys.as_ref().filter(|_| concerns);
+    /// Only who calls can be made to wait.
+    fn of(visitor: &Visitor, snapshot: &'s Snapshot, purpose: Purpose) -> Self {
+        let pace = snapshot.limits.failed_keys.as_ref().filter(|_| purpose == Purpose::Admit);
         Self(pace.map(|pace| (&*snapshot.throttle, pace, source(visitor.peer.ip()))))
     }
 
-    /// Turns away who has failed too often, before anything is computed, and says how long to wait.
-    fn admit(&self, now: Timestamp) -> Result<(), Duration> {
+    /// What is presented besides a certificate, before anything of it is read.
+    fn kinds(headers: &HeaderEvidence<'_>, token: bool, signature: bool) -> KindSet {
+        let api_key = headers.api_key.map(|_| CredentialKind::ApiKey);
+        let (token, signature) =
+            (token.then_some(CredentialKind::Token), signature.then_some(CredentialKind::Signature));
+        [signature, token, api_key].into_iter().flatten().collect()
+    }
+
+    /// Turns away who has failed too often and presents one of these kinds, before anything is read or computed, and says how
+    /// long to wait. Whoever presents none costs no computation.
+    fn admit(&self, kinds: KindSet, now: Timestamp) -> Result<(), (Duration, KindSet)> {
         let Some((throttle, pace, source)) = self.0 else { return Ok(()) };
-        throttle.admit(source, pace, now)
+        if kinds == KindSet::EMPTY {
+            return Ok(());
+        }
+        throttle.admit(source, pace, now).map_err(|wait| (wait, kinds))
     }
 
     /// Remembers a failure.
@@ -388,26 +419,50 @@ pub(super) fn source(address: IpAddr) -> u128 {
 const RATE_LIMITED: Answer =
     Answer::new(429, "rate-limited", "Too many credentials from this address have not been valid.");
 
+/// The agent has no memory to spare.
+pub(super) const SHED: Answer =
+    Answer::new(503, "memory-ceiling", "The agent is at its limit of memory; try again in a moment.");
+
+/// [`SHED`], with when to try again.
+pub(super) fn shed() -> Answer {
+    SHED.with_notice(Notice::to_wait(Duration::from_secs(1)))
+}
+
 /// The path could be read in two ways.
-const BAD_PATH: Answer = Answer::new(
+pub(super) const BAD_PATH: Answer = Answer::new(
     400,
     "bad-path",
     "The path is ambiguous: it holds an encoded or doubled separator, a dot segment, or characters that no path has.",
 );
 
+/// > The 421 (Misdirected Request) status code indicates that the request was directed at a server that is unable or unwilling to
+/// > produce an authoritative response for the target URI. — RFC 9110 §15.5.20
+const MISDIRECTED: Answer = Answer::new(
+    421,
+    "misdirected-request",
+    "Another service answers for this host than for the name that the TLS handshake asked for.",
+);
+
 /// Nothing here answers for that host and path.
 const NO_SERVICE: Answer = Answer::new(404, "no-such-service", "No service answers for this host and path.");
 
-/// Writes the head for a remote: the local caller's request as it is, less what ends here.
+/// Writes the head for a remote: the local caller's request as it is, less what ends here. Gives what the connection goes over to,
+/// if the remote agrees.
 ///
 /// # Errors
-/// The path is ambiguous.
+/// The path is ambiguous, or what it asks for besides.
 #[expect(
     clippy::result_large_err,
     reason = "a refusal is as hot as a yes under attack, and must not allocate"
 )]
-pub(super) fn dispatch(head: &Head<'_, '_>, trace: &Trace<'_>, out: &mut Vec<u8>) -> Result<(), Answer> {
+pub(super) fn dispatch<'s>(
+    head: &Head<'_, '_>,
+    upgrades: &'s [UpgradeProtocol],
+    trace: &Trace<'_>,
+    out: &mut Vec<u8>,
+) -> Result<Option<&'s UpgradeProtocol>, Answer> {
     PolicyPath::parse(head.path).map_err(|_| BAD_PATH)?;
+    let upgrade = upgrade::asked(head, upgrades)?;
     start(out, head, head.path);
     for line in head.fields {
         // A key for the remote is the workload's own business.
@@ -418,8 +473,8 @@ pub(super) fn dispatch(head: &Head<'_, '_>, trace: &Trace<'_>, out: &mut Vec<u8>
             field(out, line.name, line.value);
         }
     }
-    finish(out, head, trace);
-    Ok(())
+    finish(out, head, upgrade, trace);
+    Ok(upgrade)
 }
 
 /// Where a request stands in a trace (W3C Trace Context), and its id.
@@ -503,15 +558,6 @@ impl Consumed {
     }
 }
 
-/// Whether the caller's `Connection` field says that `name` ends here.
-fn is_nominated(head: &Head<'_, '_>, name: &str) -> bool {
-    head.values("connection").any(|value| {
-        value
-            .split(|&byte| byte == b',')
-            .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
-    })
-}
-
 /// What the agent vouches for.
 fn vouch(out: &mut Vec<u8>, permit: &Permit<'_>) {
     let terms = permit.terms();
@@ -538,7 +584,11 @@ fn vouch(out: &mut Vec<u8>, permit: &Permit<'_>) {
     }
 }
 
-fn finish(out: &mut Vec<u8>, head: &Head<'_, '_>, trace: &Trace<'_>) {
+fn finish(out: &mut Vec<u8>, head: &Head<'_, '_>, upgrade: Option<&UpgradeProtocol>, trace: &Trace<'_>) {
+    if let Some(protocol) = upgrade {
+        field(out, "connection", b"Upgrade");
+        field(out, "upgrade", protocol.as_str().as_bytes());
+    }
     field(out, "x-request-id", trace.id.as_str().as_bytes());
     if let Some([high, low, parent]) = trace.fresh {
         out.extend_from_slice(b"traceparent: 00-");

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use super::pressure::Gauge;
 use super::sightings::Lookout;
 use super::signs::Signs;
 use super::snapshot::Current;
@@ -41,6 +42,8 @@ pub struct PlaneContext {
     pub lookout: Lookout,
     /// Where tokens are taken back.
     pub tokens: TokenDesk,
+    /// Whether memory is short.
+    pub pressure: Gauge,
     /// Where it is reported by which credentials callers are let in.
     pub uses: UseReports,
 }

@@ -11,16 +11,18 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::admission::Visitor;
+use super::admission::{Visitor, source};
+use super::crowd::Member;
 use super::http1::Peer;
-use super::settings::ListenerProtocol;
+use super::pressure::Pressure;
+use super::settings::{Limits, ListenerProtocol};
 use super::snapshot::{Listener, Snapshot};
 use super::tls::{not_yet_valid, verdict, verify_error};
-use super::worker::{OpenConnection, Worker, back_off};
+use super::worker::{OpenConnection, Reserve, Worker, back_off};
 use super::{http1, http2, linger, tcp};
 use crate::clock::Timestamp;
-use crate::id::ListenerId;
-use crate::identity::Subject;
+use crate::id::{AppId, ListenerId};
+use crate::identity::{Match, Subject};
 use crate::pki::{Usage, Verified, VerifyError};
 
 /// Accepts callers at a listener for as long as the door is open.
@@ -34,23 +36,46 @@ pub(super) async fn accept(
 ) -> io::Result<()> {
     let socket = TcpListener::from_std(socket)?;
     let address = socket.local_addr()?;
-    let mut failures = 0;
+    let (mut failures, mut reserve) = (0, Reserve::new());
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
                 failures = 0;
                 let snapshot = worker.snapshot();
-                if worker.open() >= snapshot.limits.connections {
-                    worker.handshakes.count("too-many-connections");
-                    continue;
-                }
+                let place = match place(&worker, &snapshot.limits, peer) {
+                    Ok(place) => place,
+                    Err(code) => {
+                        worker.handshakes.count(code);
+                        continue;
+                    }
+                };
                 if let Some(listener) = listener(&snapshot, address, &id) {
-                    tokio::task::spawn_local(welcome(Rc::clone(&worker), listener, stream, peer));
+                    tokio::task::spawn_local(welcome(Rc::clone(&worker), listener, stream, peer, place));
                 }
             }
-            Err(error) => back_off(&error, &mut failures).await,
+            Err(error) => {
+                for _ in 0..reserve.turn_away(&error, &socket).await {
+                    worker.handshakes.count("no-descriptors");
+                }
+                back_off(&error, &mut failures).await;
+            }
         }
     }
+}
+
+/// A place for one more connection from `peer`.
+///
+/// # Errors
+/// What it is counted as that there is none.
+fn place(worker: &Worker, limits: &Limits, peer: SocketAddr) -> Result<Member<u128>, &'static str> {
+    if worker.pressure() >= Pressure::Connections {
+        return Err("memory-ceiling");
+    }
+    if worker.open() >= limits.connections {
+        return Err("too-many-connections");
+    }
+    let place = worker.sources.join(source(peer.ip()), limits.source_connections);
+    place.ok_or("too-many-from-source")
 }
 
 /// The listener at `address`, whatever its name is by now; one that was given no port of its own is found by the name that it was
@@ -60,13 +85,26 @@ fn listener(snapshot: &Snapshot, address: SocketAddr, id: &ListenerId) -> Option
     snapshot.listeners.values().find(is_here).or_else(|| snapshot.listeners.get(id)).cloned()
 }
 
-async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
+async fn welcome(
+    worker: Rc<Worker>,
+    listener: Arc<Listener>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    _place: Member<u128>,
+) {
     let _open = OpenConnection::on(&worker);
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let within = worker.snapshot().limits.handshake;
+    let (within, at_once) = {
+        let limits = &worker.snapshot().limits;
+        (limits.handshake, limits.handshakes)
+    };
     let until = Instant::now() + within;
+    let Some(turn) = worker.handshaking.enter(at_once, until).await else {
+        worker.handshakes.count("too-many-handshakes");
+        return;
+    };
     let Some(listener) = presentable(&worker, listener, within).await else { return };
     let acceptor = TlsAcceptor::from(Arc::clone(&listener.tls));
     let accepting = acceptor.accept(stream).into_fallible();
@@ -74,6 +112,7 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
         Ok(Ok(stream)) => stream,
         Ok(Err((error, mut stream))) => {
             count_failure(&worker, &listener, peer, &error);
+            drop(turn);
             return linger::close(&mut stream).await;
         }
         Err(_) => {
@@ -82,6 +121,7 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
             return;
         }
     };
+    drop(turn);
     // Not by what was in force when the handshake began: trust may have changed meanwhile, either way.
     let (snapshot, now) = (worker.snapshot(), worker.now());
     let verified = match verified(&stream, &snapshot, now) {
@@ -93,6 +133,10 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
             return;
         }
     };
+    let Ok(_app) = place_of_app(&worker, &snapshot, verified.as_deref()) else {
+        worker.handshakes.count("too-many-of-app");
+        return;
+    };
     worker.handshakes.count("ok");
     if let Some(verified) = &verified {
         tell_of_name(&listener, peer, &verified.subject, &snapshot);
@@ -103,10 +147,27 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
     let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, sni, verified));
     drop(snapshot);
     match &listener.settings.protocol {
-        ListenerProtocol::Http if is_http2 => http2::serve(worker, visitor, stream, until).await,
+        ListenerProtocol::Http if is_http2 => {
+            http2::serve(worker, Peer::Visitor(visitor), stream, until).await
+        }
         ListenerProtocol::Http => http1::serve(worker, Peer::Visitor(visitor), stream, until).await,
         ListenerProtocol::Tcp(service) => tcp::serve(&worker, &visitor, service, stream, until).await,
     }
+}
+
+/// There are too many connections of an app.
+struct NoPlace;
+
+/// A place for one more connection of the app whose certificate was shown; none is needed where it is nobody's.
+fn place_of_app(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    verified: Option<&Verified>,
+) -> Result<Option<Member<AppId>>, NoPlace> {
+    let Some(verified) = verified else { return Ok(None) };
+    let Match::Found(credential) = snapshot.registry.certificate(&verified.subject) else { return Ok(None) };
+    let place = worker.apps.join(credential.app.id.clone(), snapshot.limits.app_connections);
+    place.map(Some).ok_or(NoPlace)
 }
 
 /// The listener with a certificate that is valid now. Nobody is answered with another one: after the clock was set or the

@@ -8,6 +8,9 @@ mod signs;
 mod sessions;
 mod tls;
 mod deadline;
+mod crowd;
+mod pressure;
+mod drip;
 mod buffer;
 mod linger;
 mod framing;
@@ -27,26 +30,38 @@ mod worker;
 mod admission;
 mod token_office;
 mod relay;
+mod grpc;
+mod h2_head;
+mod h2_upstream;
+mod h2_bridge;
 mod forward;
+mod h2_relay;
+mod preface;
 mod http1;
+mod h2_guard;
 mod http2;
 mod tcp;
+mod upgrade;
 mod inbound;
 mod outbound;
 mod plane;
 mod rehearse;
+mod reading;
 
 pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
+pub use pressure::{Gauge, Pressure};
+pub use reading::{AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
-    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceSettings, Watch,
+    Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
+    RemoteSettings, ServiceProtocol, ServiceSettings, Watch,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing};
 pub use tls::{TlsError, client_config, server_config, web_client_config};
+pub use upgrade::{InvalidUpgradeProtocol, UpgradeProtocol};
 pub use uses::{CredentialUse, UseReports};
 
 #[cfg(test)]

@@ -124,6 +124,10 @@ pub struct Metrics {
     pub state_writable: Gauge,
     /// Accounts of limits that are counted.
     pub limit_accounts: Gauge,
+    /// Bytes of memory that the agent has.
+    pub resident_memory: Gauge,
+    /// 1 while new connections are refused for want of memory, 2 while requests are.
+    pub memory_pressure: Gauge,
     retiring_uses: Family<AppLabel, Counter>,
     /// Keys that are older than they may become.
     pub keys_overdue: Gauge,
@@ -250,6 +254,12 @@ impl Metrics {
                 "Revocation lists of a foreign trust domain that do not speak for now",
             ),
             limit_accounts: family(&mut registry, "limit_accounts", "Accounts of limits that are counted"),
+            resident_memory: family(&mut registry, "resident_memory_bytes", "Memory that the agent has"),
+            memory_pressure: family(
+                &mut registry,
+                "memory_pressure",
+                "1 while new connections are refused for want of memory, 2 while new requests are",
+            ),
             retiring_uses: family(
                 &mut registry,
                 "credential_retiring_uses",

@@ -30,7 +30,9 @@ use crate::proxy::admission::{Purpose, Trace, Verdict, Visitor, admit, request_i
 use crate::proxy::http_gate::{MAX_FIELDS, read_http1};
 use crate::proxy::rehearse::{Caller, Part, rehearse};
 use crate::proxy::request_id::RequestIds;
-use crate::proxy::settings::{Endpoint, ErrorFormat, Limits, ListenerSettings, ServiceSettings, Watch};
+use crate::proxy::settings::{
+    Endpoint, ErrorFormat, Limits, ListenerSettings, ServiceProtocol, ServiceSettings, Watch,
+};
 use crate::proxy::snapshot::{Listener, Routes, Snapshot};
 use crate::proxy::tests::listener;
 use crate::registry::{Accepts, Source, parse};
@@ -124,9 +126,11 @@ impl<'k> World<'k> {
             hosts: vec![format!("{id}.test")],
             base_path: "/".into(),
             endpoint: Endpoint::Whoami,
+            protocol: ServiceProtocol::default(),
             accepts: accepts.as_ref().map(accepted),
             concurrency: None,
             error_format: ErrorFormat::default(),
+            upgrades: Arc::default(),
             watch: Watch::Off,
         };
         let snapshot = Snapshot {
