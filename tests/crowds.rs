@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use support::caller::dial;
-use support::{Act, Identity, Scene, Service, Tls, World, eventually, ok};
+use support::{Act, H2cService, Identity, Scene, Service, Tls, World, eventually, ok};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -217,6 +217,47 @@ async fn a_body_that_drips_gets_408_and_one_that_pauses_does_not() {
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("slow-body"), "{answer}");
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
     assert_eq!(cuts(&world, "slow-body").await, 1.0);
+}
+
+/// What comes of a body over HTTP/2 of which a byte is sent now and then.
+async fn dripping_over_http2(world: &World) -> String {
+    let mut io = world.dial(Some(&world.identity("caller")), "h2").await.unwrap();
+    let head = b"\x83\x87\x04\x02/a\x01\x09localhost".as_slice();
+    let opened = [&[0, 0, u8::try_from(head.len()).unwrap(), 1, 4, 0, 0, 0, 1], head].concat();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".as_slice();
+    io.write_all(&[preface, &opened].concat()).await.unwrap();
+    let (begun, mut heard, mut page) = (Instant::now(), String::new(), vec![0; 4096]);
+    while !heard.contains("\"code\"") && begun.elapsed() < support::PATIENCE {
+        io.write_all(b"\0\0\x01\0\0\0\0\0\x01x").await.unwrap();
+        io.flush().await.unwrap();
+        let read = tokio::time::timeout(Duration::from_millis(100), io.read(&mut page)).await;
+        if let Ok(Ok(count)) = read {
+            heard.push_str(&String::from_utf8_lossy(page.get(..count).unwrap()));
+        }
+    }
+    heard
+}
+
+#[tokio::test]
+async fn a_body_that_drips_over_http2_is_cut_whatever_the_service_speaks() {
+    let limits = "body_rate = \"500B\"\nbody_window = \"1s\"";
+    let (world, _service) = world(limits).await;
+    assert!(dripping_over_http2(&world).await.contains("slow-body"));
+    assert_eq!(cuts(&world, "slow-body").await, 1.0);
+
+    let h2c = H2cService::answering(|_, mut body, mut respond| async move {
+        while let Some(Ok(data)) = body.data().await {
+            drop(body.flow_control().release_capacity(data.len()));
+        }
+        drop(respond.send_response(http::Response::new(()), true));
+    })
+    .await;
+    let mut scene = Scene::guarding(h2c.address);
+    scene.amend_config("id = \"orders\"\n", "id = \"orders\"\nprotocol = \"h2c\"\n");
+    scene.config(&format!("[limits]\n{limits}\n"));
+    let world = scene.start().await;
+    assert!(dripping_over_http2(&world).await.contains("slow-body"));
+    assert_eq!(world.h2(Some(&world.identity("caller"))).await.get("/a", &[]).await.status, 200);
 }
 
 #[tokio::test]

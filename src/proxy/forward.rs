@@ -340,7 +340,7 @@ fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
 pub(super) const BAD_ANSWER: Answer = Answer::new(502, "bad-gateway", "The service gave no usable answer.");
 const BAD_BODY: Answer = Answer::new(400, "bad-body", "The request body is malformed.");
 /// The caller kept the service waiting.
-const SLOW_BODY: Answer = Answer::new(408, "slow-body", "The request body comes too slowly.");
+pub(super) const SLOW_BODY: Answer = Answer::new(408, "slow-body", "The request body comes too slowly.");
 /// The service was reached, and then nothing more was heard of it.
 pub(super) const NO_ANSWER: Answer =
     Answer::new(504, "upstream-timeout", "The service did not answer in time.");

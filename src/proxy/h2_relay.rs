@@ -19,8 +19,9 @@ use tokio::time::Instant;
 
 use super::admission::DIGEST_MISMATCH;
 use super::deadline::{Deadline, Phase};
+use super::drip::{Drip, TooSlow, Waiting};
 use super::forward::{
-    BAD_ANSWER, Failure, NO_ANSWER, NO_IDENTITY, Repeatable, Route, Way, note_delay, valid_way,
+    BAD_ANSWER, Failure, NO_ANSWER, NO_IDENTITY, Repeatable, Route, SLOW_BODY, Way, note_delay, valid_way,
 };
 use super::framing::Framing;
 use super::h2_head::{Limited, Te, each_response_field, request, request_trailers, response_trailers};
@@ -56,6 +57,8 @@ pub(super) struct Inbound<'a> {
     pub(super) leaks: Option<&'a Rc<Leaks>>,
     /// The field that carries API keys.
     pub(super) api_key_header: &'a str,
+    /// How fast the body has to come.
+    pub(super) drip: Drip,
 }
 
 /// Why there is no whole answer.
@@ -111,6 +114,8 @@ enum Broken {
     NoConnection(Box<Failure>),
     #[error("the answer cannot be passed on")]
     Response(#[source] BadResponse),
+    #[error("the caller's body comes too slowly")]
+    Slow,
     #[error("nothing moved for too long")]
     TimedOut,
     #[error("the service has not looked at the request")]
@@ -155,6 +160,12 @@ impl Exchange<'_> {
             relayed = relaying.run(answer, stream, ended) => relayed,
             _ = deadline.expired() => Err(Broken::TimedOut),
         };
+        let relayed = match relayed {
+            Err(Broken::TimedOut) if self.inbound.drip.waits() && self.begun.get() == Begun::Nothing => {
+                Err(Broken::Slow)
+            }
+            other => other,
+        };
         if matches!(relayed, Err(Broken::TimedOut)) {
             seat.suspect();
             if self.begun.get() == Begun::Nothing {
@@ -170,6 +181,10 @@ impl Exchange<'_> {
         let ours = match &broken {
             Broken::Caller(reason) => return Failed::Reset(*reason),
             Broken::Digest => return self.instead(DIGEST_MISMATCH),
+            Broken::Slow => {
+                self.worker.cuts.count("slow-body");
+                return self.instead(SLOW_BODY);
+            }
             Broken::NoConnection(failure) => match &**failure {
                 Failure::Answer(answer) => return Failed::Answer(answer.clone()),
                 Failure::Broken => BAD_ANSWER,
@@ -254,11 +269,15 @@ impl Relaying<'_, '_> {
             if let Poll::Ready(Err(broken)) = up.poll(cx, &mut inbound.body) {
                 return Poll::Ready(Err(broken));
             }
-            if up.leg.moved != before {
-                progress();
+            let waited = inbound.drip.waits();
+            let silence = inbound.drip.look(up.waiting(), up.leg.moved).map_err(|TooSlow| Broken::Slow)?;
+            if up.leg.moved != before || waited != inbound.drip.waits() {
+                deadline
+                    .set(Phase::Transfer, silence.map_or(limits.stall, |silence| silence.min(limits.stall)));
             }
             while let Poll::Ready(Some(Ok(head))) = answer.poll_informational(cx) {
                 progress();
+                inbound.drip.begin();
                 interim += 1;
                 if head.status() == http::StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Err(Broken::Response(BadResponse::Switched)));
@@ -501,6 +520,12 @@ impl Up {
         let digest = inbound.digest.clone().filter(|_| !ended);
         let api_key_header = inbound.api_key_header.into();
         Self { leg: Leg::new(stream, ended), given_up: false, read: 0, length, digest, api_key_header }
+    }
+
+    /// For whom it waits, if it could not go on.
+    fn waiting(&self) -> Waiting {
+        let all_sent = self.leg.held.is_empty() && !self.leg.ended && !self.given_up;
+        if all_sent { Waiting::ForCaller } else { Waiting::ForOthers }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut RecvStream) -> Poll<Result<(), Broken>> {

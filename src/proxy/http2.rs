@@ -656,7 +656,7 @@ impl Exchange {
 impl Exchange {
     /// Over a shared connection that speaks HTTP/2.
     async fn run_shared(self, worker: &Worker, route: &Route<'_>, method: &str, head: &[u8]) -> Done {
-        let Self { mut respond, body, framing, manner, te, id, .. } = self;
+        let Self { mut respond, body, framing, manner, te, id, patient } = self;
         let snapshot = worker.snapshot();
         let (leaks, digest, limits_of_caller) = match route {
             Route::Remote(_) => (None, None, Vec::new()),
@@ -676,6 +676,10 @@ impl Exchange {
             limits: &limits_of_caller,
             leaks: leaks.as_ref(),
             api_key_header: &snapshot.api_key_header,
+            drip: match route {
+                Route::Service(_) if !patient => Drip::new(&snapshot.limits),
+                Route::Remote(_) | Route::Service(_) => Drip::patient(),
+            },
         };
         let exchanged = h2_relay::exchange(worker, route, &snapshot.limits, inbound).await;
         match exchanged {
