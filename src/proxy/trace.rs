@@ -50,7 +50,7 @@ impl<'a> Trace<'a> {
             Stand::Begun { trace_id, span_id, .. } if sink.begins(ids.random()) => {
                 Stand::Begun { trace_id, span_id, recorded: true }
             }
-            other => other,
+            unrecorded @ (Stand::Begun { .. } | Stand::Joined { .. } | Stand::Passing { .. }) => unrecorded,
         };
         Self { stand, ..self }
     }
@@ -214,7 +214,7 @@ mod tests {
         for value in [
             &good[..54],
             &format!("{good}-more"),
-            &format!("{later}").replace("-more", "more"),
+            &later.replace("-more", "more"),
             &format!("ff{}", &good[2..]),
             &good.to_uppercase(),
             &good.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),

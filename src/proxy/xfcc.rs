@@ -287,7 +287,7 @@ fn end_of_quoted(quoted: &[u8]) -> Result<usize, Malformed> {
             b'\\' => backslashes += 1,
             b'"' if backslashes == 0 => return Ok(at),
             // One reader sees escaped backslashes and the end, another a backslash and an escaped quote.
-            b'"' if backslashes % 2 == 0 => return Err(Malformed),
+            b'"' if backslashes.is_multiple_of(2) => return Err(Malformed),
             b' '..=b'~' => backslashes = 0,
             _ => return Err(Malformed),
         }

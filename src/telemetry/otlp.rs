@@ -70,11 +70,8 @@ impl SpanSink {
 
     /// Whether a trace is recorded that begins here; `random` decides.
     #[must_use]
-    pub const fn begins(&self, random: u64) -> bool {
-        match random.checked_rem(self.one_in as u64) {
-            Some(rest) => rest == 0,
-            None => false,
-        }
+    pub fn begins(&self, random: u64) -> bool {
+        random.checked_rem(u64::from(self.one_in)) == Some(0)
     }
 
     /// Leaves a span about `event`.

@@ -111,7 +111,7 @@ impl Call {
     pub fn count(&self, status: u16, duration: Duration) {
         let class = usize::from(status / 100);
         let Series { by_class, buckets, micros, .. } = &*self.0;
-        if let Some(class) = by_class.get(class).or(by_class.first()) {
+        if let Some(class) = by_class.get(class).or_else(|| by_class.first()) {
             class.fetch_add(1, Ordering::Relaxed);
         }
         if status == SWITCHING {
