@@ -255,3 +255,36 @@ async fn a_request_that_the_caller_traces_becomes_a_span_of_that_trace() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_handshake_that_fails_is_told_of_once_with_what_was_shown_and_what_was_wrong_with_it() {
+    let service = Service::start().await;
+    let world = scene(&service, "").start().await;
+    let caller = world.identity("caller");
+    assert_eq!(world.try_get(Some(&caller), "").await.unwrap().status, 200);
+    let id = "spiffe://postern.test/caller";
+    let outsider = Identity::of_another_ca(id);
+    let expired = Identity::expired(id, &world.issuing_folder().await);
+
+    for (identity, check) in [(&outsider, "unknown-issuer"), (&expired, "expired")] {
+        assert!(world.try_get(Some(identity), "").await.is_err());
+
+        let sha256 = data_encoding::HEXLOWER.encode(&identity.subject().sha256);
+        let log = world.log_with(&sha256).await;
+        let told: Vec<Value> = log
+            .lines()
+            .filter(|line| line.contains(&sha256) && line.contains("handshake failed"))
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let [event] = told.as_slice() else { panic!("{told:?}") };
+        let fields = event;
+        assert_eq!((&fields["check"], &fields["sni"]), (&json!(check), &json!("localhost")), "{event}");
+        assert_eq!((&fields["code"], &fields["listener"]), (&json!("bad-certificate"), &json!("inbound")));
+        assert!(fields["alpn"].as_str().unwrap().contains("http/1.1"), "{event}");
+        assert_eq!(fields["cert.names"], format!("URI:{id}"));
+        assert_eq!(fields["cert.serial"], identity.subject().serial);
+        assert!(fields["cert.issuer"].is_string() && fields["cert.not_after"].is_string(), "{event}");
+        let name = format!("postern_handshake_failures_total{{check=\"{check}\"}}");
+        eventually(&name, async || (world.metric(&name).await == Some(1.0)).then_some(())).await;
+    }
+}

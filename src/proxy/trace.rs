@@ -50,7 +50,7 @@ impl<'a> Trace<'a> {
             Stand::Begun { trace_id, span_id, .. } if sink.begins(ids.random()) => {
                 Stand::Begun { trace_id, span_id, recorded: true }
             }
-            Stand::Begun { .. } | Stand::Joined { .. } | Stand::Passing { .. } => self.stand,
+            unrecorded @ (Stand::Begun { .. } | Stand::Joined { .. } | Stand::Passing { .. }) => unrecorded,
         };
         Self { stand, ..self }
     }

@@ -25,6 +25,9 @@ pub const SERIES: usize = 500;
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// > 101 (Switching Protocols) — RFC 9110 §15.2.2
+const SWITCHING: u16 = 101;
+
 /// What answers are sorted by: the class of their status; `none` where there was no answer.
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -111,6 +114,10 @@ impl Call {
         if let Some(class) = by_class.get(class).or_else(|| by_class.first()) {
             class.fetch_add(1, Ordering::Relaxed);
         }
+        if status == SWITCHING {
+            // How long a tunnel lives says nothing of how long an answer took.
+            return;
+        }
         let seconds = duration.as_secs_f64();
         let bucket = BUCKETS.iter().position(|end| seconds <= *end).unwrap_or(BUCKETS.len());
         if let Some(bucket) = buckets.get(bucket) {
@@ -172,7 +179,7 @@ impl Collector for Calls {
         )?;
         for (key, series) in &all {
             let mut count = 0;
-            let ends = BUCKETS.into_iter().chain([f64::MAX]);
+            let ends = BUCKETS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = ends
                 .zip(&series.buckets)
                 .map(|(end, bucket)| {
@@ -227,6 +234,7 @@ mod tests {
         begin().count(200, Duration::from_millis(3));
         begin().count(503, Duration::from_secs(20));
         begin().count(0, Duration::ZERO);
+        begin().count(101, Duration::from_secs(3600));
         let _under_way = begin();
 
         let text = exposed(&calls);
@@ -236,6 +244,7 @@ mod tests {
             format!("postern_http_requests_total{{{labels},status=\"2xx\"}} 1"),
             format!("postern_http_requests_total{{{labels},status=\"5xx\"}} 1"),
             format!("postern_http_requests_total{{{labels},status=\"none\"}} 1"),
+            format!("postern_http_requests_total{{{labels},status=\"1xx\"}} 1"),
             format!("postern_http_request_duration_seconds_count{{{labels}}} 3"),
             format!("postern_http_request_duration_seconds_sum{{{labels}}} 20.003"),
             format!("postern_http_request_duration_seconds_bucket{{le=\"0.0025\",{labels}}} 1"),
