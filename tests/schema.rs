@@ -298,7 +298,7 @@ fn another_validator_agrees_with_the_reader() {
 }
 
 /// Where a key of the configuration can stand, as in [`LEVELS`].
-const SECTIONS: [(&str, &str); 26] = [
+const SECTIONS: [(&str, &str); 29] = [
     ("", ""),
     ("log", "[log]\n"),
     ("authority", "[authority]\n"),
@@ -324,6 +324,9 @@ const SECTIONS: [(&str, &str); 26] = [
     ("listener", "[[listener]]\n"),
     ("service", "[[service]]\n"),
     ("concurrency", "[[service]]\n[service.concurrency]\n"),
+    ("client_cert", "[[service]]\n[service.client_cert]\n"),
+    ("assertion", "[[service]]\n[service.assertion]\n"),
+    ("otlp", "[otlp]\n"),
     ("remote", "[[remote]]\n"),
 ];
 
@@ -543,6 +546,20 @@ connections = 20000
 failed_keys = "10/s"
 failed_keys_burst = 100
 pooled = 0
+body_rate = "500B"
+body_window = "10s"
+h2_control = "100/s"
+h2_control_burst = 1000
+h2_resets = "unlimited"
+source_connections = 5000
+app_connections = 5000
+handshakes = 1000
+max_age = "1d"
+memory = "80%"
+[otlp]
+endpoint = "http://127.0.0.1:4318"
+one_in = 100
+follow = true
 [[workload]]
 id = "sample"
 spiffe_id = "spiffe://postern.test/sample"
@@ -588,6 +605,14 @@ accepts = [["mtls"]]
 concurrency = { minimum = 10, maximum = 1000 }
 watch_responses = "report"
 error_format = "apigee"
+protocol = "http/1.1"
+client_cert = { xfcc = "forward_only", details = ["subject"], rfc9440 = "leaf", proxies = ["edge"] }
+assertion = { audience = "spiffe://postern.test/whoami", ttl = "60s" }
+[[service]]
+id = "chat"
+base_path = "/chat"
+endpoint = "127.0.0.1:8081"
+upgrades = ["websocket"]
 [[remote]]
 id = "loopback"
 address = "127.0.0.1:8443"

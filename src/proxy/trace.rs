@@ -50,7 +50,7 @@ impl<'a> Trace<'a> {
             Stand::Begun { trace_id, span_id, .. } if sink.begins(ids.random()) => {
                 Stand::Begun { trace_id, span_id, recorded: true }
             }
-            unrecorded @ (Stand::Begun { .. } | Stand::Joined { .. } | Stand::Passing { .. }) => unrecorded,
+            Stand::Begun { .. } | Stand::Joined { .. } | Stand::Passing { .. } => self.stand,
         };
         Self { stand, ..self }
     }
