@@ -70,7 +70,8 @@
 //!    the agent says who calls. Secrets stay here.
 //! 6. The exchange runs over a kept connection of that thread, and one line goes to the access log.
 //!
-//! `postern explain` asks the same code through [`proxy::rehearse`], so it cannot disagree with the live agent.
+//! `postern explain` asks the same code through [`proxy::rehearse`], so it cannot disagree with the live agent. In the same way
+//! [`proxy::read_conversation`] and [`proxy::read_answer`] tell what bytes mean to it.
 //!
 //! # A token of our own
 //!
@@ -116,6 +117,15 @@
 //! the registry share what they have in common ([`shard_map`]), and a change of apps is a reading of their file alone
 //! ([`registry::Library`]), so that one app of a million is replaced as fast as one of ten. A change
 //! that cannot be used is never published; the last good state stays, and status, log and metric say why.
+//!
+//! # One process after the other
+//!
+//! An agent that ends closes its doors and drains: HTTP/1 connections are closed with an answer that says so, HTTP/2 ones say GOAWAY in
+//! two steps, and what is left at the deadline is cut. When another one takes over, the former one (the elder) passes it every listening socket
+//! and the lock of the state directory ([`store::courier`], `SCM_RIGHTS`). Whoever writes is at rest from then on; certificates, decisions
+//! and connections go on from memory. The heir opens the doors only when nothing can fail any more, and until it says so the elder goes on as if
+//! nothing had happened, should the heir die. Limits are counted in one place at any time: while both let callers pass, the elder asks the
+//! heir's [`limit::Ledger`] ([`limit::Arbiter`]). Sockets may also come from the service manager.
 //!
 //! # Time
 //!

@@ -297,7 +297,9 @@ impl Neighbours {
         let uid = rustix::process::geteuid().as_raw();
         near.config("[[trust]]\ndomain = \"far.test\"\nbundle = \"other.pem\"\n")
             .config(&format!("[[workload]]\nid = \"web\"\nmatch = {{ uid = {uid} }}\n"));
-        for (id, port, protocol, listen) in [("long", 8443, "http", 15001), ("raw", 8444, "tcp", 15002)] {
+        for (id, port, protocol, listen) in
+            [("long", 8443, "http", 15001), ("raw", 8444, "tcp", 15002), ("shared", 8443, "h2", 15003)]
+        {
             let address = by.map_or_else(|| format!("{}:{port}", far.ip), |gate| gate.address.to_string());
             near.config(&format!(
                 "[[remote]]\nid = \"{id}\"\naddress = \"{address}\"\nprotocol = \"{protocol}\"\nlisten = \"{{ip}}:{listen}\"\n\
@@ -340,6 +342,57 @@ async fn a_connection_out_ends_when_either_certificate_under_it_is_revoked_here(
         assert_eq!(pair.near.metric("postern_connections_cut_total{code=\"revoked\"}").await, Some(2.0));
         drop(pair.far);
     }
+}
+
+/// Answers that have begun over a shared connection: to a caller of HTTP/1.1, and to one of HTTP/2.
+async fn sharing(pair: &Neighbours) -> (Talk<TcpStream>, h2::RecvStream) {
+    let place = (pair.near.ip, 15003);
+    let mut talk = Talk::new(TcpStream::connect(place).await.unwrap());
+    talk.send("GET /long HTTP/1.1\r\nhost: far.test\r\n\r\n").await;
+    let mut begun = [0; 15];
+    soon("the head of an answer", talk.io.read_exact(&mut begun)).await.unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200 OK");
+    let stream = TcpStream::connect(place).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let ask = http::Request::get("http://far.test/long").body(()).unwrap();
+    let (answer, _) = sender.send_request(ask, true).unwrap();
+    let answer = soon("the head of an answer", answer).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    (talk, answer.into_body())
+}
+
+#[tokio::test]
+async fn a_shared_connection_out_ends_when_either_certificate_under_it_is_revoked_here() {
+    for revoked in ["spiffe://far.test/agent", "spiffe://near.test/web"] {
+        let pair = Neighbours::start().await;
+        let (mut talk, mut body) = sharing(&pair).await;
+        let mut revoke = support::world::postern(pair.near.path());
+        assert!(revoke.args(["cert", "revoke", revoked]).output().unwrap().status.success());
+        let begun = Instant::now();
+
+        talk.rest().await;
+        assert!(soon("a reset", body.data()).await.unwrap().is_err(), "the answer must not look whole");
+
+        assert!(begun.elapsed() < Duration::from_secs(1), "{revoked}: cut after {:?}", begun.elapsed());
+        let cut = pair.near.metric("postern_connections_cut_total{code=\"revoked\"}").await;
+        assert!(cut >= Some(1.0), "{cut:?}");
+        drop(pair.far);
+    }
+}
+
+#[tokio::test]
+async fn a_shared_answer_from_outside_ends_with_the_remotes_certificate() {
+    let pair = Neighbours::with("[leaf]\nttl = \"4s\"\n", None).await;
+    let begun = Instant::now();
+    let (mut talk, mut body) = sharing(&pair).await;
+
+    talk.rest().await;
+    assert!(soon("a reset", body.data()).await.unwrap().is_err(), "the answer must not look whole");
+
+    assert!(begun.elapsed() < Duration::from_secs(7), "cut after {:?}", begun.elapsed());
+    let cut = pair.near.metric("postern_connections_cut_total{code=\"certificate-expired\"}").await;
+    assert!(cut >= Some(1.0), "{cut:?}");
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ pub struct KeysStatus {
     pub retiring: Vec<RetiringKey>,
     /// How many there are.
     pub retiring_count: usize,
-    /// Those that are older than `[keys] max_age`.
+    /// Those that are older than `key_max_age` of their app, or else `[keys] max_age`.
     pub overdue: Vec<CredentialId>,
     /// How many there are.
     pub overdue_count: usize,

@@ -441,6 +441,9 @@ fn decided_by(code: &str) -> (Step, &'static str) {
     }
     match code {
         "no-such-service" => (Step::Service, "No service answers for this host and path."),
+        "misdirected-request" => {
+            (Step::Service, "Another service answers for this host than for the name of the handshake.")
+        }
         "bad-path" => (Step::Request, "The path is ambiguous."),
         "rate-limited" => (Step::Credential, "Too many credentials from this address have not been valid."),
         "bad-body" => (Step::Exchange, "The request body is malformed."),

@@ -5,27 +5,35 @@
 //!   Claim ────────────────────────────────────▶  ends its writing: CA, tokens, keys of apps
 //!         ◀──────────────── Sockets …, then Lock  goes on serving from memory
 //!   reads, issues, binds; still lets nobody in
-//!   Ready ────────────────────────────────────▶  closes its doors (the sockets live on), writes limits and usage
+//!   Ready ────────────────────────────────────▶  writes limits and usage; still lets callers in
 //!         ◀───────────────────────────── Yours
-//!   reads limits and usage, lets callers in
-//!   Open  ────────────────────────────────────▶  drains
+//!   reads limits and usage, and has the last
+//!   word on what may be charged
+//!   Counting ─────────────────────────────────▶  asks the heir before it lets anything pass that is counted
+//!         ◀───────────────── Used …, and then Go  has told what it let pass meanwhile
+//!   lets callers in
+//!   Open  ────────────────────────────────────▶  closes its doors (the sockets live on), drains
 //!         ◀────────────── Used ──────────────▶   each tells the other what it has let pass
 //! ```
 //!
 //! **Invariant:** at every moment there is one process that writes to the state directory, and somebody who holds its lock; every
-//! listening socket is open, and whoever waits at it is taken in by one of the two. Up to `Yours` the elder can go on as if nothing
-//! had happened, and does when the heir fails.
+//! listening socket is open, and whoever waits at it is taken in by one of the two; and a limit is counted by one process alone. Up to
+//! `Open` the elder can go on as if nothing had happened, and does when the heir fails.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Type};
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 
 use super::inheritance::{Inheritance, InheritanceError};
-use crate::limit::{Charge, Ledger, Limits, Scope, Told};
+use crate::causes::Causes;
+use crate::limit::{Arbiter, Bill, Charge, Echo, Ledger, Limits, Line, Ruling, Scope, Told};
 use crate::proxy::{Current, Socket};
 use crate::registry;
 use crate::store::courier::{Courier, CourierError};
@@ -44,9 +52,15 @@ pub enum HandOverError {
     /// It lets nobody take over.
     #[error("the running agent does not hand over: {0}")]
     Refused(String),
+    /// The running agent is not itself any more.
+    #[error("the agent is ending")]
+    Ending,
     /// It is being stopped.
     #[error("the agent is being stopped")]
     Stopping,
+    /// The system gives no thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
     /// It said something else than it should have.
     #[error("the other agent speaks of something else")]
     Unexpected,
@@ -74,7 +88,9 @@ enum ToElder {
     },
     /// It can let callers in.
     Ready,
-    /// It lets them in.
+    /// It has taken up what was used, and answers whether more may be.
+    Counting,
+    /// It lets callers in.
     Open,
     Used(Used),
 }
@@ -87,8 +103,10 @@ enum ToHeir {
     Sockets(Vec<String>),
     /// The lock of the state directory goes along with this.
     Lock,
-    /// Everything is on the disk.
+    /// Everything is on the disk. A socket goes along with this, over which it is asked what may be charged.
     Yours,
+    /// Everything that was let pass before it was asked has been told.
+    Go,
     Used(Used),
 }
 
@@ -110,6 +128,12 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was let pass is told this often.
 pub(super) const TELL_EVERY: Duration = Duration::from_millis(20);
+
+/// A charge that was begun before the heir is asked is done by then.
+const SETTLING: Duration = Duration::from_millis(5);
+
+/// Whether something may be charged is answered within this time, or not at all.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(250);
 
 /// So many of each go into one message.
 const AT_A_TIME: usize = 200;
@@ -155,59 +179,96 @@ impl Heir {
                     let lock = open.into_iter().next().ok_or(HandOverError::Unexpected)?.into();
                     return Ok(Some(Claimed { heir: Self(Arc::new(courier)), inheritance, lock }));
                 }
-                ToHeir::Yours | ToHeir::Used(_) => return Err(HandOverError::Unexpected),
+                ToHeir::Go | ToHeir::Used(_) | ToHeir::Yours => return Err(HandOverError::Unexpected),
             }
         }
     }
 
-    /// Says that this process can let callers in, and waits until it may. Blocks.
+    /// Says that this process can let callers in, and waits until everything is its own; gives the socket over which the elder
+    /// asks. Blocks.
     ///
     /// # Errors
     /// The elder is gone, or goes on.
-    pub(super) fn ready(&self) -> Result<(), HandOverError> {
+    pub(super) fn ready(&self) -> Result<OwnedFd, HandOverError> {
         self.0.be_patient(FLUSH_PATIENCE)?;
         self.0.send(&ToElder::Ready, &[])?;
-        match self.0.receive::<ToHeir>()?.0 {
-            ToHeir::Yours => Ok(()),
-            ToHeir::Lock | ToHeir::Refused(_) | ToHeir::Sockets(_) | ToHeir::Used(_) => {
+        match self.0.receive()? {
+            (ToHeir::Yours, open) => open.into_iter().next().ok_or(HandOverError::Unexpected),
+            (ToHeir::Refused(why), _) => Err(HandOverError::Refused(why)),
+            (ToHeir::Go | ToHeir::Lock | ToHeir::Sockets(_) | ToHeir::Used(_), _) => {
                 Err(HandOverError::Unexpected)
             }
         }
     }
 
-    /// Says that callers are let in, and exchanges with the elder what both let pass until the elder is gone.
-    pub(super) fn go_on_with(self, accounts: Accounts) {
+    /// Answers from now on what the elder asks over `questions`, and waits until nothing is let pass without being asked. Blocks.
+    ///
+    /// # Errors
+    /// The elder is gone, or there is no thread.
+    pub(super) fn count(&self, questions: OwnedFd, exchange: &Exchange) -> Result<(), HandOverError> {
+        let questions = Courier::over(questions)?;
+        let own = exchange.clone();
+        let answering = std::thread::Builder::new().name("arbiter".into()).spawn(move || {
+            while let Ok((charges, _)) = questions.receive::<Vec<Charge>>() {
+                if questions.send(&own.rule(&charges), &[]).is_err() {
+                    break;
+                }
+            }
+        });
+        answering.map_err(HandOverError::Thread)?;
+        self.0.send(&ToElder::Counting, &[])?;
+        loop {
+            match self.0.receive()?.0 {
+                ToHeir::Used(used) => exchange.add(used),
+                ToHeir::Go => return Ok(()),
+                ToHeir::Refused(why) => return Err(HandOverError::Refused(why)),
+                ToHeir::Lock | ToHeir::Sockets(_) | ToHeir::Yours => return Err(HandOverError::Unexpected),
+            }
+        }
+    }
+
+    /// Says that callers are let in, and exchanges with the elder what both let pass until the elder is gone; tells when that is.
+    pub(super) fn go_on_with(self, exchange: Exchange) -> watch::Receiver<bool> {
+        let (gone, is_gone) = watch::channel(false);
         if let Err(error) = self.0.send(&ToElder::Open, &[]) {
             tracing::debug!(%error, "the former agent is gone already");
-            return;
+            gone.send_replace(true);
+            return is_gone;
         }
-        let heard = Arc::clone(&self.0);
-        let own = accounts.clone();
-        let told = Told::default();
+        let (heard, own) = (Arc::clone(&self.0), exchange.clone());
         let listening = std::thread::Builder::new().name("elder".into()).spawn(move || {
             loop {
                 match heard.receive::<ToHeir>() {
                     Ok((ToHeir::Used(used), _)) => own.add(used),
-                    Err(CourierError::Io { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(error) if error.is_impatience() => {}
                     Ok(_) | Err(_) => break,
                 }
             }
-            own.ledger.echo_charges(false);
-            heard.hang_up();
+            gone.send_replace(true);
             tracing::info!("the former agent has ended");
         });
         if let Err(error) = listening {
             tracing::error!(%error, "what the former agent still lets pass is not counted here");
-            return;
+            return is_gone;
         }
+        let mut until = is_gone.clone();
         tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(TELL_EVERY).await;
-                if tell(&self.0, accounts.charges(&told), Vec::new(), |used| ToElder::Used(used)).is_err() {
-                    return;
+            let telling = async {
+                loop {
+                    tokio::time::sleep(TELL_EVERY).await;
+                    // Usage is counted here for good; it is only the limits that both have to know.
+                    if tell(&self.0, exchange.charges(), Vec::new(), ToElder::Used).is_err() {
+                        return;
+                    }
                 }
+            };
+            // With it ends the listening to what is charged here: nobody else may wait in vain for what this one takes.
+            tokio::select! {
+                () = telling => {}
+                _ = until.wait_for(|gone| *gone) => {}
             }
         });
+        is_gone
     }
 }
 
@@ -229,15 +290,12 @@ impl Door {
             Some(Socket::Unix(listener)) => listener,
             Some(Socket::Tcp(_)) | None => socket_file::listen_for_messages(&path)?,
         };
-        let listener = UnixListener::from_std(listener)
-            .map_err(|source| SocketError::Io { step: "listen on the socket", path, source })?;
+        let listener = UnixListener::from_std(listener).map_err(|source| SocketError::Io {
+            step: "listen on the socket",
+            path,
+            source,
+        })?;
         Ok(Self { listener })
-    }
-
-    /// The socket itself, for the heir.
-    pub(super) fn share(&self) -> std::io::Result<Socket> {
-        let shared = self.listener.as_fd().try_clone_to_owned()?;
-        Ok(Socket::Unix(shared.into()))
     }
 
     /// Waits for an heir that has said what it wants.
@@ -260,6 +318,12 @@ impl Door {
                 Err(error) => tracing::warn!(%error, "an heir was turned away"),
             }
         }
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
@@ -323,12 +387,31 @@ impl Claimant {
         self.expect(|message| matches!(message, ToElder::Ready)).await
     }
 
-    /// Lets it have everything, which is on the disk by now.
-    pub(super) fn yield_to(&self) -> Result<(), HandOverError> {
-        Ok(self.courier.send(&ToHeir::Yours, &[])?)
+    /// Lets it have everything, which is on the disk by now, and asks it from now on what may be charged.
+    ///
+    /// # Errors
+    /// It is gone, or does not say what it should.
+    pub(super) async fn yield_to(&self, exchange: &Exchange) -> Result<(), HandOverError> {
+        let fail = |source| CourierError::Io { step: "open a socket for", source };
+        let (ours, theirs) = socket2::Socket::pair(Domain::UNIX, Type::SEQPACKET, None).map_err(fail)?;
+        let questions = Courier::over(ours.into())?;
+        questions.be_patient(ANSWER_PATIENCE)?;
+        self.courier.send(&ToHeir::Yours, &[theirs.as_fd()])?;
+        drop(theirs);
+        self.courier.be_patient(FLUSH_PATIENCE)?;
+        self.expect(|message| matches!(message, ToElder::Counting)).await?;
+        let questions = Questions { courier: Mutex::new(questions), broken: AtomicBool::new(false) };
+        let ask = Arc::new(move |charges: &[Charge]| questions.ask(charges));
+        exchange.accounts.ledger.defer_to(Some(Arbiter { ask, echo: exchange.echo.clone() }));
+        tokio::time::sleep(SETTLING).await;
+        tell(&self.courier, exchange.charges(), Vec::new(), ToHeir::Used)?;
+        Ok(self.courier.send(&ToHeir::Go, &[])?)
     }
 
     /// Waits until it lets callers in.
+    ///
+    /// # Errors
+    /// It is gone, or does not say so.
     pub(super) async fn open(&self) -> Result<(), HandOverError> {
         self.courier.be_patient(PATIENCE)?;
         self.expect(|message| matches!(message, ToElder::Open)).await
@@ -340,25 +423,28 @@ impl Claimant {
         if is_it(&message) { Ok(()) } else { Err(HandOverError::Unexpected) }
     }
 
-    /// Hangs up, so that whoever waits for it waits no longer; one that is still there is ended, for two must not write.
+    /// Ends an heir that is still there, for two must not write, and waits until it is gone. Blocks.
     pub(super) fn give_up(&self) {
         use rustix::process::{Pid, Signal, kill_process};
 
-        self.courier.hang_up();
         if let Some(pid) = Pid::from_raw(self.pid()) {
             // It has mostly gone by itself.
             kill_process(pid, Signal::KILL).unwrap_or_default();
         }
+        // The system hangs up for a process when the last of its threads is gone.
+        drop(self.courier.be_patient(PATIENCE));
+        while self.courier.receive::<ToElder>().is_ok() {}
+        self.courier.hang_up();
     }
 
     /// Hears what the heir lets pass, until it is gone or [`Claimant::part`].
-    pub(super) fn listen(&self, accounts: Accounts) {
+    pub(super) fn listen(&self, exchange: Exchange) {
         let courier = Arc::clone(&self.courier);
         let listening = std::thread::Builder::new().name("heir".into()).spawn(move || {
             loop {
                 match courier.receive::<ToElder>() {
-                    Ok((ToElder::Used(used), _)) => accounts.add(used),
-                    Err(CourierError::Io { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Ok((ToElder::Used(used), _)) => exchange.add(used),
+                    Err(error) if error.is_impatience() => {}
                     Ok(_) | Err(_) => return,
                 }
             }
@@ -369,8 +455,11 @@ impl Claimant {
     }
 
     /// Tells the heir what was let pass here since the last time.
-    pub(super) fn tell(&self, accounts: &Accounts, told: &Told) -> Result<(), CourierError> {
-        tell(&self.courier, accounts.charges(told), accounts.rows(), |used| ToHeir::Used(used))
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(super) fn tell(&self, exchange: &Exchange) -> Result<(), CourierError> {
+        tell(&self.courier, exchange.charges(), exchange.rows(), ToHeir::Used)
     }
 
     /// Says goodbye.
@@ -387,24 +476,91 @@ pub(super) struct Accounts {
     pub(super) current: Current,
 }
 
-impl Accounts {
-    fn charges(&self, told: &Told) -> Vec<Charge> {
-        self.ledger.take_charges(told)
+/// What two agents let each other know.
+#[derive(Clone, Debug)]
+pub(super) struct Exchange {
+    accounts: Accounts,
+    echo: Echo,
+    /// What the other one knows from the disk.
+    told: Arc<Told>,
+}
+
+impl Exchange {
+    /// Between whoever keeps `accounts` and one who knows of nothing but what `echo` has heard.
+    pub(super) fn new(accounts: Accounts, echo: Echo) -> Self {
+        Self { accounts, echo, told: Arc::default() }
+    }
+
+    /// Between the same, when the other one knows what is on the disk.
+    pub(super) fn behind(self, told: Told) -> Self {
+        Self { told: Arc::new(told), ..self }
+    }
+
+    fn charges(&self) -> Vec<Charge> {
+        self.echo.take(&self.told)
     }
 
     fn rows(&self) -> Vec<UsageRow> {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner).take_rows()
+        self.accounts.usage.lock().unwrap_or_else(PoisonError::into_inner).take_rows()
     }
 
     fn add(&self, used: Used) {
-        let registry = Arc::clone(&self.current.load().registry);
+        let registry = Arc::clone(&self.accounts.current.load().registry);
         for charge in &used.charges {
             if let Some(limits) = limits(&registry, charge) {
-                self.ledger.add(charge, &limits);
+                self.accounts.ledger.add(charge, &limits, &[&self.echo]);
             }
         }
-        let mut book = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.accounts.usage.lock().unwrap_or_else(PoisonError::into_inner);
         used.rows.into_iter().for_each(|row| book.add_row(row));
+    }
+
+    /// Charges what the other one wants to let pass, if there is room for it.
+    fn rule(&self, charges: &[Charge]) -> Ruling {
+        let registry = Arc::clone(&self.accounts.current.load().registry);
+        let Some(Charge { app, weight, at, .. }) = charges.first() else { return Ruling::Charged };
+        let limits: Vec<_> = charges.iter().map(|charge| limits(&registry, charge)).collect();
+        let mut lines = [None; 3];
+        for (charge, limits) in charges.iter().zip(&limits) {
+            let scope = charge.scope();
+            let [of_app, of_product, of_operation] = &mut lines;
+            let line = match scope {
+                Scope::App(_) => of_app,
+                Scope::Product(_) => of_product,
+                Scope::Operation(..) => of_operation,
+            };
+            *line = limits.as_ref().map(|limits| Line { scope, limits });
+        }
+        match self.accounts.ledger.charge_for(&Bill { app, lines, weight: *weight }, Some(&self.echo), *at) {
+            Ok(_) => Ruling::Charged,
+            Err(refused) => Ruling::Refused { excess: refused.excess, retry_after: refused.retry_after },
+        }
+    }
+}
+
+/// Where the elder asks the heir.
+#[derive(Debug)]
+struct Questions {
+    courier: Mutex<Courier>,
+    /// Whether one was not answered, after which none is asked: its answer could be taken for that of another.
+    broken: AtomicBool,
+}
+
+impl Questions {
+    /// Whether `charges` may be charged; nothing when nobody answers.
+    fn ask(&self, charges: &[Charge]) -> Option<Ruling> {
+        let courier = self.courier.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.broken.load(Ordering::Relaxed) {
+            return None;
+        }
+        match courier.send(&charges, &[]).and_then(|()| courier.receive()) {
+            Ok((ruling, _)) => Some(ruling),
+            Err(error) => {
+                self.broken.store(true, Ordering::Relaxed);
+                tracing::error!(error = %Causes(&error), "the next agent does not say what may be charged; it is counted here");
+                None
+            }
+        }
     }
 }
 
@@ -445,5 +601,5 @@ fn whole(path: &Path) -> PathBuf {
 async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, HandOverError> + Send + 'static,
 ) -> Result<T, HandOverError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(HandOverError::Stopping))
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(HandOverError::Ending))
 }

@@ -74,7 +74,10 @@ impl Inheritance {
     ///
     /// # Errors
     /// Something was passed that is no listening stream socket.
-    #[expect(clippy::disallowed_methods, reason = "the service manager says it nowhere else, see sd_listen_fds(3)")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the service manager says it nowhere else, see sd_listen_fds(3)"
+    )]
     pub(super) fn from_manager() -> Result<Self, InheritanceError> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut passed = ListenFd::from_env();
@@ -148,7 +151,10 @@ impl Inheritance {
             (true, _) => Ok(()),
             (false, true) => Err(InheritanceError::Unwanted(left)),
             (false, false) => {
-                tracing::info!(sockets = left.join(", "), "sockets of the former agent are not wanted any more");
+                tracing::info!(
+                    sockets = left.join(", "),
+                    "sockets of the former agent are not wanted any more"
+                );
                 Ok(())
             }
         }

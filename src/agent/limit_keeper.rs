@@ -41,6 +41,11 @@ pub(super) struct LimitTroubles {
 }
 
 impl LimitTroubles {
+    /// They cannot be written for this reason.
+    pub(super) fn note_unwritten(&self, why: String) {
+        self.writing.store(Some(Arc::new(why)));
+    }
+
     /// One sentence each.
     pub(super) fn sentences(&self) -> Vec<String> {
         let writing = self.writing.load_full().map(|why| {
@@ -83,12 +88,30 @@ impl LimitKeeper {
             tracing::error!("{damage}");
         }
         troubles.damage.store(damage.map(Arc::new));
-        let (stop, stopped) = channel();
         let anew = found.unwritten.is_some();
         let writer = Writer { journal, ledger, clock, troubles: Arc::clone(troubles), anew, rest: 0 };
         if let Some(error) = found.unwritten {
             writer.note(Err::<(), _>(error));
         }
+        Self::writing(writer)
+    }
+
+    /// Keeps `ledger` written down again, whatever another process has left in `state` meanwhile.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub(super) fn go_on(
+        state: &Path,
+        ledger: Arc<Ledger>,
+        clock: Arc<dyn Clock>,
+        troubles: &Arc<LimitTroubles>,
+    ) -> Result<Self, KeeperError> {
+        let (journal, _) = LimitJournal::open(state, clock.now())?;
+        Self::writing(Writer { journal, ledger, clock, troubles: Arc::clone(troubles), anew: true, rest: 0 })
+    }
+
+    fn writing(writer: Writer) -> Result<Self, KeeperError> {
+        let (stop, stopped) = channel();
         let thread = std::thread::Builder::new().name("limits".into()).spawn(move || writer.run(&stopped));
         let thread = thread.map_err(KeeperError::Thread)?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })

@@ -28,6 +28,7 @@ use crate::admin::{
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
+use crate::credential::token::JwkSet;
 use crate::id::{CredentialId, ServiceId, WorkloadId};
 use crate::identity::Match;
 use crate::issuance::{
@@ -35,7 +36,7 @@ use crate::issuance::{
     TokenDesk, TokenOrderError, Wanted,
 };
 use crate::limit::{Inflight, Scope, Use};
-use crate::oauth::{Fault, Form, KeySlot, KilledKey, Minted, TokenKey, Wish, Withdrawal};
+use crate::oauth::{Fault, Form, KeySlot, KilledKey, Minted, Records, TokenKey, Wish, Withdrawal};
 use crate::pki::{Skews, Suspicion, Usage};
 use crate::proxy::{Attestor as _, Current, Endpoint, ListenerProtocol, Recollection, RemoteProtocol};
 use crate::registry::{self, CredentialStatus};
@@ -243,7 +244,7 @@ impl AgentSteward {
                     keys.retiring.push(RetiringKey { id, app, retires, last_used });
                 }
             }
-            if config.key_rules.max_age.is_some_and(|most| key.is_older_than(most, now)) {
+            if key.is_too_old(config.key_rules.max_age, now) {
                 keys.overdue_count += 1;
                 if keys.overdue.len() < SHOWN_KEYS {
                     keys.overdue.push(key.id.clone());
@@ -354,6 +355,12 @@ impl Steward for AgentSteward {
 
     fn bundle_pem(&self) -> String {
         admin::bundle_pem(&self.issued().bundle)
+    }
+
+    fn assertion_keys(&self) -> String {
+        let snapshot = self.current.load();
+        let keys = snapshot.assertion_keys.keys.iter();
+        JwkSet::write(keys.map(|one| (one.key.id(), one.key.public())))
     }
 
     fn crl_pem(&self) -> String {
@@ -488,7 +495,9 @@ impl Steward for AgentSteward {
             resources: form.values("resource").collect(),
             certificate: Some(&verified.subject),
         };
-        let minted = office.mint_for(credential, &wish, &snapshot.tokens, &SystemRandom::new(), now)?;
+        let records =
+            Records { registry: &snapshot.registry, peppers: &snapshot.peppers, trust: &snapshot.tokens };
+        let minted = office.mint_for(credential, &wish, &records, &SystemRandom::new(), now)?;
         tracing::info!(%workload, app = %credential.app.id, "a token was issued to a local workload");
         Ok(minted)
     }
@@ -576,6 +585,7 @@ fn remotes(config: &Config) -> Vec<RemoteStatus> {
         id: remote.id.clone(),
         address: remote.address.clone(),
         protocol: match remote.protocol {
+            RemoteProtocol::H2 => "h2".to_owned(),
             RemoteProtocol::Http => "http".to_owned(),
             RemoteProtocol::Tcp => "tcp".to_owned(),
         },

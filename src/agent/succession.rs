@@ -2,135 +2,57 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
+use super::books::Books;
 use super::director::Order;
-use super::hand_over::{self, Claimant, HandOverError};
+use super::hand_over::{self, Accounts, Claimant, Exchange, HandOverError};
 use super::inheritance::{self, Inheritance};
 use super::key_keeper::KeyKeeper;
+use super::reception::{Controls, Reception};
 use super::signals::Signals;
-use super::supervise::AgentError;
-use crate::admin;
 use crate::causes::Causes;
 use crate::config::Config;
 use crate::issuance::{Command, TokenDesk};
 use crate::proxy::Socket;
 use crate::store::courier::CourierError;
-use crate::store::disk;
 use crate::store::socket_file::SocketError;
+use crate::telemetry::Metrics;
 
-/// The sockets of the control plane, and copies of them for an heir.
-#[derive(Debug, Default)]
-pub(super) struct Controls {
-    sockets: Vec<(String, Socket)>,
-}
-
-impl Controls {
-    /// Where operators ask; nothing if nothing can be written there now.
-    pub(super) fn admin(
-        &mut self,
-        path: &Path,
-        inheritance: &mut Inheritance,
-    ) -> Result<Option<UnixListener>, AgentError> {
-        let bound = match inherited_unix(inheritance, "admin", path) {
-            Some(socket) => admin::take_over(socket, path),
-            None => admin::bind(path),
-        };
-        match bound {
-            Err(SocketError::Io { source, .. }) if disk::refuses_writing(&source) => Ok(None),
-            outcome => {
-                let listener = outcome?;
-                self.keep(inheritance::unix(path), &listener, Socket::Unix)?;
-                Ok(Some(listener))
-            }
-        }
-    }
-
-    /// Where local workloads get tokens.
-    pub(super) fn tokens(
-        &mut self,
-        path: &Path,
-        inheritance: &mut Inheritance,
-    ) -> Result<UnixListener, AgentError> {
-        let listener = match inherited_unix(inheritance, "token", path) {
-            Some(socket) => admin::take_over(socket, path)?,
-            None => admin::bind_tokens(path)?,
-        };
-        self.keep(inheritance::unix(path), &listener, Socket::Unix)?;
-        Ok(listener)
-    }
-
-    /// Where metrics and health are asked for.
-    pub(super) async fn health(
-        &mut self,
-        address: std::net::SocketAddr,
-        inheritance: &mut Inheritance,
-    ) -> Result<TcpListener, AgentError> {
-        let place = inheritance::tcp(&"metrics", address);
-        let refused = |source| AgentError::Listen { address: address.to_string(), source };
-        let listener = match inheritance.take("metrics", &place).and_then(|all| all.into_iter().next()) {
-            Some(Socket::Tcp(socket)) => TcpListener::from_std(socket).map_err(refused)?,
-            Some(Socket::Unix(_)) | None => TcpListener::bind(address).await.map_err(refused)?,
-        };
-        self.keep(place, &listener, Socket::Tcp)?;
-        Ok(listener)
-    }
-
-    /// Who wants to take over, one after the other. Where nobody can be listened for, nobody ever does.
-    pub(super) fn await_heirs(
-        &mut self,
-        config: &Config,
-        inheritance: &mut Inheritance,
-    ) -> mpsc::Receiver<Claimant> {
-        let (heard, claims) = mpsc::channel(1);
-        let door = hand_over::Door::open(&config.runtime_dir, inheritance);
-        let shared = door.and_then(|door| {
-            let path = hand_over::path(&config.runtime_dir);
-            let io = |source| SocketError::Io { step: "share the socket", path: path.clone(), source };
-            let shared = door.share().map_err(io)?;
-            Ok((door, inheritance::unix(&path), shared))
-        });
-        match shared {
-            Ok((door, place, socket)) => {
-                self.sockets.push((place, socket));
-                let state_dir = config.state_dir.clone();
-                tokio::spawn(async move {
-                    // Ends when nobody wants to hear of heirs any more.
-                    while heard.send(door.claimant(&state_dir).await).await.is_ok() {}
-                });
-            }
-            Err(error) => {
-                tracing::warn!(error = %Causes(&error), "no other agent can take over from this one");
-            }
-        }
-        claims
-    }
-
-    fn keep<L: std::os::fd::AsFd, S: From<std::os::fd::OwnedFd>>(
-        &mut self,
-        place: String,
-        listener: &L,
-        socket: fn(S) -> Socket,
-    ) -> Result<(), AgentError> {
-        let shared = listener.as_fd().try_clone_to_owned().map_err(AgentError::Runtime)?;
-        self.sockets.push((place, socket(shared.into())));
-        Ok(())
-    }
-}
-
-fn inherited_unix(
+/// Who wants to take over, one after the other. Where nobody can be listened for, nobody ever does.
+pub(super) fn await_heirs(
+    config: &Config,
+    controls: &Controls,
     inheritance: &mut Inheritance,
-    name: &str,
-    path: &Path,
-) -> Option<std::os::unix::net::UnixListener> {
-    let found = inheritance.take(name, &inheritance::unix(path))?;
-    found.into_iter().find_map(|socket| match socket {
-        Socket::Unix(socket) => Some(socket),
-        Socket::Tcp(_) => None,
-    })
+) -> mpsc::Receiver<Claimant> {
+    let (heard, claims) = mpsc::channel(1);
+    let path = hand_over::path(&config.runtime_dir);
+    let door = hand_over::Door::open(&config.runtime_dir, inheritance).and_then(|door| {
+        let shared = controls.keep(inheritance::unix(&path), &door, Socket::Unix);
+        let io = |source| SocketError::Io { step: "share the socket", path: path.clone(), source };
+        shared.map(|()| door).map_err(io)
+    });
+    match door {
+        Ok(door) => {
+            let state_dir = config.state_dir.clone();
+            tokio::spawn(async move {
+                loop {
+                    tokio::select! {
+                        claimant = door.claimant(&state_dir) => drop(heard.send(claimant).await),
+                        // Whoever comes when nobody wants to hear of heirs any more is for the heir.
+                        () = heard.closed() => return,
+                    }
+                }
+            });
+        }
+        Err(error) => {
+            tracing::warn!(error = %Causes(&error), "no other agent can take over from this one");
+        }
+    }
+    claims
 }
 
 /// Everything that an heir takes over.
@@ -140,60 +62,72 @@ pub(super) struct Estate {
     pub(super) token_desk: TokenDesk,
     pub(super) key_keeper: Arc<KeyKeeper>,
     pub(super) delivering: AbortHandle,
-    pub(super) controls: Controls,
+    pub(super) reception: Reception,
+    pub(super) books: Books,
+    pub(super) accounts: Accounts,
 }
 
 /// Those who write nothing while this is held, and no more when it is dropped.
-pub(super) struct Resting {
+struct Resting {
     authorities: oneshot::Sender<()>,
     tokens: std::sync::mpsc::Sender<()>,
 }
 
-impl Resting {
-    /// Lets those who keep tokens go by what the heir writes.
-    pub(super) fn authorities_only(self) -> oneshot::Sender<()> {
-        self.authorities
-    }
-}
-
 /// What came of an offer.
 pub(super) enum Offered {
-    /// The heir can let callers in.
-    Accepted(Resting),
+    /// The heir lets callers in.
+    Accepted(Succession),
     /// This process goes on.
     Declined,
-    /// This process is to end.
+    /// This process goes on, but only to end.
     Stopped,
 }
 
+/// The elder's last duties.
+pub(super) struct Succession {
+    claimant: Claimant,
+    exchange: Exchange,
+    /// Held until the end: the director hears the authorities' silence as the end of everything.
+    _authorities: oneshot::Sender<()>,
+}
+
 impl Estate {
-    /// Has everybody rest who writes, gives `claimant` everything, and waits until it can let callers in. If it cannot, all is as
-    /// it was before.
-    pub(super) async fn offer_to(&mut self, claimant: &Claimant, signals: &mut Signals) -> Offered {
-        let (pid, version) = (claimant.pid(), &claimant.version);
+    /// Has everybody rest who writes, gives `claimant` everything, and waits until it lets callers in. If it does not, all is as it
+    /// was before.
+    pub(super) async fn offer_to(&mut self, claimant: Claimant, signals: &mut Signals) -> Offered {
+        let (pid, version) = (claimant.pid(), claimant.version.clone());
         tracing::info!(pid, version, "another agent takes over");
         self.delivering.abort();
         let (authorities, resumed) = oneshot::channel();
         let (tokens, tokens_resumed) = std::sync::mpsc::channel();
         let resting = Resting { authorities, tokens };
-        let offered = tokio::select! {
-            offered = self.give(claimant, resumed, tokens_resumed) => offered,
-            () = signals.stop() => {
-                claimant.part();
-                return Offered::Stopped;
-            }
+        let mut closed = false;
+        let given = async {
+            self.give(&claimant, resumed, tokens_resumed).await?;
+            closed = true;
+            self.yield_to(&claimant).await
         };
-        let Err(error) = offered else { return Offered::Accepted(resting) };
+        let given = tokio::select! {
+            given = given => given,
+            () = signals.stop() => Err(HandOverError::Stopping),
+        };
+        let error = match given {
+            Ok(exchange) => {
+                claimant.listen(exchange.clone());
+                // Those who keep tokens go by what the heir writes from now on.
+                let _authorities = resting.authorities;
+                return Offered::Accepted(Succession { claimant, exchange, _authorities });
+            }
+            Err(error) => error,
+        };
+        let stopping = matches!(error, HandOverError::Stopping);
         if !matches!(error, HandOverError::Courier(CourierError::HungUp)) {
             claimant.refuse(&Causes(&error).to_string());
-            claimant.give_up();
+            tokio::task::block_in_place(|| claimant.give_up());
         }
-        // Whoever does not rest has nothing to be told.
-        resting.authorities.send(()).unwrap_or_default();
-        resting.tokens.send(()).unwrap_or_default();
-        self.delivering = tokio::spawn(Arc::clone(&self.key_keeper).run()).abort_handle();
+        self.resume(resting, closed);
         tracing::error!(pid, error = %Causes(&error), "the other agent does not take over; this one goes on");
-        Offered::Declined
+        if stopping { Offered::Stopped } else { Offered::Declined }
     }
 
     async fn give(
@@ -202,20 +136,18 @@ impl Estate {
         resumed: oneshot::Receiver<()>,
         tokens_resumed: std::sync::mpsc::Receiver<()>,
     ) -> Result<(), HandOverError> {
-        let stopping = |_| HandOverError::Stopping;
+        let ending = |_| HandOverError::Ending;
         let (reply, lent) = oneshot::channel();
         let rest = Command::Rest { reply, resumed };
-        self.commands.send(rest).await.map_err(|_| HandOverError::Stopping)?;
-        let lock = lent.await.map_err(stopping)?;
+        self.commands.send(rest).await.map_err(|_| HandOverError::Ending)?;
+        let lock = lent.await.map_err(ending)?;
         let lock = lock.map_err(|error| HandOverError::Refused(Causes(&error).to_string()))?;
         let rested = self.token_desk.rest(tokens_resumed).await;
         rested.map_err(|error| HandOverError::Refused(error.to_string()))?;
         let (reply, sockets) = oneshot::channel();
-        self.orders.send(Order::Sockets(reply)).await.map_err(|_| HandOverError::Stopping)?;
-        let shared = sockets.await.map_err(stopping)?.and_then(|mut sockets| {
-            for (place, socket) in &self.controls.sockets {
-                sockets.push((place.clone(), socket.share()?));
-            }
+        self.orders.send(Order::Sockets(reply)).await.map_err(|_| HandOverError::Ending)?;
+        let shared = sockets.await.map_err(ending)?.and_then(|mut sockets| {
+            sockets.extend(self.reception.controls().shared()?);
             Ok(sockets)
         });
         let sockets = shared.map_err(|error| HandOverError::Refused(error.to_string()))?;
@@ -223,13 +155,71 @@ impl Estate {
         claimant.ready().await
     }
 
-    /// Closes all doors; the heir opens them.
+    /// Writes everything down, and waits until the heir lets callers in.
+    async fn yield_to(&mut self, claimant: &Claimant) -> Result<Exchange, HandOverError> {
+        self.reception.close();
+        let echo = self.accounts.ledger.listen();
+        let told = tokio::task::block_in_place(|| self.books.close());
+        let exchange = Exchange::new(self.accounts.clone(), echo).behind(told);
+        claimant.yield_to(&exchange).await?;
+        claimant.open().await?;
+        Ok(exchange)
+    }
+
+    /// Goes on as before the offer.
+    fn resume(&mut self, resting: Resting, closed: bool) {
+        if closed {
+            self.accounts.ledger.defer_to(None);
+            tokio::task::block_in_place(|| self.books.reopen());
+            if let Err(error) = self.reception.open() {
+                tracing::error!(%error, "operators cannot be answered any more");
+            }
+        }
+        // Whoever does not rest has nothing to be told.
+        resting.authorities.send(()).unwrap_or_default();
+        resting.tokens.send(()).unwrap_or_default();
+        self.delivering = tokio::spawn(Arc::clone(&self.key_keeper).run()).abort_handle();
+    }
+
+    /// Closes all doors; the heir has opened them.
     pub(super) async fn leave(&self) {
         let (reply, left) = oneshot::channel();
         if self.orders.send(Order::Leave(reply)).await.is_ok() {
             // Without a director there is no door either.
             drop(left.await);
         }
+    }
+}
+
+impl Succession {
+    /// The heir.
+    pub(super) fn pid(&self) -> i32 {
+        self.claimant.pid()
+    }
+
+    /// Tells the heir what is let pass here, for as long as there are connections, or this one's own elder is there, but no longer than
+    /// `within`.
+    pub(super) async fn tell_while_busy(
+        &self,
+        metrics: &Metrics,
+        elder_is_gone: &watch::Receiver<bool>,
+        within: Duration,
+    ) {
+        let begun = tokio::time::Instant::now();
+        while (metrics.connections.get() > 0 || !*elder_is_gone.borrow()) && begun.elapsed() < within {
+            if let Err(error) = self.claimant.tell(&self.exchange) {
+                tracing::debug!(%error, "the next agent hears nothing any more");
+            }
+            tokio::time::sleep(hand_over::TELL_EVERY).await;
+        }
+    }
+
+    /// Tells the heir what was let pass last, and says goodbye.
+    pub(super) fn part(self) {
+        if let Err(error) = self.claimant.tell(&self.exchange) {
+            tracing::error!(%error, "the next agent does not hear what was let pass last");
+        }
+        self.claimant.part();
     }
 }
 

@@ -9,26 +9,29 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand::SystemRandom;
 use sd_notify::NotifyState;
-use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
+use super::books::Books;
 use super::detectors::{Detections, Detectors};
 use super::director::{Deliveries, Director, InForce, Order};
-use super::hand_over::{self, Accounts, Claimed, HandOverError, Heir};
+use super::hand_over::{Accounts, Claimed, Exchange, HandOverError, Heir};
 use super::inheritance::{Inheritance, InheritanceError};
 use super::issuers::Issuers;
 use super::key_keeper::{KeyKeeper, Setbacks};
 use super::key_uses::KeyUses;
-use super::limit_keeper::{KeeperError, LimitKeeper, LimitTroubles};
+use super::limit_keeper::{KeeperError, LimitTroubles};
+use super::memory_watch;
 use super::quickstart::{self, Quickstart, QuickstartError};
+use super::reception::{self, Reception, told};
 use super::registrar::{Registrar, RegistryError};
 use super::scribe::Scribe;
 use super::sightings::{self, Sightings};
 use super::signals::{Event, Signals};
+use super::span_exporter;
 use super::steward::AgentSteward;
-use super::succession::{self, Controls, Estate, Offered};
+use super::succession::{self, Estate, Offered};
 use super::token_keeper::{self, TokenKeeperError};
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
@@ -42,10 +45,11 @@ use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::limit::Ledger;
 use crate::pki::Skews;
-use crate::proxy::{Current, Lookout, Plane, PlaneContext, PlaneError, Scissors, Signs, UseReports};
+use crate::proxy::{Current, Gauge, Lookout, Plane, PlaneContext, PlaneError, Scissors, Signs, UseReports};
 use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
+use crate::store::revoked_dir::RevokedError;
 use crate::store::socket_file::SocketError;
 use crate::store::{AuthorityDir, StoreError};
 use crate::telemetry::{AccessSink, AuditLog, LogWriter, Metrics, SubscribeError, subscribe};
@@ -124,6 +128,9 @@ pub enum AgentError {
     /// The registry cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// What somebody else has revoked cannot be told.
+    #[error("what is revoked in the folders of `revocations` cannot be told")]
+    Revoked(#[from] RevokedError),
     /// The revocations cannot be used.
     #[error("the revocations cannot be used")]
     Revocations(#[from] RevocationError),
@@ -188,6 +195,9 @@ pub fn run(config: Config, start: Start, announce: impl Fn(&str)) -> Result<(), 
         return Err(AgentError::Clock(clock.now()));
     }
     raise_descriptor_limit();
+    if !config.core_dumps {
+        close_memory();
+    }
     let legacy = Legacy::of(&config, start)?;
     // Whatever becomes of it, the former agent must not write again while some thread of this one may.
     let _until_the_end = legacy.heir.clone();
@@ -208,6 +218,19 @@ fn raise_descriptor_limit() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+/// Keys and secrets pass through memory, and a core image outlives the process: none is written, and no other process looks into
+/// this one's memory but one of root.
+fn close_memory() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let undumpable = || set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let closed = setrlimit(Resource::Core, none).and_then(|()| undumpable());
+    if let Err(error) = closed {
+        tracing::warn!(%error, "core images of the agent cannot be forbidden");
     }
 }
 
@@ -252,6 +275,7 @@ async fn supervise(
     let issued = Arc::clone(&feed.borrow_and_update());
     let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
     let revocations = Arc::new(revocation_file::load(&config.state_dir)?);
+    let withheld = Arc::new(trust::withheld(&config)?);
     let crls = trust::all_crls(&config.trust, &bundles, &Arc::default(), started_at)?;
     let mut issuers = Issuers::new(Arc::clone(&clock));
     issuers.follow(&config);
@@ -270,6 +294,7 @@ async fn supervise(
         revocations,
         crls,
         registry: Arc::clone(&registry),
+        withheld,
         peppers,
         tokens,
         ring: Arc::clone(&token_keeper.state.ring),
@@ -285,7 +310,7 @@ async fn supervise(
     metrics.registry_apps.set(i64::try_from(registry.counts().apps).unwrap_or(i64::MAX));
     let (access, _writer) = access_log(&config, &metrics)?;
     let (records, record_writer) = usage_records(&config, &metrics)?;
-    let mut usage_keeper = UsageKeeper::idle();
+    let usage_keeper = UsageKeeper::idle();
     let (lookout, sighted) = Lookout::new();
     let (sightings, known_sightings) = watch::channel(Sightings::default());
     tokio::spawn(sightings::collect(sighted, sightings));
@@ -295,6 +320,8 @@ async fn supervise(
     let skews: Arc<Mutex<Skews>> = Arc::default();
     let (signs, noticed) = Signs::new(metrics.signs_dropped.clone());
     let detections = Detections::default();
+    let pressure = Gauge::default();
+    let (spans, exporting) = span_exporter::start(&config, &metrics);
     let context = PlaneContext {
         signs,
         current: Arc::clone(&current),
@@ -304,11 +331,13 @@ async fn supervise(
         skews: Arc::clone(&skews),
         remember: config.remember,
         usage: usage_keeper.book(),
+        spans,
         records,
         access,
         lookout,
         tokens: token_keeper.desk.clone(),
         uses: use_reports,
+        pressure: pressure.clone(),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plane = Plane::start(config.threads.unwrap_or(cores), &context)?;
@@ -324,7 +353,7 @@ async fn supervise(
         mute_crls: Vec::new(),
     }));
     let (stop, stopping) = watch::channel(false);
-    let (close, closing) = watch::channel(false);
+    tokio::spawn(memory_watch::watch(Arc::clone(&in_force), pressure, Arc::clone(&metrics)));
     let (commands, received_commands) = mpsc::channel(16);
     let (orders, received_orders) = mpsc::channel(16);
     let mut deliveries = Deliveries::new(Arc::clone(&clock), acknowledgements);
@@ -338,7 +367,7 @@ async fn supervise(
         detections: Arc::clone(&detections),
     };
     tokio::spawn(detectors.run(noticed));
-    let steward = Arc::new(AgentSteward {
+    let steward = AgentSteward {
         detections,
         clock: Arc::clone(&clock),
         started_at,
@@ -360,7 +389,7 @@ async fn supervise(
         usage: usage_keeper.book(),
         usage_troubles: usage_keeper.troubles(),
         stopping: stopping.clone(),
-    });
+    };
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
     let doorman = admin::Doorman {
@@ -406,60 +435,45 @@ async fn supervise(
         pepper_error: None,
     };
     let openings = director.bind_doors(&mut inheritance)?;
-    let mut controls = Controls::default();
-    let admin_listener = controls.admin(&config.admin_socket, &mut inheritance)?;
-    let tokens = config.tokens.as_ref().and_then(|tokens| Some((tokens, tokens.socket.as_ref()?)));
-    let tokens = match tokens {
-        Some((tokens, path)) => Some((controls.tokens(path, &mut inheritance)?, tokens.path.clone())),
-        None => None,
-    };
-    let health = match config.metrics {
-        Some(address) => Some(controls.health(address, &mut inheritance).await?),
-        None => None,
-    };
-    let mut claims = controls.await_heirs(&config, &mut inheritance);
+    let controls = reception::bind(&config, &mut inheritance).await?;
+    let mut claims = succession::await_heirs(&config, &controls, &mut inheritance);
     inheritance.settle()?;
+    let mut reception = Reception::new(&config, controls, steward, doorman, &troubles);
+    let mut books = Books {
+        state_dir: config.state_dir.clone(),
+        keep: config.usage.keep,
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+        ledger: Arc::clone(&ledger),
+        limit_troubles,
+        limits: None,
+        usage: usage_keeper,
+    };
     let had_elder = heir.is_some();
-    if let Some(heir) = heir.clone() {
-        // Up to here the former agent can go on as if nothing had happened.
-        let yielded = tokio::task::spawn_blocking(move || heir.ready()).await;
-        yielded.unwrap_or(Err(HandOverError::Stopping))?;
-        ledger.echo_charges(true);
-    }
-    let limit_keeper =
-        LimitKeeper::start(&config.state_dir, Arc::clone(&ledger), Arc::clone(&clock), &limit_troubles)?;
-    usage_keeper
-        .take_up(config.state_dir.clone(), config.usage.keep, Arc::clone(&clock), Arc::clone(&metrics))
-        .map_err(AgentError::Runtime)?;
+    let exchange = match &heir {
+        Some(heir) => Some(take_over(heir, &mut books, &accounts)?),
+        None => {
+            books.open()?;
+            None
+        }
+    };
     director.open_doors(openings);
-
-    let admin = tokio::spawn(answer_operators(
-        admin_listener,
-        config.admin_socket.clone(),
-        Arc::clone(&steward),
-        doorman,
-        troubles,
-        told(&closing),
-    ));
-    if let Some((listener, path)) = tokens {
-        let path = format!("{path}/token");
-        tokio::spawn(admin::serve_tokens(listener, path, Arc::clone(&steward), told(&closing)));
-    }
-    if let Some(listener) = health {
-        tokio::spawn(admin::serve_health(listener, steward, told(&closing)));
-    }
-    if let Some(heir) = heir {
-        heir.go_on_with(accounts.clone());
-    }
-    let rotating = tokio::spawn(rotator.run(received_commands, told(&stopping)));
-    let directing = tokio::spawn(director.run(received_orders, told(&stopping)));
+    reception.open().map_err(AgentError::Runtime)?;
+    let elder_is_gone = match (heir, exchange) {
+        (Some(heir), Some(exchange)) => heir.go_on_with(exchange),
+        _ => watch::channel(true).1,
+    };
+    let rotating = tokio::spawn(rotator.run(received_commands, told(stopping.clone())));
+    let directing = tokio::spawn(director.run(received_orders, told(stopping.clone())));
     let mut estate = Estate {
         commands,
         orders: orders.clone(),
         token_desk: token_keeper.desk,
         delivering: tokio::spawn(Arc::clone(&key_keeper).run()).abort_handle(),
         key_keeper,
-        controls,
+        reception,
+        books,
+        accounts,
     };
 
     let version = env!("CARGO_PKG_VERSION");
@@ -468,66 +482,40 @@ async fn supervise(
     if let Some(quickstart) = quickstart.filter(|_| !had_elder) {
         announce(&quickstart.tour(&config));
     }
-    let resting = loop {
+    let succession = loop {
         tokio::select! {
             event = signals.next() => match event {
                 Event::Launch => succession::launch(&program, &config),
                 Event::Reload => reload(&orders).await,
                 Event::Stop => break None,
             },
-            Some(claimant) = claims.recv() => match estate.offer_to(&claimant, &mut signals).await {
-                Offered::Accepted(resting) => break Some((claimant, resting)),
+            Some(claimant) = claims.recv() => match estate.offer_to(claimant, &mut signals).await {
+                Offered::Accepted(succession) => break Some(succession),
                 Offered::Declined => {}
                 Offered::Stopped => break None,
             }
         }
     };
 
+    drop(claims);
     let within = current_limits.load().limits.drain;
     let begun = tokio::time::Instant::now();
-    let mut successor = None;
-    let mut limit_keeper = Some(limit_keeper);
-    // Held until the end: the director hears the authorities' silence as the end of everything.
-    let mut rest = None;
-    if let Some((claimant, resting)) = resting {
-        rest = Some(resting.authorities_only());
-        ledger.echo_charges(true);
+    if let Some(succession) = &succession {
         estate.leave().await;
-        close.send_replace(true);
-        let keeper = limit_keeper.take();
-        let flushed = tokio::task::spawn_blocking(move || {
-            usage_keeper.give_up();
-            (keeper.map(LimitKeeper::finish).unwrap_or_default(), usage_keeper)
-        });
-        let (told, keeper) = flushed.await.map_err(|_| HandOverError::Stopping)?;
-        usage_keeper = keeper;
-        claimant.yield_to()?;
-        claimant.open().await?;
-        if let Ok(pid) = u32::try_from(claimant.pid()) {
+        if let Ok(pid) = u32::try_from(succession.pid()) {
             tell_systemd(&[NotifyState::MainPid(pid)]);
         }
-        tracing::info!(pid = claimant.pid(), "another agent has taken over; connections end one by one");
-        claimant.listen(accounts.clone());
-        let emptied = async {
-            while metrics.connections.get() > 0 && begun.elapsed() < within {
-                if let Err(error) = claimant.tell(&accounts, &told) {
-                    tracing::debug!(%error, "the next agent hears nothing any more");
-                }
-                tokio::time::sleep(hand_over::TELL_EVERY).await;
-            }
-        };
+        tracing::info!(pid = succession.pid(), "another agent has taken over; connections end one by one");
         tokio::select! {
-            () = emptied => {}
+            () = succession.tell_while_busy(&metrics, &elder_is_gone, within) => {}
             () = signals.stop() => scissors.cut(),
         }
-        successor = Some((claimant, told));
     } else {
         tracing::info!("stopping");
         tell_systemd(&[NotifyState::Stopping]);
     }
     estate.delivering.abort();
     stop.send_replace(true);
-    drop(rest);
     if let Ok(plane) = directing.await {
         tokio::select! {
             () = drain(plane, within.saturating_sub(begun.elapsed())) => {}
@@ -535,22 +523,31 @@ async fn supervise(
             () = cut_when_told(&mut signals, &scissors) => {}
         }
     }
-    close.send_replace(true);
-    // Nothing is charged any more, so what is written now is final.
-    drop(limit_keeper);
+    let Estate { reception, books, .. } = estate;
+    reception.close();
+    drop(reception);
     drop(context);
-    if let Some((claimant, told)) = successor {
-        if let Err(error) = claimant.tell(&accounts, &told) {
-            tracing::error!(%error, "the next agent does not hear what was let pass last");
-        }
-        claimant.part();
+    span_exporter::finish(exporting).await;
+    if let Some(succession) = succession {
+        succession.part();
     }
-    drop(usage_keeper);
+    // Nothing is charged any more, so what is written now is final.
+    drop(books);
     drop(record_writer);
     drop(rotating.await);
-    admin.abort();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Takes up what the former agent leaves. Up to here it can go on as if nothing had happened, and it can for as long as this fails.
+fn take_over(heir: &Heir, books: &mut Books, accounts: &Accounts) -> Result<Exchange, AgentError> {
+    tokio::task::block_in_place(|| {
+        let questions = heir.ready()?;
+        books.open()?;
+        let exchange = Exchange::new(accounts.clone(), accounts.ledger.listen());
+        heir.count(questions, &exchange)?;
+        Ok(exchange)
+    })
 }
 
 /// Cuts what is left when this process is told to end once more. Never done by itself.
@@ -560,12 +557,6 @@ async fn cut_when_told(signals: &mut Signals, scissors: &Scissors) {
         tracing::warn!("told to end at once");
         scissors.cut();
     }
-}
-
-/// Done when `state` is true, or nobody is there to say so.
-fn told(state: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
-    let mut state = state.clone();
-    async move { drop(state.wait_for(|is| *is).await) }
 }
 
 /// Reads configuration and registry again.
@@ -581,39 +572,8 @@ async fn reload(orders: &mpsc::Sender<Order>) {
     tell_systemd(&[NotifyState::Ready]);
 }
 
-/// Answers at the operators' socket, which may have to be tried again and again where nothing can be written.
-async fn answer_operators(
-    bound: Option<UnixListener>,
-    path: PathBuf,
-    steward: Arc<AgentSteward>,
-    doorman: admin::Doorman,
-    troubles: Arc<Troubles>,
-    shutdown: impl Future<Output = ()>,
-) {
-    let listener = match bound {
-        Some(listener) => listener,
-        None => {
-            let told = format!("nobody can be answered at {}: nothing can be written there", path.display());
-            tracing::error!(path = %path.display(), "the operators' socket cannot be opened; it is tried again");
-            troubles.note(Trouble::Admin, told);
-            loop {
-                tokio::time::sleep(TRY_AGAIN).await;
-                drop(path.parent().map(make_folder));
-                if let Ok(listener) = admin::bind(&path) {
-                    break listener;
-                }
-            }
-        }
-    };
-    troubles.clear(Trouble::Admin);
-    admin::serve(listener, steward, doorman, shutdown).await;
-}
-
 /// The start waits no longer than this for the keys of outside issuers; what comes later is taken then.
 const FIRST_KEYS: Duration = Duration::from_secs(2);
-
-/// What could not be done at the start for want of a disk is tried again this often.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// The latest generation that a reader has seen, which a clock that was ahead may have made greater than now's. What lies
 /// further ahead than a clock is ever set back is somebody's joke.
@@ -709,7 +669,7 @@ fn usage_records(config: &Config, metrics: &Metrics) -> Result<(AccessSink, Opti
     Ok((sink, Some(writer)))
 }
 
-fn make_folder(path: &std::path::Path) -> Result<(), AgentError> {
+pub(super) fn make_folder(path: &std::path::Path) -> Result<(), AgentError> {
     use std::os::unix::fs::DirBuilderExt;
 
     // Some file systems refuse to make what is there, because they cannot be written, before they say that it is there.

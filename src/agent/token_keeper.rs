@@ -244,7 +244,8 @@ impl Keeper {
             Ok((journal, found)) => {
                 self.journal = journal;
                 // Those that are known already are known still.
-                changed |= found.withdrawals.iter().filter(|one| self.withdrawals.add(one).is_ok()).count() > 0;
+                changed |=
+                    found.withdrawals.iter().filter(|one| self.withdrawals.add(one).is_ok()).count() > 0;
                 self.seen = seen;
             }
             Err(error) => tracing::error!(error = %Causes(&error), "withdrawals cannot be read again"),

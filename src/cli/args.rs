@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::apigee::ProxyRule;
 use crate::clock::Timestamp;
 use crate::id::InvalidId;
 use crate::id::{
@@ -78,6 +79,13 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: GrantVerb,
     },
+    /// Bring the registry to the state that files describe, all in one step
+    Apply(ApplyArgs),
+    /// Take over what another gateway has on file
+    Import {
+        #[command(subcommand)]
+        verb: ImportVerb,
+    },
     /// Who changed what, and whether the log of it is whole
     Audit {
         #[command(subcommand)]
@@ -119,6 +127,8 @@ pub(super) struct RunArgs {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(super) enum Described {
+    /// The agent's configuration
+    Config,
     /// A file of the registry
     Registry,
 }
@@ -131,6 +141,58 @@ pub(super) struct CheckArgs {
 
     #[command(flatten)]
     pub(super) format: Format,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct ApplyArgs {
+    /// Files with developers, apps and products as they are to be, or folders of them; they are written as the registry's are
+    #[arg(value_name = "FILE|DIR", required = true)]
+    pub(super) files: Vec<PathBuf>,
+
+    /// Say what would change and change nothing; exit 3 when something would
+    #[arg(long)]
+    pub(super) plan: bool,
+
+    /// Delete what the files do not have, too: in those files of the registry that have the name of a given one
+    #[arg(long)]
+    pub(super) prune: bool,
+
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ImportVerb {
+    /// Apigee's products, developers and apps, as `apigeecli` exports them; exit 3 when something of them has no counterpart
+    Apigee(ApigeeArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct ApigeeArgs {
+    /// The folder with products.json, developers.json and apps.json
+    #[arg(value_name = "DIR")]
+    pub(super) folder: PathBuf,
+
+    /// Write files for `postern apply` into this folder, and leave the registry alone
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["plan", "reason"])]
+    pub(super) out: Option<PathBuf>,
+
+    /// Say what would change in the registry and change nothing; exit 3 when something would
+    #[arg(long)]
+    pub(super) plan: bool,
+
+    /// Which service stands for an API proxy, and the proxy's base path; may be given several times. Without it a proxy is taken for
+    /// the service of its name, with the base path /
+    #[arg(long = "service", value_name = "PROXY=SERVICE[/BASE]")]
+    pub(super) services: Vec<ProxyRule>,
+
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
 }
 
 #[derive(Args, Clone, Copy, Debug)]

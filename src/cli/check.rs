@@ -1,6 +1,7 @@
 //! `postern check`: everything that is wrong with what is on disk, at once, without starting anything; and what is hardly meant.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ use super::moment::count;
 use super::output;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, ConfigError};
-use crate::registry::{self, Here, Lint, Snapshot};
+use crate::proxy::Xfcc;
+use crate::registry::{self, Here, Lint, Snapshot, Withheld};
 use crate::store::registry_dir;
+use crate::store::revoked_dir::{self, RevokedError};
 use crate::toml_text::Problem;
 
 #[derive(Debug, Serialize)]
@@ -36,12 +39,19 @@ struct Finding {
     text: String,
 }
 
-/// Something in the registry that is allowed, and hardly meant.
-#[derive(Debug, Serialize)]
-struct Warning {
+/// Something that is allowed, and hardly meant.
+#[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize)]
+pub(super) struct Warning {
     lint: &'static str,
     key: String,
     message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lint, key, message } = self;
+        write!(f, "warning: {lint}: {key}: {message}")
+    }
 }
 
 pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyhow::Result<()> {
@@ -57,10 +67,14 @@ pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyho
         Ok(Ok(snapshot)) => {
             summary = contents(&snapshot);
             warnings = lints(&snapshot, config.as_deref());
+            warnings.extend(config.iter().flat_map(|config| anybody(config)));
             old = too_old(&snapshot, config.as_deref().and_then(|config| config.key_rules.max_age));
         }
         Ok(Err(found)) => problems.extend(found.into_iter().map(Finding::from)),
         Err(error) => problems.push(Finding::unplaced(error)),
+    }
+    if let Some(config) = &config {
+        problems.extend(revoked(&config.revoked_dirs));
     }
     let (found, doubts) = (problems.len(), warnings.len());
     let fails = found > 0 || (strict && doubts > 0);
@@ -68,9 +82,7 @@ pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyho
         output::print_json(&Report { ok: !fails, problems, warnings })?;
     } else {
         let lines = problems.iter().map(|finding| format!("{}\n", finding.text));
-        let doubtful = warnings
-            .iter()
-            .map(|Warning { lint, key, message }| format!("warning: {lint}: {key}: {message}\n"));
+        let doubtful = warnings.iter().map(|warning| format!("{warning}\n"));
         let mut text: String = lines.chain(doubtful).collect();
         if !fails {
             let but =
@@ -88,6 +100,15 @@ pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyho
     }
 }
 
+/// What is wrong in the folders in which somebody else says what is revoked.
+fn revoked(folders: &[PathBuf]) -> impl Iterator<Item = Finding> {
+    let (_, errors) = revoked_dir::read(folders, &Withheld::default());
+    errors.into_iter().flat_map(|error| match error {
+        RevokedError::Wrong(found) => found.into_iter().map(Finding::from).collect(),
+        error @ RevokedError::Read { .. } => vec![Finding::unplaced(error)],
+    })
+}
+
 /// How much there is of everything.
 fn contents(registry: &Snapshot) -> String {
     let counts = registry.counts();
@@ -101,7 +122,7 @@ fn contents(registry: &Snapshot) -> String {
 }
 
 /// What the registry says and hardly means; where an agent uses it, only if its configuration can be read.
-fn lints(registry: &Snapshot, config: Option<&Config>) -> Vec<Warning> {
+pub(super) fn lints(registry: &Snapshot, config: Option<&Config>) -> Vec<Warning> {
     let mut lints = registry::lint(registry, SystemClock.now());
     if let Some(config) = config {
         let services: HashSet<_> = config.services.iter().map(|service| &service.id).collect();
@@ -111,19 +132,32 @@ fn lints(registry: &Snapshot, config: Option<&Config>) -> Vec<Warning> {
     lints.into_iter().map(Warning::from).collect()
 }
 
+/// Warns of services to which anybody may say anything about certificates.
+fn anybody(config: &Config) -> impl Iterator<Item = Warning> {
+    let open = config.services.iter().filter(|service| service.client_cert.xfcc == Xfcc::AlwaysForwardOnly);
+    open.map(|service| Warning {
+        lint: "xfcc-from-anybody",
+        key: format!("service {}", service.id),
+        message: "xfcc = \"always_forward_only\" passes on what any caller says of certificates, also one without any; a \
+                  service that believes it can be told everything"
+            .to_owned(),
+    })
+}
+
 impl From<Lint> for Warning {
     fn from(Lint { name, key, message }: Lint) -> Self {
         Self { lint: name.as_str(), key, message }
     }
 }
 
-/// Warns of keys that are older than they may become.
+/// Warns of keys that are older than their apps, or else the configuration, let them become.
 fn too_old(snapshot: &Snapshot, most: Option<Duration>) -> String {
     let now = SystemClock.now();
-    let old = snapshot.credentials().filter(|key| most.is_some_and(|most| key.is_older_than(most, now)));
+    let old = snapshot.credentials().filter(|key| key.is_too_old(most, now));
     old.map(|key| {
         let rotate = format!("rotate it with `postern key rotate {}`", key.id);
-        format!("warning: the key {} of {} is older than [keys] max_age; {rotate}\n", key.id, key.app.id)
+        let most = if key.app.key_max_age.is_some() { "its app's key_max_age" } else { "[keys] max_age" };
+        format!("warning: the key {} of {} is older than {most}; {rotate}\n", key.id, key.app.id)
     })
     .collect()
 }

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use super::args::{CommandLine, RunArgs, Verb};
+use super::args::{CommandLine, ImportVerb, RunArgs, Verb};
 use super::output::{self, Verdict};
 use super::{
-    audit, ca, cert, check, clerk, explain, key, registry, run, schema, sign, status, token, usage, who_can,
+    apply, audit, ca, cert, check, clerk, explain, import, key, registry, run, schema, sign, status, token,
+    usage, who_can,
 };
 
 /// Reads the command line and does what it says.
@@ -44,6 +45,8 @@ fn obey(line: CommandLine) -> anyhow::Result<Verdict> {
         Verb::App { verb } => registry::app(config, verb).map(|()| Verdict::Yes),
         Verb::Product { verb } => registry::product(config, verb).map(|()| Verdict::Yes),
         Verb::Grant { verb } => registry::grant(config, verb).map(|()| Verdict::Yes),
+        Verb::Apply(args) => apply::run(config, args),
+        Verb::Import { verb: ImportVerb::Apigee(args) } => import::apigee(config, args),
         Verb::Audit { verb } => audit::run(config, verb),
         Verb::Key { verb } => key::run(config, verb),
         Verb::Token { verb } => block_on(token::run(config, verb)),

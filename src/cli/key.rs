@@ -392,7 +392,7 @@ fn hand_out(
 }
 
 /// The peppers; made if nothing was ever hashed under one.
-fn peppers(config: &Config) -> anyhow::Result<Peppers> {
+pub(super) fn peppers(config: &Config) -> anyhow::Result<Peppers> {
     let state = &config.state_dir;
     if !pepper_file::exists(state)? {
         let on_file = snapshot(config)?.credentials().filter(|one| one.pepper().is_some()).count();

@@ -59,7 +59,7 @@ fn page(status: &Status, now: Timestamp) -> Result<String, std::fmt::Error> {
     if status.keys.overdue_count > 0 {
         let ids: Vec<String> = status.keys.overdue.iter().map(ToString::to_string).collect();
         let number = count(status.keys.overdue_count, "key");
-        writeln!(page, "\nOLD       {number} older than [keys] max_age: {}", ids.join(", "))?;
+        writeln!(page, "\nOLD       {number} older than they may become: {}", ids.join(", "))?;
     }
     if !status.detections.is_empty() {
         write!(page, "\n{}", detections(status, now))?;

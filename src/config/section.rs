@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::credential::token::Algorithm;
@@ -13,8 +14,8 @@ use crate::limit::{Concurrency, Rate, Spike};
 use crate::oauth::{self, Binding, Issuer};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
-    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceSettings, Watch,
+    Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
+    RemoteSettings, ServiceProtocol, ServiceSettings, UpgradeProtocol, Watch,
 };
 use crate::registry::accepts;
 use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
@@ -22,6 +23,7 @@ use crate::telemetry::{AuditSettings, LogFormat, ROTATE_AT, Settings as LogSetti
 use crate::toml_text::{Place, TableReader, Value};
 use crate::workload::{FileMode, Reader, Reload, Selectors, Settings as Delivery};
 
+use super::onward;
 use super::settings::{CrlFile, ForeignBundle, KeyDelivery, KeyRules, UsageSettings, WorkloadConfig};
 
 /// Something with a name, and where it stands.
@@ -328,18 +330,17 @@ fn profile(
     name: &str,
     leaf: LeafSection,
 ) -> Option<Profile> {
-    let id: Option<SpiffeId> = if table.has("spiffe_id") {
-        table.optional("spiffe_id", |value| {
-            let id: SpiffeId = value.parse()?;
-            if domain.is_some_and(|domain| id.trust_domain() != *domain) {
-                value.problem(format!("the identity must be of the trust domain {}", domain?));
-                return None;
-            }
-            Some(id)
-        })
-    } else {
-        domain.and_then(|domain| format!("spiffe://{domain}/{name}").parse().ok())
-    };
+    let has_id = table.has("spiffe_id");
+    let given = table.optional("spiffe_id", |value| {
+        let id: SpiffeId = value.parse()?;
+        if domain.is_some_and(|domain| id.trust_domain() != *domain) {
+            value.problem(format!("the identity must be of the trust domain {}", domain?));
+            return None;
+        }
+        Some(id)
+    });
+    let usual = || domain.and_then(|domain| format!("spiffe://{domain}/{name}").parse().ok());
+    let id: Option<SpiffeId> = if has_id { given } else { usual() };
     let dns = table.optional("dns", |value| value.list(certifiable_name)).unwrap_or_default();
     let ttl = table.optional("ttl", Value::duration).unwrap_or(leaf.ttl);
     let algorithm = table.optional("key", key_algorithm).unwrap_or(leaf.algorithm);
@@ -559,15 +560,57 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let hosts = table.optional("hosts", |value| value.list(dns_name)).unwrap_or_default();
     let base_path = table.optional("base_path", |value| value.convert(base_path));
     let endpoint = table.required("endpoint", |value| value.convert(|text| endpoint(base, text)));
+    let protocol = table.optional("protocol", |value| {
+        let protocol = value.word(&SERVICE_PROTOCOLS)?;
+        if protocol == ServiceProtocol::H2c && endpoint == Some(Endpoint::Whoami) {
+            value.problem("the built-in service is asked without a connection: this is for others");
+        }
+        Some(protocol)
+    });
+    let protocol = protocol.unwrap_or_default();
     let accepts = table.optional("accepts", accepts);
     let concurrency = table.table("concurrency").and_then(concurrency);
     let error_format = table.optional("error_format", |value| value.word(&ERROR_FORMATS)).unwrap_or_default();
     let watch = table.optional("watch_responses", |value| value.word(&WATCHES)).unwrap_or_default();
+    let upgrades = table.optional("upgrades", upgrades).unwrap_or_default();
+    if !upgrades.is_empty() && endpoint == Some(Endpoint::Whoami) {
+        table.problem("the built-in service speaks HTTP and nothing else; `upgrades` means nothing for it");
+    }
+    if !upgrades.is_empty() && watch != Watch::Off {
+        table.problem(
+            "what goes through a tunnel is not looked through: `upgrades` and `watch_responses` exclude each other",
+        );
+    }
+    if !upgrades.is_empty() && protocol == ServiceProtocol::H2c {
+        table.problem(
+            "HTTP/2 has no `Upgrade` (RFC 9113 §8.6): `upgrades` is for services that speak http/1.1",
+        );
+    }
+    let client_cert = table.table("client_cert").map(onward::client_cert).unwrap_or_default();
+    let assertion = table.table("assertion").and_then(onward::assertion);
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
     let (id, endpoint) = (id?, endpoint?);
-    let item = ServiceSettings { id, hosts, base_path, endpoint, accepts, concurrency, error_format, watch };
+    let item = ServiceSettings {
+        id,
+        hosts,
+        base_path,
+        endpoint,
+        protocol,
+        accepts,
+        concurrency,
+        error_format,
+        watch,
+        upgrades,
+        client_cert,
+        assertion,
+    };
     Some(Placed { place, item })
+}
+
+/// Protocols that a connection may go over to from HTTP/1.1.
+fn upgrades(value: &Value<'_>) -> Option<Arc<[UpgradeProtocol]>> {
+    value.list(Value::parse).map(Arc::from)
 }
 
 /// How many decisions each data-plane thread remembers.
@@ -594,6 +637,9 @@ pub(super) fn usage(table: Option<TableReader<'_>>, base: &Path) -> UsageSetting
 const REMEMBERED: usize = 1_000;
 
 const WATCHES: [(&str, Watch); 3] = [("block", Watch::Block), ("off", Watch::Off), ("report", Watch::Report)];
+
+const SERVICE_PROTOCOLS: [(&str, ServiceProtocol); 2] =
+    [("h2c", ServiceProtocol::H2c), ("http/1.1", ServiceProtocol::Http1)];
 
 const ERROR_FORMATS: [(&str, ErrorFormat); 2] =
     [("apigee", ErrorFormat::Apigee), ("problem", ErrorFormat::Problem)];
@@ -650,7 +696,8 @@ pub(super) fn remote<'d>(
     let place = table.place();
     let id: Option<RemoteId> = table.required("id", Value::parse);
     let address = table.required("address", |value| value.convert(host_and_port));
-    let protocols = [("http", RemoteProtocol::Http), ("tcp", RemoteProtocol::Tcp)];
+    let protocols =
+        [("h2", RemoteProtocol::H2), ("http", RemoteProtocol::Http), ("tcp", RemoteProtocol::Tcp)];
     let protocol = table.optional("protocol", |value| value.word(&protocols)).unwrap_or(RemoteProtocol::Http);
     let spiffe_ids: Option<Vec<SpiffeId>> = table.required("spiffe_ids", |value| {
         let ids: Vec<SpiffeId> = value.list(Value::parse)?;
@@ -669,6 +716,16 @@ pub(super) fn remote<'d>(
         Some(address)
     });
     let socket = table.optional("socket", |value| path(runtime_dir, value));
+    let upgrades = table.optional("upgrades", upgrades).unwrap_or_default();
+    match protocol {
+        RemoteProtocol::H2 if !upgrades.is_empty() => {
+            table.problem("HTTP/2 has no `Upgrade` (RFC 9113 §8.6): `upgrades` is for `http`");
+        }
+        RemoteProtocol::Tcp if !upgrades.is_empty() => {
+            table.problem("a tcp remote carries any protocol as it is: `upgrades` is for `http`");
+        }
+        RemoteProtocol::H2 | RemoteProtocol::Http | RemoteProtocol::Tcp => {}
+    }
     if listen.is_none() && socket.is_none() {
         table.problem("a remote needs a way in for local workloads: `listen`, `socket`, or both");
     }
@@ -676,7 +733,7 @@ pub(super) fn remote<'d>(
     let spiffe_ids = spiffe_ids?.into();
     Some(Placed {
         place,
-        item: RemoteSettings { id: id?, address: address?, protocol, spiffe_ids, listen, socket },
+        item: RemoteSettings { id: id?, address: address?, protocol, spiffe_ids, listen, socket, upgrades },
     })
 }
 
@@ -784,7 +841,7 @@ pub(super) fn tokens<'d>(mut table: TableReader<'d>, sockets: &Path) -> Option<P
     Some(Placed { place, item })
 }
 
-fn within(value: &Value<'_>, range: (Duration, Duration)) -> Option<Duration> {
+pub(super) fn within(value: &Value<'_>, range: (Duration, Duration)) -> Option<Duration> {
     let span = value.duration()?;
     let (least, most) = range;
     if span < least || span > most {
@@ -809,7 +866,7 @@ fn token_path(text: &str) -> Result<String, String> {
 }
 
 /// > Its value MUST be an absolute URI […] The URI MUST NOT include a fragment component. — RFC 8707 §2
-fn audience(text: &str) -> Result<String, &'static str> {
+pub(super) fn audience(text: &str) -> Result<String, &'static str> {
     let scheme = text.split_once(':').is_some_and(|(scheme, rest)| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
         scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -836,6 +893,7 @@ pub(super) fn limits(table: Option<TableReader<'_>>) -> Limits {
         ("connect", &mut limits.connect),
         ("stall", &mut limits.stall),
         ("drain", &mut limits.drain),
+        ("body_window", &mut limits.body_window),
     ];
     for (key, limit) in spans {
         if let Some(span) = table.optional(key, positive) {
@@ -854,28 +912,69 @@ pub(super) fn limits(table: Option<TableReader<'_>>) -> Limits {
     if let Some(streams) = table.optional("h2_streams", |value| value.integer(1..=10_000)) {
         limits.h2_streams = streams;
     }
-    if let Some(connections) = table.optional("connections", |value| value.integer(1..=1_000_000)) {
-        limits.connections = connections;
+    let counts = [
+        ("connections", &mut limits.connections),
+        ("source_connections", &mut limits.source_connections),
+        ("app_connections", &mut limits.app_connections),
+        ("handshakes", &mut limits.handshakes),
+    ];
+    for (key, limit) in counts {
+        if let Some(count) = table.optional(key, |value| value.integer(1..=1_000_000)) {
+            *limit = count;
+        }
+    }
+    if let Some(age) = table.optional("max_age", |value| or_unlimited(value, positive)) {
+        limits.max_age = age;
+    }
+    if let Some(rate) = table.optional("body_rate", |value| or_unlimited(value, Value::byte_size)) {
+        limits.body_rate = rate;
+    }
+    if let Some(ceiling) = table.optional("memory", memory) {
+        limits.memory = ceiling;
     }
     if let Some(pooled) = table.optional("pooled", |value| value.integer(0..=10_000)) {
         limits.pooled = pooled;
     }
-    failed_keys(&mut table, &mut limits);
+    pace(&mut table, "failed_keys", "failed_keys_burst", &mut limits.failed_keys);
+    pace(&mut table, "h2_control", "h2_control_burst", &mut limits.h2_control);
+    pace(&mut table, "h2_resets", "h2_resets_burst", &mut limits.h2_resets);
     table.finish();
     limits
 }
 
-/// How often one source may present a key that proves nothing.
-fn failed_keys(table: &mut TableReader<'_>, limits: &mut Limits) {
-    let usual = limits.failed_keys.as_ref();
-    let burst = usual.and_then(|pace| u32::try_from(pace.at_once()).ok()).map_or(0, |at_once| at_once - 1);
-    let rate = table.optional("failed_keys", |value| match value.text()? {
+/// What `read` makes of the value, or no limit at all.
+fn or_unlimited<'v, T>(value: &Value<'v>, read: impl FnOnce(&Value<'v>) -> Option<T>) -> Option<Option<T>> {
+    match value.text()? {
+        "unlimited" => Some(None),
+        _ => read(value).map(Some),
+    }
+}
+
+/// A size, or a share of what there is.
+fn memory(value: &Value<'_>) -> Option<Ceiling> {
+    let text = value.text()?;
+    if text == "unlimited" {
+        return Some(Ceiling::Unlimited);
+    }
+    let Some(share) = text.strip_suffix('%') else { return value.byte_size().map(Ceiling::Bytes) };
+    let share = share.parse().ok().filter(|share| (1..=100).contains(share));
+    if share.is_none() {
+        value.problem("expected a share such as \"80%\", a size such as \"512MiB\", or \"unlimited\"");
+    }
+    share.map(Ceiling::Share)
+}
+
+/// How often one peer may do something, and how often at once.
+fn pace(table: &mut TableReader<'_>, rate: &'static str, burst: &'static str, limit: &mut Option<Spike>) {
+    let usual = limit.as_ref();
+    let at_once = usual.and_then(|pace| u32::try_from(pace.at_once()).ok()).map_or(0, |at_once| at_once - 1);
+    let rate = table.optional(rate, |value| match value.text()? {
         "unlimited" => Some(None),
         _ => value.parse::<Rate>().map(Some),
     });
-    let burst = table.optional("failed_keys_burst", |value| value.integer(0..=1_000_000)).unwrap_or(burst);
+    let burst = table.optional(burst, |value| value.integer(0..=1_000_000)).unwrap_or(at_once);
     let rate = rate.unwrap_or_else(|| usual.map(Spike::rate));
-    limits.failed_keys = rate.map(|rate| Spike::new(rate, burst));
+    *limit = rate.map(|rate| Spike::new(rate, burst));
 }
 
 fn positive(value: &Value<'_>) -> Option<Duration> {

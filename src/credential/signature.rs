@@ -126,6 +126,8 @@ pub enum NonceUse {
     Look,
     /// It is used.
     Spend,
+    /// It was used before, by this very request, and the signature was of the right age then.
+    Spent,
 }
 
 /// A signature as it was presented, unproven, with all that it is about.
@@ -162,6 +164,12 @@ enum Coverage {
 }
 
 impl<'a> Signed<'a> {
+    /// Whether `message` presents a signature that is meant for us whatever it says, which is known before anything is read.
+    #[must_use]
+    pub fn is_presented(message: &Message<'_>, terms: &SignatureTerms) -> bool {
+        terms.rules.tag.is_none() && message.values(INPUT_FIELD).next().is_some()
+    }
+
     /// Reads the signature that `message` presents to us, if it presents one.
     ///
     /// With a `tag` in the rules it is the one with that tag; without, it is the only one. Which of several was meant is not
@@ -281,6 +289,9 @@ impl<'a> Signed<'a> {
             }
             Coverage::Digest(_) | Coverage::None => {}
         }
+        if self.nonce_use == NonceUse::Spent {
+            return Ok(());
+        }
         if created > now + rules.skew || now > created + rules.max_age + rules.skew {
             return Err(Refusal::ClockSkew);
         }
@@ -305,6 +316,7 @@ impl<'a> Signed<'a> {
         let taken = match self.nonce_use {
             NonceUse::Look => self.terms.nonces.look(&one, now),
             NonceUse::Spend => self.terms.nonces.spend(&one, now),
+            NonceUse::Spent => Ok(()),
         };
         taken.map_err(|rejected| match rejected {
             Rejected::Full => Refusal::ReplayMemoryFull,

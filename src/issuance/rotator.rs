@@ -623,8 +623,9 @@ impl Rotator {
     }
 
     fn go_on_from(&mut self, stored: Hierarchy, now: Timestamp) {
-        let is_same = stored.iter().map(|(_, one)| one.id()).eq(self.hierarchy.iter().map(|(_, one)| one.id()))
-            && stored.sequence() == self.hierarchy.sequence();
+        let is_same =
+            stored.iter().map(|(_, one)| one.id()).eq(self.hierarchy.iter().map(|(_, one)| one.id()))
+                && stored.sequence() == self.hierarchy.sequence();
         if is_same {
             return;
         }

@@ -1,65 +1,27 @@
 //! The ledger: all limits of a request are checked, and only if every one of them lets it pass, all are charged.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::account::{Account, Claim, Tally};
+use super::arbiter::{Arbiter, Ruling, Seat};
+use super::echo::{Charge, Echo, Echoes, Told};
 use super::record::{Record, Use};
 use super::rule::{Limits, Quota};
 use super::spike::Spike;
 use super::statement::{Entry, Excess, Measure, Scope, Standing, Statement};
-use super::table::{Found, Key, Table};
+use super::table::{Found, Table};
 use super::window::{Count, Window};
 use crate::clock::Timestamp;
-use crate::id::{AppId, OperationId, ProductId};
+use crate::id::AppId;
 
 /// What every app has used of its limits. Shared by all threads; see [`Ledger::charge`].
 #[derive(Debug, Default)]
 pub struct Ledger {
     table: Table,
-    /// Whether charges are told to another process that counts the same.
-    echoing: AtomicBool,
-    echo: Mutex<Vec<Charge>>,
+    echoes: Echoes,
+    arbiter: Seat,
 }
-
-/// One charge of one account, for another process that counts the same.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Charge {
-    /// Who paid.
-    pub app: AppId,
-    /// The product, unless it is counted over all of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub product: Option<ProductId>,
-    /// The operation, unless it is counted over all of the product.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub operation: Option<OperationId>,
-    /// How much.
-    pub weight: u64,
-    /// When.
-    pub at: Timestamp,
-    /// The version that it made of the account.
-    #[serde(skip)]
-    version: u64,
-}
-
-impl Charge {
-    /// What is counted together.
-    #[must_use]
-    pub const fn scope(&self) -> Scope<'_> {
-        match (&self.product, &self.operation) {
-            (Some(product), Some(operation)) => Scope::Operation(product, operation),
-            (Some(product), None) => Scope::Product(product),
-            (None, _) => Scope::App(&self.app),
-        }
-    }
-}
-
-/// Charges that are kept for another process; it hears of no more than these at a time.
-const ECHOES: usize = 100_000;
 
 /// What a request is to be charged for.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +63,19 @@ impl Ledger {
     /// # Errors
     /// At least one limit does not let it pass; nothing was charged.
     pub fn charge<'a>(&self, bill: &Bill<'a>, now: Timestamp) -> Result<Statement<'a>, Box<Refused<'a>>> {
+        self.charge_for(bill, None, now)
+    }
+
+    /// As [`Ledger::charge`], for `asker`, who needs not be told of it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn charge_for<'a>(
+        &self,
+        bill: &Bill<'a>,
+        asker: Option<&Echo>,
+        now: Timestamp,
+    ) -> Result<Statement<'a>, Box<Refused<'a>>> {
         if bill.lines.iter().all(Option::is_none) {
             return Ok(Statement::default());
         }
@@ -113,11 +88,16 @@ impl Ledger {
             }
         }
         // Whoever is refused finds out without getting in the others' way.
-        appraise(bill, now, |at, line| {
+        let outlook = appraise(bill, now, |at, line| {
             let account = found.get(at).copied().flatten().map(|found: Found<'_>| &found.named.account);
             account.map(|account| account.read(|account| View::of(account, line.limits, bill.weight, now)))
         })
         .inspect_err(|_| mend(&found, bill, now))?;
+        if let Some(arbiter) = self.arbiter.arbiter()
+            && let Some(ruling) = (arbiter.ask)(&charges(bill, &[Some(0); SCOPES], now))
+        {
+            return self.abide_by(ruling, bill, outlook, (&arbiter.echo, asker), now);
+        }
         let mut claims = found.map(|found: Option<Found<'_>>| found.map(|found| found.named.account.claim()));
         let statement = appraise(bill, now, |at, line| {
             let claim = claims.get(at).and_then(Option::as_ref);
@@ -132,59 +112,49 @@ impl Ledger {
         for found in found.into_iter().flatten() {
             found.note_change();
         }
-        if self.echoing.load(Ordering::Acquire) {
-            self.echo(bill, &versions, now);
+        if self.echoes.are_wanted() {
+            self.echoes.tell(&charges(bill, &versions, now), asker.as_slice());
         }
         Ok(statement)
     }
 
-    /// Keeps every charge from now on for [`Ledger::take_charges`]; or none any more.
-    pub fn echo_charges(&self, wanted: bool) {
-        self.echoing.store(wanted, Ordering::Release);
-    }
-
-    fn echo(&self, bill: &Bill<'_>, versions: &[Option<u64>; SCOPES], now: u64) {
-        let mut echo = self.echo.lock().unwrap_or_else(PoisonError::into_inner);
-        for (line, version) in bill.lines.iter().zip(versions) {
-            if let (Some(line), Some(version)) = (line, version)
-                && echo.len() < ECHOES
-            {
-                let (product, operation) = match line.scope {
-                    Scope::App(_) => (None, None),
-                    Scope::Operation(product, operation) => (Some(product.clone()), Some(operation.clone())),
-                    Scope::Product(product) => (Some(product.clone()), None),
-                };
-                let (app, weight) = (bill.app.clone(), bill.weight);
-                let at = Timestamp::from_unix_nanos(now);
-                echo.push(Charge { app, product, operation, weight, at, version: *version });
+    /// Does here what another process has decided.
+    fn abide_by<'a>(
+        &self,
+        ruling: Ruling,
+        bill: &Bill<'a>,
+        outlook: Statement<'a>,
+        (ruler, asker): (&Echo, Option<&Echo>),
+        now: u64,
+    ) -> Result<Statement<'a>, Box<Refused<'a>>> {
+        match ruling {
+            Ruling::Charged => {
+                let informed: Vec<&Echo> = std::iter::once(ruler).chain(asker).collect();
+                let scoped = charges(bill, &[Some(0); SCOPES], now);
+                for (charge, line) in scoped.iter().zip(bill.lines.iter().flatten()) {
+                    self.add(charge, line.limits, &informed);
+                }
+                Ok(outlook)
+            }
+            Ruling::Refused { excess, retry_after } => {
+                Err(Box::new(Refused { excess, retry_after, statement: outlook }))
             }
         }
     }
 
-    /// The charges since this was last asked, but for those that `told` has heard of with the accounts as they stood.
-    pub fn take_charges(&self, told: &Told) -> Vec<Charge> {
-        let mut charges = std::mem::take(&mut *self.echo.lock().unwrap_or_else(PoisonError::into_inner));
-        charges.retain(|charge| {
-            let account = (charge.app.clone(), charge.product.clone(), charge.operation.clone());
-            told.0.get(&account).is_none_or(|version| charge.version > *version)
-        });
-        charges
+    /// Lets another process have the last word from now on, as far as it answers; or nobody any more.
+    pub fn defer_to(&self, arbiter: Option<Arbiter>) {
+        self.arbiter.put(arbiter);
     }
 
-    /// Hands `take` everything, and says what is known by that.
-    pub fn tell_all(&self, mut take: impl FnMut(Record)) -> Told {
-        let mut told = Told::default();
-        for named in self.table.iter() {
-            let (record, version) = Record::of(named);
-            let Key { app, product, operation } = named.key.clone();
-            told.0.insert((app, product, operation), version);
-            take(record);
-        }
-        told
+    /// Hears of every charge from now on, for another process that counts the same.
+    pub fn listen(&self) -> Echo {
+        self.echoes.listen()
     }
 
-    /// Charges what another process has let pass, whether there was room for it or not. `limits` are those of its scope.
-    pub fn add(&self, charge: &Charge, limits: &Limits) {
+    /// Charges what another process has let pass, whether there was room for it or not. `limits` are those of its scope. Whoever
+    /// listens hears of it, but for those who know.
+    pub fn add(&self, charge: &Charge, limits: &Limits, informed: &[&Echo]) {
         let Some(found) = self.table.find_or_make(&charge.app, &charge.scope()) else { return };
         let (mut claim, now) = (found.named.account.claim(), charge.at.unix_nanos());
         if let Some(quota) = &limits.quota {
@@ -193,8 +163,21 @@ impl Ledger {
         if let Some(spike) = &limits.spike {
             claim.set_pace(claim.account().pace().passed(spike, charge.weight, now));
         }
-        drop(claim);
+        let version = claim.release();
         found.note_change();
+        let charge = Charge::new(&charge.app, &charge.scope(), charge.weight, charge.at, version);
+        self.echoes.tell(&[charge], informed);
+    }
+
+    /// Hands `take` everything, and says what is known by that.
+    pub fn tell_all(&self, mut take: impl FnMut(Record)) -> Told {
+        let mut told = Told::default();
+        for named in self.table.iter() {
+            let (record, version) = Record::of(named);
+            told.note(&named.key, version);
+            take(record);
+        }
+        told
     }
 
     /// What [`Ledger::charge`] would say, without charging anything.
@@ -267,9 +250,13 @@ impl Ledger {
     }
 }
 
-/// Which state of every account another process knows.
-#[derive(Debug, Default)]
-pub struct Told(HashMap<(AppId, Option<ProductId>, Option<OperationId>), u64>);
+/// What was charged, account by account.
+fn charges(bill: &Bill<'_>, versions: &[Option<u64>; SCOPES], now: u64) -> Vec<Charge> {
+    let charged = bill.lines.iter().zip(versions);
+    let charged = charged.filter_map(|(line, version)| Some((line.as_ref()?, (*version)?)));
+    let at = Timestamp::from_unix_nanos(now);
+    charged.map(|(line, version)| Charge::new(bill.app, &line.scope, bill.weight, at, version)).collect()
+}
 
 /// Brings accounts that were written under another clock to this one.
 fn mend(found: &[Option<Found<'_>>], bill: &Bill<'_>, now: u64) {

@@ -7,13 +7,17 @@ mod statement;
 mod account;
 mod table;
 mod record;
+mod echo;
+mod arbiter;
 mod ledger;
 mod priority;
 mod inflight;
 mod throttle;
 
+pub use arbiter::{Arbiter, Ask, Ruling};
+pub use echo::{Charge, Echo, Told};
 pub use inflight::{Concurrency, Inflight, Seat};
-pub use ledger::{Bill, Charge, Ledger, Line, Refused, Told};
+pub use ledger::{Bill, Ledger, Line, Refused};
 pub use priority::Priority;
 pub use record::{Record, Use};
 pub use rule::{InvalidPeriod, Limits, Period, Quota, QuotaKind};

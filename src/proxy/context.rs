@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::pressure::Gauge;
 use super::sightings::Lookout;
 use super::signs::Signs;
 use super::snapshot::Current;
@@ -15,7 +16,7 @@ use crate::clock::Clock;
 use crate::id::WorkloadId;
 use crate::issuance::TokenDesk;
 use crate::pki::Skews;
-use crate::telemetry::{AccessSink, Metrics, UsageBook};
+use crate::telemetry::{AccessSink, Metrics, SpanSink, UsageBook};
 
 /// What every thread works with.
 #[derive(Clone, Debug)]
@@ -44,6 +45,10 @@ pub struct PlaneContext {
     pub lookout: Lookout,
     /// Where tokens are taken back.
     pub tokens: TokenDesk,
+    /// Whether memory is short.
+    pub pressure: Gauge,
+    /// Where spans go.
+    pub spans: SpanSink,
     /// Where it is reported by which credentials callers are let in.
     pub uses: UseReports,
 }

@@ -33,6 +33,8 @@ pub(super) struct Deadline {
     /// Until when what is under way may go on behind the validity.
     farewell: Cell<Option<Instant>>,
     late: Cell<bool>,
+    /// When the connection is old enough to be replaced.
+    old: Cell<Option<Instant>>,
     armed: Cell<Instant>,
     timer: RefCell<Pin<Box<Sleep>>>,
 }
@@ -48,6 +50,7 @@ impl Deadline {
             validity: Cell::new(validity),
             farewell: Cell::new(None),
             late: Cell::new(false),
+            old: Cell::new(None),
             armed: Cell::new(armed),
             timer: RefCell::new(Box::pin(sleep_until(armed))),
         }
@@ -84,6 +87,16 @@ impl Deadline {
     pub(super) fn give_notice(&self, span: Duration) -> bool {
         self.set(Phase::Transfer, span);
         !self.late.replace(true)
+    }
+
+    /// The connection is to be replaced after `age`.
+    pub(super) fn retire_after(&self, age: Option<Duration>) {
+        self.old.set(age.map(|age| Instant::now() + age));
+    }
+
+    /// Whether the connection is old enough to be replaced.
+    pub(super) fn is_old(&self, now: Instant) -> bool {
+        self.old.get().is_some_and(|old| old <= now)
     }
 
     /// Whether the time of the request under way is up.

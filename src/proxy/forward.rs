@@ -7,10 +7,15 @@ use tokio::time::Instant;
 
 use super::admission::{Admission, DIGEST_MISMATCH};
 use super::framing::Framing;
+use super::h2_bridge;
+use super::h2_head::Scheme;
+use super::h2_upstream::seat;
+use super::proxy_status::ProxyError;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
-use super::settings::{ErrorFormat, Limits};
+use super::response::SWITCHING;
+use super::settings::{ErrorFormat, Limits, RemoteProtocol, ServiceProtocol};
 use super::snapshot::{Client, Standing};
 use super::upstream::{Bond, DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
 use super::worker::Worker;
@@ -29,6 +34,13 @@ pub(super) struct Resident {
 }
 
 impl Resident {
+    /// Somebody with the same rights, on whom nothing rests yet.
+    pub(super) fn twin(&self) -> Self {
+        let Self { remote, workload, own_id, .. } = self;
+        let (remote, workload, own_id) = (remote.clone(), workload.clone(), own_id.clone());
+        Self { remote, workload, own_id, bond: RefCell::default() }
+    }
+
     /// Whether what is under way may go on under the snapshot that is in force now.
     pub(super) fn still_stands(&self, worker: &Worker) -> bool {
         let bond = self.bond.borrow().clone();
@@ -68,6 +80,14 @@ pub(super) enum Route<'a> {
 }
 
 impl Route<'_> {
+    /// The name of what is asked.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Remote(resident) => resident.remote.as_str(),
+            Self::Service(admission) => admission.service.id.as_str(),
+        }
+    }
+
     /// How callers are told that there is no answer.
     pub(super) fn error_format(&self) -> ErrorFormat {
         match self {
@@ -109,23 +129,25 @@ pub(super) async fn forward(
     };
     let way = valid_way(worker, route, limits).await.ok_or(Failure::Answer(NO_IDENTITY))?;
     let begun = Instant::now();
-    let kept = worker.pool.take(&way.key, worker.now());
-    let mut upstream = match kept.filter(|kept| still_stands(worker, route, kept)) {
+    let mut upstream = match way.kept(worker).filter(|kept| still_stands(worker, route, kept)) {
         Some(upstream) => upstream,
-        None => dial_believed(worker, route, &way, limits).await?,
+        None => fresh(worker, route, &way, limits).await?,
     };
     loop {
         let may_repeat = upstream.reused && repeatable == Repeatable::Yes;
         match exchange(&mut upstream).await {
             Ok(relayed) => {
-                note_delay(worker, route, begun);
+                // How long a tunnel lasted says nothing of how fast the service answers.
+                if relayed.status != SWITCHING {
+                    note_delay(worker, route, begun);
+                }
                 if relayed.upstream_may_continue {
                     worker.pool.give_back(&way.key, upstream, limits.pooled);
                 }
                 return Ok(relayed);
             }
             Err(RelayError::Upstream(_)) if may_repeat => {
-                upstream = dial_believed(worker, route, &way, limits).await?;
+                upstream = fresh(worker, route, &way, limits).await?;
             }
             Err(error) => {
                 if matches!(error, RelayError::TimedOut) {
@@ -137,15 +159,23 @@ pub(super) async fn forward(
     }
 }
 
+/// A connection for one exchange that is not a kept one; where connections are shared, a stream that looks like one.
+async fn fresh(worker: &Worker, route: &Route<'_>, way: &Way, limits: &Limits) -> Result<Upstream, Failure> {
+    match way.speech {
+        Speech::Alone => dial_believed(worker, route, way, limits).await,
+        Speech::Shared => Ok(h2_bridge::open(seat(worker, route, way, limits).await?, way.scheme())),
+    }
+}
+
 /// Tells whoever limits the service's requests how long this one took.
-fn note_delay(worker: &Worker, route: &Route<'_>, begun: Instant) {
+pub(super) fn note_delay(worker: &Worker, route: &Route<'_>, begun: Instant) {
     if let Route::Service(admission) = route {
         admission.permit.answered(begun.elapsed(), worker.now());
     }
 }
 
 /// A fresh connection along `way` that is still believed now that it is there: trust may have changed meanwhile.
-async fn dial_believed(
+pub(super) async fn dial_believed(
     worker: &Worker,
     route: &Route<'_>,
     way: &Way,
@@ -178,17 +208,46 @@ impl Repeatable {
     }
 }
 
+/// What is spoken to an upstream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Speech {
+    /// HTTP/1.1, or raw bytes: a connection is for one exchange at a time.
+    Alone,
+    /// HTTP/2: exchanges share a connection.
+    Shared,
+}
+
 /// How an upstream is reached.
 pub(super) struct Way {
     pub(super) key: PoolKey,
+    speech: Speech,
     remote: Option<(String, Client)>,
+}
+
+impl Way {
+    /// The scheme of what is asked there (RFC 9113 §8.3.1).
+    pub(super) const fn scheme(&self) -> Scheme {
+        if self.remote.is_some() { Scheme::Https } else { Scheme::Http }
+    }
+
+    /// A connection that was kept for the next exchange.
+    fn kept(&self, worker: &Worker) -> Option<Upstream> {
+        match self.speech {
+            Speech::Alone => worker.pool.take(&self.key, worker.now()),
+            Speech::Shared => None,
+        }
+    }
 }
 
 /// The way that `route` takes under the snapshot in force; none when the workload has lost its identity meanwhile.
 fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
     match route {
         Route::Service(Admission { service, .. }) => {
-            Some(Way { key: PoolKey::Local(service.endpoint.clone()), remote: None })
+            let speech = match service.protocol {
+                ServiceProtocol::H2c => Speech::Shared,
+                ServiceProtocol::Http1 => Speech::Alone,
+            };
+            Some(Way { key: PoolKey::Local(service.endpoint.clone()), speech, remote: None })
         }
         Route::Remote(Resident { remote, workload, .. }) => {
             let snapshot = worker.snapshot();
@@ -196,7 +255,11 @@ fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
             let client = settings.clients.get(workload)?.clone();
             let terms = Terms::of(&client);
             let key = PoolKey::Remote { remote: remote.clone(), workload: workload.clone(), terms };
-            Some(Way { key, remote: Some((settings.settings.address.clone(), client)) })
+            let speech = match settings.settings.protocol {
+                RemoteProtocol::H2 => Speech::Shared,
+                RemoteProtocol::Http | RemoteProtocol::Tcp => Speech::Alone,
+            };
+            Some(Way { key, speech, remote: Some((settings.settings.address.clone(), client)) })
         }
     }
 }
@@ -239,33 +302,54 @@ pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<
             worker.note_skew(skew);
         }
         tracing::warn!(target: "postern::proxy", to = ?way.key, error = %Causes(&error), "upstream cannot be reached");
-        Failure::Answer(if matches!(error, DialError::TimedOut) { TIMED_OUT } else { UNAVAILABLE })
+        Failure::Answer(match error {
+            DialError::TimedOut => TIMED_OUT,
+            DialError::Connect(_) | DialError::Name | DialError::Tls(_) | DialError::Untrusted(_) => {
+                UNAVAILABLE.because(error.in_common_words())
+            }
+        })
     })
 }
 
 fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
     tracing::debug!(target: "postern::proxy", error = %Causes(error), "exchange failed");
     match error {
-        RelayError::Caller(PumpError::Body(_)) => Failure::Answer(BAD_BODY),
+        RelayError::Caller(PumpError::Body(_) | PumpError::Trailers) => Failure::Answer(BAD_BODY),
+        RelayError::Caller(PumpError::Slow) => {
+            worker.cuts.count("slow-body");
+            Failure::Answer(SLOW_BODY)
+        }
         RelayError::Caller(PumpError::Digest) => Failure::Answer(DIGEST_MISMATCH),
         RelayError::Caller(_) | RelayError::Interim(_) | RelayError::Midway(_) => Failure::Broken,
         RelayError::Response(_) | RelayError::TimedOut | RelayError::Upstream(_) => {
             worker.metrics.upstream_failures.inc();
-            let name = match route {
-                Route::Remote(resident) => resident.remote.as_str(),
-                Route::Service(admission) => admission.service.id.as_str(),
-            };
+            let name = route.name();
             tracing::warn!(target: "postern::proxy", to = name, error = %Causes(error), "upstream gave no answer");
-            Failure::Answer(if matches!(error, RelayError::TimedOut) { NO_ANSWER } else { BAD_ANSWER })
+            Failure::Answer(match error {
+                RelayError::TimedOut => NO_ANSWER,
+                RelayError::Upstream(_) => BAD_ANSWER.because(ProxyError::ConnectionTerminated),
+                RelayError::Caller(_)
+                | RelayError::Interim(_)
+                | RelayError::Midway(_)
+                | RelayError::Response(_) => BAD_ANSWER,
+            })
         }
     }
 }
 
-const BAD_ANSWER: Answer = Answer::new(502, "bad-gateway", "The service gave no usable answer.");
+pub(super) const BAD_ANSWER: Answer = Answer::new(502, "bad-gateway", "The service gave no usable answer.");
 const BAD_BODY: Answer = Answer::new(400, "bad-body", "The request body is malformed.");
+/// The caller kept the service waiting.
+pub(super) const SLOW_BODY: Answer = Answer::new(408, "slow-body", "The request body comes too slowly.");
 /// The service was reached, and then nothing more was heard of it.
 pub(super) const NO_ANSWER: Answer =
     Answer::new(504, "upstream-timeout", "The service did not answer in time.");
-const NO_IDENTITY: Answer = Answer::new(503, "no-identity", "The workload has no identity at the moment.");
-const TIMED_OUT: Answer = Answer::new(504, "upstream-timeout", "The service could not be reached in time.");
+pub(super) const NO_IDENTITY: Answer =
+    Answer::new(503, "no-identity", "The workload has no identity at the moment.");
+pub(super) const TIMED_OUT: Answer =
+    Answer::new(504, "upstream-timeout", "The service could not be reached in time.")
+        .because(ProxyError::ConnectionTimeout);
+/// Who answers there does not speak what is configured.
+pub(super) const NOT_HTTP2: Answer =
+    Answer::new(502, "bad-gateway", "The service does not speak HTTP/2, as it is configured to.");
 const UNAVAILABLE: Answer = Answer::new(502, "upstream-unavailable", "The service cannot be reached.");

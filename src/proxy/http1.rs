@@ -13,30 +13,34 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::admission::{
-    Admission, Purpose, Trace, Verdict, Visitor, admit, dispatch, request_id, user_agent,
+    Admission, Purpose, SHED, Verdict, Visitor, admit, dispatch, request_id, shed, user_agent,
 };
 use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
+use super::drip::Drip;
 use super::ending::{Ending, Wish};
-use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward};
+use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward, note_delay};
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
-use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
-use super::leaks::Leaks;
+use super::http_gate::{BadHead, Head, MAX_FIELDS, Version, head_end, read_http1};
 use super::limit_fields::write_lines;
 use super::linger::{self, LINGER};
+use super::pressure::Pressure;
 use super::refuse::Answer;
 use super::relay::{Body, Pace, Relayed, Side, Stage, relay};
 use super::request_id::RequestId;
-use super::response::Caller;
+use super::response::{Caller, SWITCHING};
 use super::settings::{Endpoint, Limits};
 use super::snapshot::Snapshot;
+use super::tcp;
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
+use super::trace::Trace;
+use super::upgrade::{Tunnel, UpgradeProtocol, near_end};
 use super::whoami;
 use super::worker::Worker;
 use crate::clock::Timestamp;
 use crate::oauth::Errand;
-use crate::telemetry::AccessEvent;
+use crate::telemetry::{AccessEvent, Call, SpanContext};
 
 /// Who speaks on the connection.
 pub(super) enum Peer {
@@ -48,10 +52,21 @@ pub(super) enum Peer {
 
 impl Peer {
     /// Whether the connection may go on under the snapshot that is in force now.
-    fn still_stands(&self, worker: &Worker) -> bool {
+    pub(super) fn still_stands(&self, worker: &Worker) -> bool {
         match self {
             Self::Resident(resident) => resident.still_stands(worker),
             Self::Visitor(visitor) => visitor.still_stands(worker).is_ok(),
+        }
+    }
+
+    /// The direction, the door, the address where there is one, and the SPIFFE ID or nothing.
+    pub(super) fn whence(&self) -> (&'static str, &str, Option<SocketAddr>, &str) {
+        match self {
+            Self::Resident(resident) => ("out", resident.remote.as_str(), None, resident.own_id.as_str()),
+            Self::Visitor(visitor) => {
+                let door = visitor.listener.settings.id.as_str();
+                ("in", door, Some(visitor.peer), visitor.spiffe_id())
+            }
         }
     }
 
@@ -72,6 +87,7 @@ where
     let limits = Arc::clone(&worker.snapshot().limits);
     let validity = || until.or_else(|| peer.until()).map(|until| worker.moment(until));
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity());
+    deadline.retire_after(worker.age(&limits));
     let mut signal = worker.signal.clone();
     let ending = Ending::default();
     ending.heed(&signal.borrow_and_update());
@@ -79,14 +95,18 @@ where
         return;
     }
     let mut listening = true;
+    let tunnelled = Cell::new(false);
     let mut connection = Connection { io, unread: Buffer::default(), stage: Cell::new(Stage::Answered) };
     let ended = {
-        let mut serving = pin!(serve_all(&worker, &peer, &mut connection, &limits, &deadline, &ending));
+        let ends = Ends { deadline: &deadline, ending: &ending, tunnelled: &tunnelled };
+        let mut serving = pin!(serve_all(&worker, &peer, &mut connection, &limits, ends));
         loop {
             tokio::select! {
                 biased;
                 () = &mut serving => break None,
-                phase = deadline.expired() => match phase {
+                phase = deadline.expired(), if !tunnelled.get() => match phase {
+                    // It has just been opened, and sees to its own end.
+                    _ if tunnelled.get() => {}
                     // What was asked while the certificate was good is answered, and nothing after it.
                     Phase::Validity if deadline.grant_farewell(FAREWELL) => {
                         worker.note_expiry();
@@ -96,7 +116,10 @@ where
                     Phase::Transfer if deadline.give_notice(LINGER) => {}
                     Phase::Head | Phase::Idle | Phase::Transfer | Phase::Validity => break Some(phase),
                 },
-                changed = signal.changed(), if listening => {
+                changed = signal.changed(), if listening && !tunnelled.get() => {
+                    if tunnelled.get() {
+                        continue;
+                    }
                     listening = changed.is_ok();
                     let (was, heard) = (ending.is_wished(), *signal.borrow_and_update());
                     ending.heed(&heard);
@@ -128,6 +151,16 @@ where
 
 const HEAD_TIMEOUT: Answer = Answer::new(408, "request-timeout", "The request head did not arrive in time.");
 const HEAD_TOO_LARGE: Answer = Answer::new(431, "head-too-large", "The request head is too large.");
+
+/// What ends a connection.
+#[derive(Clone, Copy)]
+struct Ends<'a> {
+    deadline: &'a Deadline,
+    /// Whether it takes no further request.
+    ending: &'a Ending,
+    /// Whether it carries something else than HTTP by now, which ends in its own way.
+    tunnelled: &'a Cell<bool>,
+}
 
 struct Connection<S> {
     io: S,
@@ -202,11 +235,11 @@ async fn serve_all<S>(
     peer: &Peer,
     connection: &mut Connection<S>,
     limits: &Limits,
-    deadline: &Deadline,
-    ending: &Ending,
+    ends: Ends<'_>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let Ends { deadline, ending, .. } = ends;
     let (mut head, mut upstream_head, mut out, mut lines) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     loop {
         deadline.set(Phase::Idle, limits.idle);
@@ -226,7 +259,7 @@ async fn serve_all<S>(
                     out: &mut out,
                     limits: &mut lines,
                 };
-                serve_one(worker, peer, connection, scratch, deadline, ending).await
+                serve_one(worker, peer, connection, scratch, ends).await
             }
             Err(answer) => {
                 answer.write_http1(&mut out, &worker.ids.next(worker.now()), false, false);
@@ -255,13 +288,13 @@ async fn serve_one<S>(
     peer: &Peer,
     connection: &mut Connection<S>,
     scratch: Scratch<'_>,
-    deadline: &Deadline,
-    ending: &Ending,
+    ends: Ends<'_>,
 ) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Scratch { head: bytes, upstream_head, out, limits } = scratch;
+    let Ends { deadline, ending, tunnelled } = ends;
     let (now, begun) = (worker.now(), Instant::now());
     let snapshot = worker.snapshot();
     let request = match judge(bytes, worker, peer, &snapshot, now, upstream_head) {
@@ -277,18 +310,26 @@ where
             return false;
         }
     };
-    let last = ending.is_wished() || deadline.ends_by(begun + NOTICE);
+    let old = deadline.is_old(begun);
+    if old {
+        worker.cuts.count("max-age");
+    }
+    let last = old || ending.is_wished() || deadline.ends_by(begun + NOTICE);
     limits.clear();
     if let Outcome::Forward(Route::Service(Admission { permit, .. })) = &request.outcome {
         write_lines(limits, permit.statement());
     }
     let keep_alive = request.caller.keep_alive && !last;
     let leaks = match &request.outcome {
-        Outcome::Forward(Route::Service(Admission { service, .. })) => Leaks::of(service.watch),
+        Outcome::Forward(Route::Service(Admission { service, .. })) => worker.watch(service.watch),
         Outcome::Answer(_) | Outcome::Errand(..) | Outcome::Forward(Route::Remote(_)) => None,
     };
     let caller = Caller { keep_alive, limits: limits.as_slice(), leaks: leaks.as_ref(), ..request.caller };
-    let mut entry = Entry { worker, peer, request: &request, done: BROKEN_OFF, now, begun };
+    let call = match peer {
+        Peer::Visitor(_) => Some(request.verdict.begin(worker)),
+        Peer::Resident(_) => None,
+    };
+    let mut entry = Entry { worker, peer, request: &request, call, done: BROKEN_OFF, now, begun };
     entry.done = match &request.outcome {
         Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
         Outcome::Errand(errand, visitor) => {
@@ -307,6 +348,7 @@ where
                     Route::Service(admission) => admission.digest.clone(),
                     Route::Remote(_) => None,
                 };
+                let mut carried = None;
                 let relayed = forward(worker, route, &snapshot.limits, repeatable, async |upstream| {
                     let side = Side {
                         io: &mut connection.io,
@@ -314,20 +356,50 @@ where
                         out: &mut *out,
                         stage: &connection.stage,
                     };
-                    let body = Body { framing: request.body, digest: digest.take() };
-                    let head = &mut *upstream_head;
-                    let Some(until) = upstream.until else {
-                        return relay(side, upstream, head, body, &caller, &request.id, pace).await;
+                    let mut drip = match route {
+                        Route::Service(_) if request.body != Framing::Length(0) => {
+                            Drip::new(&snapshot.limits)
+                        }
+                        Route::Remote(_) | Route::Service(_) => Drip::patient(),
                     };
-                    deadline.move_validity(Some(worker.moment(until)));
+                    if !request.expects {
+                        drip.begin();
+                    }
+                    let body = Body { framing: request.body, digest: digest.take(), drip };
+                    let head = &mut *upstream_head;
+                    if let Some(until) = upstream.until {
+                        deadline.move_validity(Some(worker.moment(until)));
+                    }
                     let outcome = relay(side, upstream, head, body, &caller, &request.id, pace).await;
-                    deadline.move_validity(None);
+                    if upstream.until.is_some() {
+                        deadline.move_validity(None);
+                    }
+                    if let (Ok(Relayed { status: SWITCHING, .. }), Some(protocol)) =
+                        (&outcome, caller.upgrade)
+                    {
+                        tunnelled.set(true);
+                        note_delay(worker, route, begun);
+                        let service = match route {
+                            Route::Service(admission) => Some(&admission.service.id),
+                            Route::Remote(_) => None,
+                        };
+                        let tunnel = Tunnel { worker, peer, head: bytes, protocol, service };
+                        let near = near_end(&mut connection.io, &mut connection.unread);
+                        // It lives long, and most connections never see one.
+                        carried = Some(Box::pin(tunnel.run(near, upstream, &snapshot.limits)).await);
+                    }
                     outcome
                 });
-                match relayed.await {
-                    Ok(relayed) => Done::from(relayed),
-                    Err(Failure::Broken) => BROKEN_OFF,
-                    Err(Failure::Answer(answer)) => {
+                match (relayed.await, carried) {
+                    (Ok(_), Some(moved)) => {
+                        if moved.ended == Some(tcp::BROKEN_OFF) {
+                            connection.stage.set(Stage::Answering);
+                        }
+                        Done::of_tunnel(moved)
+                    }
+                    (Ok(relayed), None) => Done::from(relayed),
+                    (Err(Failure::Broken), _) => BROKEN_OFF,
+                    (Err(Failure::Answer(answer)), _) => {
                         let answer = answer.in_format(route.error_format());
                         let failed = answer_here(connection, out, &answer, &request, &caller).await;
                         Done { code: Some(answer.code), ..failed }
@@ -336,9 +408,6 @@ where
             }
         }
     };
-    if let Some(leaks) = &leaks {
-        worker.report_leak(leaks, &snapshot, now);
-    }
     entry.done.keep_alive
 }
 
@@ -347,6 +416,8 @@ struct Entry<'a> {
     worker: &'a Worker,
     peer: &'a Peer,
     request: &'a Request<'a>,
+    /// Held while it is under way.
+    call: Option<Call>,
     done: Done,
     now: Timestamp,
     begun: Instant,
@@ -354,6 +425,9 @@ struct Entry<'a> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
+        if let Some(call) = &self.call {
+            call.count(self.done.status, self.begun.elapsed());
+        }
         log(self.worker, self.peer, self.request, &self.done, self.now, self.begun);
     }
 }
@@ -361,6 +435,8 @@ impl Drop for Entry<'_> {
 /// A request that has been read and judged.
 struct Request<'a> {
     id: RequestId,
+    /// The span that is recorded of it, if one is.
+    span: Option<SpanContext>,
     method: &'a str,
     path: &'a str,
     body: Framing,
@@ -398,6 +474,14 @@ struct Done {
 const BROKEN_OFF: Done =
     Done { status: 0, received: 0, sent: 0, keep_alive: false, code: Some("broken-off"), client: None };
 
+impl Done {
+    /// What a tunnel carried, and why it ended if not by its own ends.
+    const fn of_tunnel(moved: tcp::Moved) -> Self {
+        let tcp::Moved { up, down, ended } = moved;
+        Self { status: SWITCHING, received: up, sent: down, keep_alive: false, code: ended, client: None }
+    }
+}
+
 impl From<Relayed> for Done {
     fn from(relayed: Relayed) -> Self {
         let Relayed { status, received, sent, caller_may_continue, .. } = relayed;
@@ -417,45 +501,55 @@ fn judge<'a>(
     let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let head = read_http1(bytes, &mut storage)?;
     let id = request_id(&head, &worker.ids, now);
-    let trace = Trace::new(&head, &id, &worker.ids);
-    let caller = Caller {
+    let trace = Trace::new(&head, &id, &worker.ids).recorded_by(&worker.spans, &worker.ids);
+    let mut caller = Caller {
         version: head.version,
         keep_alive: head.keep_alive,
         to_head_request: head.method == "HEAD",
         limits: b"",
         leaks: None,
+        upgrade: None,
     };
     let (outcome, verdict) = match peer {
         Peer::Visitor(visitor) if let Some(errand) = token_office::errand(&head, visitor, snapshot) => {
             let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
             (Outcome::Errand(errand, visitor), verdict)
         }
+        Peer::Visitor(_) if worker.pressure() == Pressure::Requests => {
+            (Outcome::Answer(shed()), Verdict::of_nobody(SHED.code))
+        }
         Peer::Visitor(visitor) => {
             match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
                 Ok(admission) => {
-                    worker.note_use(admission.permit.terms().credential, now);
+                    worker.note_use(&admission.permit, now);
                     let verdict = admission.verdict();
+                    caller.upgrade = admission.upgrade.map(UpgradeProtocol::as_str);
                     (Outcome::Forward(Route::Service(admission)), verdict)
                 }
                 Err((answer, verdict)) => (Outcome::Answer(answer), verdict),
             }
         }
-        Peer::Resident(resident) => match dispatch(&head, &trace, upstream_head) {
-            Ok(()) => {
-                let verdict = Verdict { service: resident.remote.as_str(), ..Verdict::of_nobody("allowed") };
-                (Outcome::Forward(Route::Remote(resident)), verdict)
+        Peer::Resident(resident) => {
+            match dispatch(&head, upgrades(resident, &head, snapshot), &trace, upstream_head) {
+                Ok(upgrade) => {
+                    caller.upgrade = upgrade.map(UpgradeProtocol::as_str);
+                    let verdict =
+                        Verdict { service: resident.remote.as_str(), ..Verdict::of_nobody("allowed") };
+                    (Outcome::Forward(Route::Remote(resident)), verdict)
+                }
+                Err(answer) => {
+                    let verdict = Verdict::of_nobody(answer.code);
+                    (Outcome::Answer(answer), verdict)
+                }
             }
-            Err(answer) => {
-                let verdict = Verdict::of_nobody(answer.code);
-                (Outcome::Answer(answer), verdict)
-            }
-        },
+        }
     };
     let expects = head.version == Version::Http11
         && head.values("expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"));
     let (registry, user_agent) = (snapshot.registry.version(), user_agent(&head));
     Ok(Request {
         id,
+        span: trace.span(),
         method: head.method,
         path: head.path,
         body: head.body,
@@ -466,6 +560,12 @@ fn judge<'a>(
         registry,
         user_agent,
     })
+}
+
+/// What the remote of `resident` lists, where `head` asks for anything.
+fn upgrades<'s>(resident: &Resident, head: &Head<'_, '_>, snapshot: &'s Snapshot) -> &'s [UpgradeProtocol] {
+    let remote = head.values("upgrade").next().and_then(|_| snapshot.remotes.get(&resident.remote));
+    remote.map(|remote| &*remote.settings.upgrades).unwrap_or_default()
 }
 
 /// Answers without a service; a body that has not arrived whole ends the connection.
@@ -599,7 +699,8 @@ async fn show<S: AsyncRead + AsyncWrite + Unpin>(
     Done { status: 200, received: 0, sent, keep_alive: keep_alive && written, code: None, client: None }
 }
 
-fn count_refusal(worker: &Worker, peer: &Peer, code: &'static str) {
+/// Counts what became of a request of `peer`.
+pub(super) fn count_refusal(worker: &Worker, peer: &Peer, code: &'static str) {
     match peer {
         Peer::Visitor(_) => worker.requests.count(code),
         Peer::Resident(_) => worker.outbound.count(code),
@@ -613,13 +714,8 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         Some(Known { app, credential: (kind, id) }) => (app.as_str(), (*kind, id.as_str())),
         None => (request.verdict.app, request.verdict.credential),
     };
-    let (direction, door, address, spiffe_id): (_, _, Option<SocketAddr>, _) = match peer {
-        Peer::Visitor(visitor) => {
-            ("in", visitor.listener.settings.id.as_str(), Some(visitor.peer), visitor.spiffe_id())
-        }
-        Peer::Resident(resident) => ("out", resident.remote.as_str(), None, resident.own_id.as_str()),
-    };
-    worker.log(&AccessEvent {
+    let (direction, door, address, spiffe_id) = peer.whence();
+    let event = AccessEvent {
         at: now,
         request_id: request.id.as_str(),
         door,
@@ -644,7 +740,11 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         received: done.received,
         sent: done.sent,
         duration: begun.elapsed(),
-    });
+    };
+    worker.log(&event);
+    if let Some(span) = &request.span {
+        worker.spans.record(span, &event);
+    }
 }
 
 /// How long a request that is under way may go on after the certificate of its connection has ended.

@@ -16,27 +16,38 @@ use httparse::Header;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::admission::{Admission, Purpose, Trace, Verdict, Visitor, admit, request_id, user_agent};
+use super::admission::{
+    Admission, BAD_PATH, Purpose, SHED, Verdict, Visitor, admit, dispatch, request_id, shed, user_agent,
+};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
+use super::drip::{Drip, TooSlow, Waiting};
 use super::forward::{Failure, Repeatable, Route, forward};
 use super::framing::{Decoder, Framing, Piece};
+use super::grpc;
+use super::h2_guard::{Guard, Objection, Paces};
+use super::h2_head::{Scheme, Te};
+use super::h2_relay::{self, Failed, Inbound};
 use super::headers::loggable;
 use super::http_gate::read_http2;
+use super::http1::{Peer, count_refusal};
 use super::leaks::{Blocked, Leaks, Scan};
 use super::limit_fields::{is_limit_field, values};
+use super::pressure::Pressure;
+use super::proxy_status::PROXY_STATUS;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed, scan_head};
 use super::request_id::RequestId;
 use super::response::{self, BadResponse, ResponseHead};
-use super::settings::Endpoint;
+use super::settings::{Endpoint, ServiceProtocol};
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
+use super::trace::Trace;
 use super::upstream::Upstream;
-use super::whoami;
 use super::worker::Worker;
+use super::{linger, whoami};
 use crate::clock::Timestamp;
-use crate::credential::DigestCheck;
+use crate::credential::{DigestCheck, LONGEST_SECRET};
 use crate::oauth::Errand;
 use crate::telemetry::AccessEvent;
 
@@ -61,12 +72,31 @@ const SPREAD: u32 = 10;
 const WIDEST: Duration = Duration::from_secs(1);
 
 /// Serves streams on `io` until either side has had enough. `until` is when the certificate ends that it rests on.
-pub(super) async fn serve<S>(worker: Rc<Worker>, visitor: Box<Visitor>, io: S, until: Option<Timestamp>)
+pub(super) async fn serve<S>(worker: Rc<Worker>, peer: Peer, mut io: S, until: Option<Timestamp>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if let Parting::Said = converse(worker, peer, &mut io, until).await {
+        linger::close(&mut io).await;
+    }
+}
+
+/// How a connection has ended.
+enum Parting {
+    /// The caller is to read the last words.
+    Said,
+    /// There are none.
+    Silent,
+}
+
+async fn converse<S>(worker: Rc<Worker>, peer: Peer, io: &mut S, until: Option<Timestamp>) -> Parting
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = Arc::clone(&worker.snapshot().limits);
     let header_list = u32::try_from(limits.head_size).unwrap_or(u32::MAX);
+    let paces = Paces { control: limits.h2_control, resets: limits.h2_resets };
+    let (io, alarm) = Guard::new(io, paces);
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(4 * STREAM_WINDOW)
@@ -77,15 +107,36 @@ where
         .max_concurrent_reset_streams(RESETS)
         .max_local_error_reset_streams(Some(2 * RESETS))
         .handshake::<_, Bytes>(io);
-    let Ok(Ok(mut connection)) = timeout(limits.head, handshake).await else { return };
-    let visitor: Rc<Visitor> = Rc::from(visitor);
+    let handshake = async {
+        tokio::select! {
+            biased;
+            begun = handshake => Ok(begun),
+            objection = alarm.rung() => Err(objection),
+        }
+    };
+    let mut connection = match timeout(limits.head, handshake).await {
+        Ok(Ok(Ok(connection))) => connection,
+        Ok(Ok(Err(error))) => {
+            note_end(&worker, &error);
+            return Parting::Said;
+        }
+        Ok(Err(objection)) => {
+            object(&worker, &peer, objection);
+            return Parting::Said;
+        }
+        Err(_) => {
+            worker.cuts.count("h2-preface-timeout");
+            return Parting::Silent;
+        }
+    };
+    let peer = Rc::new(peer);
     let under_way = Rc::new(Cell::new(0_usize));
     let validity = || until.map(|until| worker.moment(until));
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity());
     let mut signal = worker.signal.clone();
     let mut ending = signal.borrow_and_update().draining;
-    if visitor.still_stands(&worker).is_err() {
-        return;
+    if !peer.still_stands(&worker) {
+        return Parting::Silent;
     }
     let mut dismissed = false;
     if ending {
@@ -96,6 +147,9 @@ where
     let mut leaves: Option<Instant> = None;
     let mut notice = std::pin::pin!(sleep_until(near_end()));
     let mut unannounced = until.is_some();
+    let age = worker.age(&limits).filter(|_| !ending);
+    let mut old = std::pin::pin!(sleep_until(Instant::now() + age.unwrap_or_default()));
+    let mut young = age.is_some();
     let mut listening = true;
     loop {
         tokio::select! {
@@ -108,11 +162,21 @@ where
                     dismissed = false;
                     deadline.set(Phase::Idle, limits.idle);
                     let counted = UnderWay::new(&under_way);
-                    let stream = Stream { worker: Rc::clone(&worker), visitor: Rc::clone(&visitor), _counted: counted };
+                    let stream = Stream { worker: Rc::clone(&worker), peer: Rc::clone(&peer), _counted: counted };
                     tokio::task::spawn_local(stream.serve(request, respond));
                 }
-                Some(Err(_)) | None => return,
+                Some(Err(error)) => {
+                    note_end(&worker, &error);
+                    return Parting::Said;
+                }
+                None => return Parting::Said,
             },
+            objection = alarm.rung() => {
+                object(&worker, &peer, objection);
+                connection.abrupt_shutdown(objection.reason());
+                drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
+                return Parting::Said;
+            }
             phase = deadline.expired() => match phase {
                 Phase::Validity => {
                     if unannounced {
@@ -120,10 +184,12 @@ where
                     }
                     connection.graceful_shutdown();
                     drop(timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await);
-                    return;
+                    return Parting::Said;
                 }
                 // A graceful shutdown waits for the peer: for its PONG, and for it to read what was answered.
-                Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 && dismissed => return,
+                Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 && dismissed => {
+                    return Parting::Silent;
+                }
                 Phase::Head | Phase::Idle | Phase::Transfer if under_way.get() == 0 => {
                     dismissed = true;
                     connection.graceful_shutdown();
@@ -142,6 +208,11 @@ where
                 }
                 connection.graceful_shutdown();
             }
+            () = &mut old, if young => {
+                young = false;
+                worker.cuts.count("max-age");
+                connection.graceful_shutdown();
+            }
             changed = signal.changed(), if listening => {
                 listening = changed.is_ok();
                 deadline.move_validity(validity());
@@ -156,11 +227,31 @@ where
                 }
                 let end = near_end();
                 notice.as_mut().reset(leaves.map_or(end, |leaves| if unannounced { end.min(leaves) } else { leaves }));
-                if visitor.still_stands(&worker).is_err() {
-                    return;
+                if !peer.still_stands(&worker) {
+                    return Parting::Silent;
                 }
             }
         }
+    }
+}
+
+/// Counts and logs that a caller's connection is ended for what it did.
+fn object(worker: &Worker, peer: &Peer, objection: Objection) {
+    let code = objection.code();
+    worker.cuts.count(code);
+    let (_, door, address, spiffe_id) = peer.whence();
+    tracing::warn!(target: "postern::proxy", peer = ?address, door, spiffe_id, code, "HTTP/2 connection ended");
+}
+
+/// Counts a connection that the library has ended for what the caller did.
+fn note_end(worker: &Worker, error: &h2::Error) {
+    if error.is_library() && error.is_go_away() {
+        let code = match error.reason() {
+            Some(h2::Reason::ENHANCE_YOUR_CALM) => "h2-calm",
+            Some(_) | None => "h2-protocol-error",
+        };
+        worker.cuts.count(code);
+        tracing::debug!(target: "postern::proxy", %error, code, "HTTP/2 connection ended");
     }
 }
 
@@ -182,7 +273,7 @@ impl Drop for UnderWay {
 
 struct Stream {
     worker: Rc<Worker>,
-    visitor: Rc<Visitor>,
+    peer: Rc<Peer>,
     _counted: UnderWay,
 }
 
@@ -196,52 +287,140 @@ struct Done {
     client: Option<Known>,
 }
 
+impl Done {
+    /// Answers without a service, and says so.
+    fn told(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, manner: Manner) -> Self {
+        let sent = reply(respond, answer, id, manner);
+        Self { status: answer.status, received: 0, sent, code: None, client: None }
+    }
+}
+
+/// How a request is answered that no service answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Manner {
+    /// As a gRPC call.
+    Grpc,
+    /// To HEAD: without a body.
+    Head,
+    /// With a body that says why.
+    Plain,
+}
+
+impl Manner {
+    fn of(parts: &http::request::Parts) -> Self {
+        if grpc::is_call(&parts.headers) {
+            Self::Grpc
+        } else if parts.method == http::Method::HEAD {
+            Self::Head
+        } else {
+            Self::Plain
+        }
+    }
+
+    const fn has_body(self) -> bool {
+        !matches!(self, Self::Head)
+    }
+}
+
 impl Stream {
+    /// What is said of the connection: callers from outside come by TLS, local ones do not.
+    fn scheme(&self) -> Scheme {
+        match &*self.peer {
+            Peer::Resident(_) => Scheme::Http,
+            Peer::Visitor(_) => Scheme::Https,
+        }
+    }
+
     async fn serve(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let (now, begun) = (self.worker.now(), Instant::now());
         let snapshot = self.worker.snapshot();
         let (parts, body) = request.into_parts();
         let cookies = joined_cookies(&parts.headers);
         let fields = fields(&parts.headers, cookies.as_deref());
-        let head = match read_http2(&parts.uri, &parts.method, &fields, !body.is_end_stream()) {
+        let manner = Manner::of(&parts);
+        let has_body = !body.is_end_stream();
+        let head = match read_http2(&parts.uri, &parts.method, &fields, has_body, self.scheme()) {
             Ok(head) => head,
             Err(bad) => {
                 let answer =
                     Answer::new(bad.status(), "bad-request", "The request head is malformed or ambiguous.");
                 tracing::debug!(target: "postern::proxy", error = %bad, "request refused");
-                self.worker.requests.count(answer.code);
-                reply(&mut respond, &answer, &self.worker.ids.next(now), false);
+                count_refusal(&self.worker, &self.peer, answer.code);
+                reply(&mut respond, &answer, &self.worker.ids.next(now), manner);
                 return;
             }
         };
         let id = request_id(&head, &self.worker.ids, now);
-        let trace = Trace::new(&head, &id, &self.worker.ids);
-        let to_head_request = head.method == "HEAD";
-        let errand = token_office::errand(&head, &self.visitor, &snapshot);
+        let trace =
+            Trace::new(&head, &id, &self.worker.ids).recorded_by(&self.worker.spans, &self.worker.ids);
         let mut upstream_head = Vec::with_capacity(512);
-        let (verdict, done) = if let Some(errand) = errand {
-            let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
-            let running =
-                run_errand(&errand, &self, body, respond, &id, (to_head_request, snapshot.limits.stall));
-            (verdict, running.await)
-        } else {
-            match admit(&head, &self.visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head) {
-                Err((answer, verdict)) => {
-                    let sent = reply(&mut respond, &answer, &id, to_head_request);
-                    (verdict, Done { status: answer.status, received: 0, sent, code: None, client: None })
+        let te = Te::of(&parts.headers);
+        // A call of gRPC may send a message now and then before the first answer.
+        let patient = head.body == Framing::Length(0) || manner == Manner::Grpc;
+        let exchange =
+            |respond, body| Exchange { respond, body, framing: head.body, manner, te, id, patient };
+        let (verdict, call, done) = match &*self.peer {
+            // What a call means is its path, letter by letter.
+            _ if manner == Manner::Grpc && head.path.contains('%') => {
+                (Verdict::of_nobody(BAD_PATH.code), None, Done::told(&mut respond, &BAD_PATH, &id, manner))
+            }
+            _ if self.worker.pressure() == Pressure::Requests => {
+                (Verdict::of_nobody(SHED.code), None, Done::told(&mut respond, &shed(), &id, manner))
+            }
+            Peer::Resident(resident) => match dispatch(&head, &[], &trace, &mut upstream_head) {
+                Err(answer) => {
+                    (Verdict::of_nobody(answer.code), None, Done::told(&mut respond, &answer, &id, manner))
                 }
-                Ok(admission) => {
-                    self.worker.note_use(admission.permit.terms().credential, now);
-                    let verdict = admission.verdict();
-                    let done = if admission.service.endpoint == Endpoint::Whoami {
-                        show(&mut respond, &upstream_head, &admission, &id, to_head_request)
-                    } else {
-                        let exchange = Exchange { respond, body, framing: head.body, to_head_request, id };
-                        exchange
-                            .run(&self.worker, admission, &snapshot.limits, head.method, &upstream_head)
-                            .await
-                    };
-                    (verdict, done)
+                Ok(_) => {
+                    let service = resident.remote.as_str();
+                    let verdict = Verdict { service, ..Verdict::of_nobody("allowed") };
+                    let route = Route::Remote(resident);
+                    let exchange = exchange(respond, body);
+                    (
+                        verdict,
+                        None,
+                        exchange.run_shared(&self.worker, &route, head.method, &upstream_head).await,
+                    )
+                }
+            },
+            Peer::Visitor(visitor) => {
+                if let Some(errand) = token_office::errand(&head, visitor, &snapshot) {
+                    let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
+                    let stall = snapshot.limits.stall;
+                    let running =
+                        run_errand(&errand, visitor, &self.worker, body, respond, &id, (manner, stall));
+                    let call = verdict.begin(&self.worker);
+                    (verdict, Some(call), running.await)
+                } else {
+                    match admit(&head, visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head)
+                    {
+                        Err((answer, verdict)) => {
+                            let call = verdict.begin(&self.worker);
+                            (verdict, Some(call), Done::told(&mut respond, &answer, &id, manner))
+                        }
+                        Ok(admission) => {
+                            self.worker.note_use(&admission.permit, now);
+                            let verdict = admission.verdict();
+                            let call = verdict.begin(&self.worker);
+                            let done = if admission.service.endpoint == Endpoint::Whoami {
+                                show(&mut respond, &upstream_head, &admission, &id, manner)
+                            } else {
+                                let (worker, method) = (&self.worker, head.method);
+                                let exchange = exchange(respond, body);
+                                match admission.service.protocol {
+                                    ServiceProtocol::H2c => {
+                                        let route = Route::Service(admission);
+                                        exchange.run_shared(worker, &route, method, &upstream_head).await
+                                    }
+                                    ServiceProtocol::Http1 => {
+                                        let limits = &snapshot.limits;
+                                        exchange.run(worker, admission, limits, method, &upstream_head).await
+                                    }
+                                }
+                            };
+                            (verdict, Some(call), done)
+                        }
+                    }
                 }
             }
         };
@@ -250,13 +429,17 @@ impl Stream {
             Some(Known { app, credential: (kind, id) }) => (app.as_str(), (*kind, id.as_str())),
             None => (verdict.app, verdict.credential),
         };
-        self.worker.requests.count(code);
-        self.worker.log(&AccessEvent {
+        count_refusal(&self.worker, &self.peer, code);
+        if let Some(call) = call {
+            call.count(done.status, begun.elapsed());
+        }
+        let (direction, door, address, spiffe_id) = self.peer.whence();
+        let event = AccessEvent {
             at: now,
             request_id: id.as_str(),
-            door: self.visitor.listener.settings.id.as_str(),
-            direction: "in",
-            peer: Some(self.visitor.peer),
+            door,
+            direction,
+            peer: address,
             protocol: "http/2",
             method: head.method,
             path: loggable(head.path),
@@ -272,11 +455,15 @@ impl Stream {
             registry: snapshot.registry.version(),
             credential,
             user: verdict.user(),
-            spiffe_id: self.visitor.spiffe_id(),
+            spiffe_id,
             received: done.received,
             sent: done.sent,
             duration: begun.elapsed(),
-        });
+        };
+        self.worker.log(&event);
+        if let Some(span) = trace.span() {
+            self.worker.spans.record(&span, &event);
+        }
     }
 }
 
@@ -300,7 +487,11 @@ fn fields<'a>(headers: &'a http::HeaderMap, cookies: Option<&'a [u8]>) -> Vec<He
 }
 
 /// Answers without a service; returns the bytes of body that were sent.
-fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_head_request: bool) -> u64 {
+fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, manner: Manner) -> u64 {
+    if manner == Manner::Grpc {
+        grpc::refuse(respond, answer, id);
+        return 0;
+    }
     let body = answer.body(id);
     let mut response = http::Response::builder()
         .status(answer.status)
@@ -308,26 +499,28 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, to_
         .header("cache-control", "no-store")
         .header("x-request-id", id.as_str())
         .header("content-length", body.len());
+    response = response.header(PROXY_STATUS, answer.proxy_status());
     for (name, value) in answer.challenge() {
         response = response.header(name, &*value);
     }
     for (name, value) in answer.notice.iter().flat_map(|notice| notice.fields()) {
         response = response.header(name, value);
     }
-    send_whole(respond, response, body.into(), to_head_request)
+    send_whole(respond, response, body.into(), manner)
 }
 
 /// Answers as the authorization server.
 async fn run_errand(
     errand: &Errand,
-    stream: &Stream,
+    visitor: &Visitor,
+    worker: &Worker,
     mut body: RecvStream,
     mut respond: SendResponse<Bytes>,
     id: &RequestId,
-    (to_head_request, within): (bool, Duration),
+    (manner, within): (Manner, Duration),
 ) -> Done {
     let mut received = 0;
-    let answered = token_office::answer(errand, &stream.visitor, &stream.worker, async || {
+    let answered = token_office::answer(errand, visitor, worker, async || {
         let form = timeout(within, read_form(&mut body)).await.map_err(|_| FormFailure::Broken)??;
         received = u64::try_from(form.len()).unwrap_or(0);
         Ok(form)
@@ -343,7 +536,7 @@ async fn run_errand(
     for (name, value) in &answered.fields {
         response = response.header(*name, value);
     }
-    let sent = send_whole(&mut respond, response, answered.body.into(), to_head_request);
+    let sent = send_whole(&mut respond, response, answered.body.into(), manner);
     Done { status: answered.status, received, sent, code: Some(answered.code), client: answered.client }
 }
 
@@ -368,7 +561,7 @@ fn show(
     upstream_head: &[u8],
     admission: &Admission<'_>,
     id: &RequestId,
-    to_head_request: bool,
+    manner: Manner,
 ) -> Done {
     let body = whoami::answer(upstream_head);
     let mut response = http::Response::builder()
@@ -379,7 +572,7 @@ fn show(
     for (name, value) in values(admission.permit.statement()) {
         response = response.header(name, value);
     }
-    let sent = send_whole(respond, response, body.into(), to_head_request);
+    let sent = send_whole(respond, response, body.into(), manner);
     Done { status: 200, received: 0, sent, code: None, client: None }
 }
 
@@ -387,12 +580,12 @@ fn send_whole(
     respond: &mut SendResponse<Bytes>,
     response: http::response::Builder,
     body: Bytes,
-    to_head_request: bool,
+    manner: Manner,
 ) -> u64 {
     let length = u64::try_from(body.len()).unwrap_or(0);
     let Ok(response) = response.body(()) else { return 0 };
-    match respond.send_response(response, to_head_request) {
-        Ok(mut stream) if !to_head_request => match stream.send_data(body, true) {
+    match respond.send_response(response, !manner.has_body()) {
+        Ok(mut stream) if manner.has_body() => match stream.send_data(body, true) {
             Ok(()) => length,
             Err(_) => 0,
         },
@@ -400,16 +593,20 @@ fn send_whole(
     }
 }
 
-/// One stream's request and answer, over a connection that speaks HTTP/1 to the service.
+/// One stream's request and answer.
 struct Exchange {
     respond: SendResponse<Bytes>,
     body: RecvStream,
     framing: Framing,
-    to_head_request: bool,
+    manner: Manner,
+    te: Te,
     id: RequestId,
+    /// Whether the body may come as slowly as it likes.
+    patient: bool,
 }
 
 impl Exchange {
+    /// Over a connection of its own that speaks HTTP/1.
     async fn run(
         self,
         worker: &Worker,
@@ -418,26 +615,29 @@ impl Exchange {
         method: &str,
         head: &[u8],
     ) -> Done {
-        let Self { mut respond, mut body, framing, to_head_request, id } = self;
+        let Self { mut respond, mut body, framing, manner, id, patient, .. } = self;
         let repeatable = Repeatable::of(method, framing);
         // What has a body is sent once only.
         let mut digest = admission.digest.clone();
         let limits_of_caller: Vec<_> = values(admission.permit.statement()).collect();
-        let (format, leaks) = (admission.service.error_format, Leaks::of(admission.service.watch));
+        let (format, leaks) = (admission.service.error_format, worker.watch(admission.service.watch));
         let route = Route::Service(admission);
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
             let begun = Cell::new(false);
+            let slow = Cell::new(false);
             let way = Way {
                 respond: &mut respond,
                 body: &mut body,
                 framing,
                 digest: digest.take(),
-                to_head_request,
+                to_head_request: manner == Manner::Head,
                 id: &id,
                 limits: &limits_of_caller,
                 leaks: leaks.as_ref(),
                 begun: &begun,
+                slow: &slow,
+                drip: if patient { Drip::patient() } else { Drip::new(limits) },
             };
             tokio::select! {
                 biased;
@@ -445,26 +645,69 @@ impl Exchange {
                 // An answer that has begun can neither be replaced nor asked for again.
                 _ = deadline.expired() => Err(if begun.get() {
                     RelayError::Midway(PumpError::Read(io::ErrorKind::TimedOut.into()))
+                } else if slow.get() {
+                    RelayError::Caller(PumpError::Slow)
                 } else {
                     RelayError::TimedOut
                 }),
             }
         });
         let exchanged = exchanged.await;
-        if let Some(leaks) = &leaks {
-            worker.report_leak(leaks, &worker.snapshot(), worker.now());
-        }
         match exchanged {
             Ok(Relayed { status, received, sent, .. }) => {
                 Done { status, received, sent, code: None, client: None }
             }
             Err(Failure::Answer(answer)) => {
                 let answer = answer.in_format(format);
-                let sent = reply(&mut respond, &answer, &id, to_head_request);
-                Done { status: answer.status, received: 0, sent, code: Some(answer.code), client: None }
+                Done { code: Some(answer.code), ..Done::told(&mut respond, &answer, &id, manner) }
             }
             Err(Failure::Broken) => {
                 respond.send_reset(h2::Reason::INTERNAL_ERROR);
+                Done { status: 0, received: 0, sent: 0, code: Some("broken-off"), client: None }
+            }
+        }
+    }
+}
+
+impl Exchange {
+    /// Over a shared connection that speaks HTTP/2.
+    async fn run_shared(self, worker: &Worker, route: &Route<'_>, method: &str, head: &[u8]) -> Done {
+        let Self { mut respond, body, framing, manner, te, id, patient } = self;
+        let snapshot = worker.snapshot();
+        let (leaks, digest, limits_of_caller) = match route {
+            Route::Remote(_) => (None, None, Vec::new()),
+            Route::Service(Admission { service, digest, permit, .. }) => {
+                (worker.watch(service.watch), digest.clone(), values(permit.statement()).collect())
+            }
+        };
+        let inbound = Inbound {
+            respond: &mut respond,
+            body,
+            framing,
+            head,
+            te,
+            id: &id,
+            repeatable: Repeatable::of(method, framing),
+            digest,
+            limits: &limits_of_caller,
+            leaks: leaks.as_ref(),
+            api_key_header: &snapshot.api_key_header,
+            drip: match route {
+                Route::Service(_) if !patient => Drip::new(&snapshot.limits),
+                Route::Remote(_) | Route::Service(_) => Drip::patient(),
+            },
+        };
+        let exchanged = h2_relay::exchange(worker, route, &snapshot.limits, inbound).await;
+        match exchanged {
+            Ok(Relayed { status, received, sent, .. }) => {
+                Done { status, received, sent, code: None, client: None }
+            }
+            Err(Failed::Answer(answer)) => {
+                let answer = answer.in_format(route.error_format());
+                Done { code: Some(answer.code), ..Done::told(&mut respond, &answer, &id, manner) }
+            }
+            Err(Failed::Reset(reason)) => {
+                respond.send_reset(reason);
                 Done { status: 0, received: 0, sent: 0, code: Some("broken-off"), client: None }
             }
         }
@@ -484,6 +727,10 @@ struct Way<'a> {
     leaks: Option<&'a Rc<Leaks>>,
     /// Whether the answer has gone out to the caller, as far as it has come.
     begun: &'a Cell<bool>,
+    /// Whether the caller is waited for.
+    slow: &'a Cell<bool>,
+    /// How fast the body has to come.
+    drip: Drip,
 }
 
 impl Way<'_> {
@@ -503,8 +750,12 @@ impl Way<'_> {
                 if let Poll::Ready(Err(error)) = sending.poll(cx, self.body, upstream) {
                     return Poll::Ready(Err(error));
                 }
-                if sending.moved != before {
-                    deadline.set(Phase::Transfer, stall);
+                let waited = self.drip.waits();
+                let too_slow = |TooSlow| RelayError::Caller(PumpError::Slow);
+                let silence = self.drip.look(sending.waiting, sending.moved).map_err(too_slow)?;
+                self.slow.set(self.drip.waits());
+                if sending.moved != before || waited != self.drip.waits() {
+                    deadline.set(Phase::Transfer, silence.map_or(stall, |silence| silence.min(stall)));
                 }
                 let answer = poll_answer(cx, upstream, self.to_head_request);
                 if answer.is_pending() && self.respond.poll_reset(cx).is_ready() {
@@ -513,9 +764,11 @@ impl Way<'_> {
                 answer
             })
             .await?;
+            scan_head(self.leaks, upstream.unread.unread().get(..answer.length).unwrap_or_default())?;
             if answer.status >= 200 {
                 break answer;
             }
+            self.drip.begin();
             // A caller that expects to be asked for its body is asked, once; other interim answers end here.
             if answer.status == 100 && !asked {
                 asked = true;
@@ -525,8 +778,6 @@ impl Way<'_> {
             }
             upstream.unread.consume(answer.length);
         };
-        let head = upstream.unread.unread().get(..answer.length).unwrap_or_default();
-        scan_head(self.leaks, head)?;
         let scan = self.leaks.map(|leaks| Scan::new(Rc::clone(leaks)));
         let response = self.response(upstream, &answer)?;
         let ended = answer.body == Framing::Length(0);
@@ -630,6 +881,8 @@ struct Sending {
     ended: bool,
     failed: bool,
     moved: u64,
+    /// For whom it waits, when it waits.
+    waiting: Waiting,
     /// The body's length, where it is known.
     length: Option<u64>,
     /// What the body must be; taken when it has been compared.
@@ -645,7 +898,17 @@ impl Sending {
             Framing::Chunked | Framing::Close => None,
         };
         let digest = digest.filter(|_| !ended);
-        Self { staged: head.to_vec(), written: 0, chunked, ended, failed: false, moved: 0, length, digest }
+        Self {
+            staged: head.to_vec(),
+            written: 0,
+            chunked,
+            ended,
+            failed: false,
+            moved: 0,
+            waiting: Waiting::ForOthers,
+            length,
+            digest,
+        }
     }
 
     const fn is_done(&self) -> bool {
@@ -658,6 +921,7 @@ impl Sending {
         body: &mut RecvStream,
         upstream: &mut Upstream,
     ) -> Poll<Result<(), RelayError>> {
+        self.waiting = Waiting::ForOthers;
         loop {
             if self.failed || self.is_done() {
                 return Poll::Ready(Ok(()));
@@ -682,6 +946,20 @@ impl Sending {
                     return Poll::Ready(Err(RelayError::Caller(PumpError::Read(io::Error::other(error)))));
                 }
                 Poll::Ready(None) => {
+                    match body.poll_trailers(cx) {
+                        Poll::Ready(Ok(Some(trailers))) if frames_or_routes(&trailers) => {
+                            return Poll::Ready(Err(RelayError::Caller(PumpError::Trailers)));
+                        }
+                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Err(error)) => {
+                            let error = io::Error::other(error);
+                            return Poll::Ready(Err(RelayError::Caller(PumpError::Read(error))));
+                        }
+                        Poll::Pending => {
+                            self.waiting = Waiting::ForCaller;
+                            return Poll::Pending;
+                        }
+                    }
                     if let Err(error) = self.compare() {
                         return Poll::Ready(Err(error));
                     }
@@ -692,7 +970,10 @@ impl Sending {
                         self.staged.extend_from_slice(b"0\r\n\r\n");
                     }
                 }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.waiting = Waiting::ForCaller;
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -729,6 +1010,21 @@ impl Sending {
     }
 }
 
+/// What may pass after `data` has been looked at.
+fn scanned(scan: &mut Scan, data: &[u8]) -> Result<Bytes, PumpError> {
+    let mut out = Vec::with_capacity(data.len() + LONGEST_SECRET);
+    scan.pass(data, &mut out).map_err(|Blocked| PumpError::Leak)?;
+    Ok(out.into())
+}
+
+/// > Many fields cannot be processed outside the header section because their evaluation is necessary prior to receiving the content,
+/// > such as those that describe message framing, routing, authentication […] — RFC 9110 §6.5.1
+fn frames_or_routes(trailers: &http::HeaderMap) -> bool {
+    use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+
+    [CONTENT_LENGTH, HOST, TRANSFER_ENCODING].iter().any(|name| trailers.contains_key(name))
+}
+
 /// The answer's body on its way down.
 struct Receiving {
     stream: SendStream<Bytes>,
@@ -753,7 +1049,11 @@ impl Receiving {
             }
             match self.decoder.look(unread.unread()).map_err(PumpError::Body)? {
                 Piece::End => {
-                    self.stream.send_data(Bytes::new(), true).map_err(gone)?;
+                    let mut rest = Vec::new();
+                    if let Some(scan) = &mut self.scan {
+                        scan.finish(&mut rest);
+                    }
+                    self.stream.send_data(rest.into(), true).map_err(gone)?;
                     self.ended = true;
                 }
                 Piece::Skip(count) => self.advance(unread, count)?,
@@ -771,14 +1071,18 @@ impl Receiving {
                     }
                     let count = self.stream.capacity().min(count);
                     if count > 0 {
-                        let data = Bytes::copy_from_slice(unread.unread().get(..count).unwrap_or_default());
-                        if let Some(scan) = &mut self.scan {
-                            scan.look(&data).map_err(|Blocked| PumpError::Leak)?;
-                        }
+                        let data = unread.unread().get(..count).unwrap_or_default();
+                        let data = match &mut self.scan {
+                            Some(scan) => scanned(scan, data)?,
+                            None => Bytes::copy_from_slice(data),
+                        };
                         self.advance(unread, count)?;
                         self.moved += u64::try_from(count).unwrap_or(0);
-                        self.ended = self.decoder.is_done();
-                        self.stream.send_data(data, self.ended).map_err(gone)?;
+                        // What is looked through may still be held back in part.
+                        self.ended = self.decoder.is_done() && self.scan.is_none();
+                        if self.ended || !data.is_empty() {
+                            self.stream.send_data(data, self.ended).map_err(gone)?;
+                        }
                     }
                 }
                 Piece::NeedMore => {

@@ -6,6 +6,7 @@
 use httparse::Header;
 
 use super::framing::{Framing, is_token};
+use super::h2_head::Scheme;
 
 /// More fields than this are refused with 431.
 pub(super) const MAX_FIELDS: usize = 100;
@@ -89,6 +90,15 @@ impl BadHead {
     }
 }
 
+/// Whether the caller's `Connection` field says that `name` ends here.
+pub(super) fn is_nominated(head: &Head<'_, '_>, name: &str) -> bool {
+    head.values("connection").any(|value| {
+        value
+            .split(|&byte| byte == b',')
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    })
+}
+
 /// Where the head at the front of `unread` ends, if all of it is there.
 pub(super) fn head_end(unread: &[u8]) -> Option<usize> {
     memchr::memmem::find(unread, b"\n\r\n").map(|at| at + 3).or_else(|| {
@@ -139,7 +149,8 @@ pub(super) fn read_http1<'h, 'a>(
     })
 }
 
-/// Reads an HTTP/2 header list (RFC 9113 §8.3) that `h2` has taken apart: `fields` without pseudo-headers.
+/// Reads an HTTP/2 header list (RFC 9113 §8.3) that `h2` has taken apart: `fields` without pseudo-headers, on a connection of
+/// this `scheme`.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
@@ -148,12 +159,13 @@ pub(super) fn read_http2<'h, 'a>(
     method: &'a http::Method,
     fields: &'h [Header<'a>],
     has_body: bool,
+    scheme: Scheme,
 ) -> Result<Head<'h, 'a>, BadHead> {
     if fields.len() > MAX_FIELDS {
         return Err(BadHead::TooManyFields);
     }
     check_method(method.as_str())?;
-    if uri.scheme_str() != Some("https") {
+    if uri.scheme_str() != Some(scheme.as_str()) {
         return Err(BadHead::Target);
     }
     let authority = match (uri.authority(), one(fields, "host").map_err(|()| BadHead::Host)?) {
@@ -204,8 +216,12 @@ fn check_method(method: &str) -> Result<(), BadHead> {
     if matches!(method, "CONNECT" | "TRACE") { Err(BadHead::Method) } else { Ok(()) }
 }
 
-/// Origin form, or absolute form with the authority it carries (RFC 9112 §3.2).
+/// Origin form, or absolute form with the authority it carries (RFC 9112 §3.2). Neither has a fragment; some readers cut one off,
+/// others take it for a part of the path or the query.
 fn split_target(target: &str) -> Result<(Option<&str>, &str), BadHead> {
+    if memchr::memchr(b'#', target.as_bytes()).is_some() {
+        return Err(BadHead::Target);
+    }
     if target.starts_with('/') {
         return Ok((None, target));
     }
@@ -422,7 +438,9 @@ mod tests {
     #[test]
     fn http2_heads_obey_the_same_bounds() {
         let uri: http::Uri = "https://h/a".parse().unwrap();
-        let read = |fields: &[Header<'_>]| read_http2(&uri, &http::Method::GET, fields, false).map(|_| ());
+        let read = |fields: &[Header<'_>]| {
+            read_http2(&uri, &http::Method::GET, fields, false, Scheme::Https).map(|_| ())
+        };
         let field = |value: &'static str| Header { name: "a", value: value.as_bytes() };
 
         assert_eq!(read(&vec![field("b"); MAX_FIELDS]), Ok(()));

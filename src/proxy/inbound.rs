@@ -6,21 +6,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
+use rustls::server::{Acceptor, ClientHello};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::admission::Visitor;
+use super::admission::{Visitor, source};
+use super::crowd::Member;
 use super::http1::Peer;
-use super::settings::ListenerProtocol;
+use super::pressure::Pressure;
+use super::settings::{Limits, ListenerProtocol};
 use super::snapshot::{Listener, Snapshot};
-use super::tls::{not_yet_valid, verdict, verify_error};
-use super::worker::{OpenConnection, Worker, back_off};
+use super::tls::{not_yet_valid, shown, verdict, verify_error};
+use super::worker::{OpenConnection, Reserve, Worker, back_off};
 use super::{http1, http2, linger, tcp};
 use crate::clock::Timestamp;
-use crate::id::ListenerId;
-use crate::identity::Subject;
+use crate::id::{AppId, ListenerId};
+use crate::identity::{Glimpse, Match, Subject, printable};
 use crate::pki::{Usage, Verified, VerifyError};
 
 /// Accepts callers at a listener for as long as the door is open.
@@ -34,23 +38,46 @@ pub(super) async fn accept(
 ) -> io::Result<()> {
     let socket = TcpListener::from_std(socket)?;
     let address = socket.local_addr()?;
-    let mut failures = 0;
+    let (mut failures, mut reserve) = (0, Reserve::new());
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
                 failures = 0;
                 let snapshot = worker.snapshot();
-                if worker.open() >= snapshot.limits.connections {
-                    worker.handshakes.count("too-many-connections");
-                    continue;
-                }
+                let place = match place(&worker, &snapshot.limits, peer) {
+                    Ok(place) => place,
+                    Err(code) => {
+                        worker.handshakes.count(code);
+                        continue;
+                    }
+                };
                 if let Some(listener) = listener(&snapshot, address, &id) {
-                    tokio::task::spawn_local(welcome(Rc::clone(&worker), listener, stream, peer));
+                    tokio::task::spawn_local(welcome(Rc::clone(&worker), listener, stream, peer, place));
                 }
             }
-            Err(error) => back_off(&error, &mut failures).await,
+            Err(error) => {
+                for _ in 0..reserve.turn_away(&error, &socket).await {
+                    worker.handshakes.count("no-descriptors");
+                }
+                back_off(&error, &mut failures).await;
+            }
         }
     }
+}
+
+/// A place for one more connection from `peer`.
+///
+/// # Errors
+/// What it is counted as that there is none.
+fn place(worker: &Worker, limits: &Limits, peer: SocketAddr) -> Result<Member<u128>, &'static str> {
+    if worker.pressure() >= Pressure::Connections {
+        return Err("memory-ceiling");
+    }
+    if worker.open() >= limits.connections {
+        return Err("too-many-connections");
+    }
+    let place = worker.sources.join(source(peer.ip()), limits.source_connections);
+    place.ok_or("too-many-from-source")
 }
 
 /// The listener at `address`, whatever its name is by now; one that was given no port of its own is found by the name that it was
@@ -60,28 +87,48 @@ fn listener(snapshot: &Snapshot, address: SocketAddr, id: &ListenerId) -> Option
     snapshot.listeners.values().find(is_here).or_else(|| snapshot.listeners.get(id)).cloned()
 }
 
-async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
+async fn welcome(
+    worker: Rc<Worker>,
+    listener: Arc<Listener>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    _place: Member<u128>,
+) {
     let _open = OpenConnection::on(&worker);
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let within = worker.snapshot().limits.handshake;
+    let (within, at_once) = {
+        let limits = &worker.snapshot().limits;
+        (limits.handshake, limits.handshakes)
+    };
     let until = Instant::now() + within;
+    let Some(turn) = worker.handshaking.enter(at_once, until).await else {
+        worker.handshakes.count("too-many-handshakes");
+        return;
+    };
     let Some(listener) = presentable(&worker, listener, within).await else { return };
-    let acceptor = TlsAcceptor::from(Arc::clone(&listener.tls));
-    let accepting = acceptor.accept(stream).into_fallible();
-    let stream = match timeout_at(until, accepting).await {
+    let mut hello = Hello::default();
+    let shaking = shake_hands(Arc::clone(&listener.tls), stream, &mut hello);
+    let stream = match timeout_at(until, shaking).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err((error, mut stream))) => {
-            count_failure(&worker, &listener, peer, &error);
-            return linger::close(&mut stream).await;
+        Ok(Err((error, stream))) => {
+            note_failure(&worker, &listener, peer, &hello, &error);
+            drop(turn);
+            if let Some(mut stream) = stream {
+                linger::close(&mut stream).await;
+            }
+            return;
         }
         Err(_) => {
             worker.handshakes.count("timeout");
-            tracing::debug!(target: "postern::proxy", %peer, listener = %listener.settings.id, "handshake took too long");
+            worker.metrics.count_handshake_failure("timeout");
+            let Hello { sni, alpn } = &hello;
+            tracing::debug!(target: "postern::proxy", %peer, listener = %listener.settings.id, sni, alpn, "handshake took too long");
             return;
         }
     };
+    drop(turn);
     // Not by what was in force when the handshake began: trust may have changed meanwhile, either way.
     let (snapshot, now) = (worker.snapshot(), worker.now());
     let verified = match verified(&stream, &snapshot, now) {
@@ -89,9 +136,16 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
         Err(error) => {
             let reason = error.to_string();
             worker.handshakes.count("not-valid-any-more");
-            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, reason, "caller refused: its certificate does not hold after the handshake");
+            worker.metrics.count_handshake_failure(error.check());
+            let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let shown = leaf.map(|leaf| Glimpse::of(leaf)).unwrap_or_default();
+            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, sni = hello.sni, check = error.check(), cert.sha256 = shown.sha256, cert.subject = shown.subject, cert.names = shown.names, cert.issuer = shown.issuer, cert.serial = shown.serial, reason, "caller refused: its certificate does not hold after the handshake");
             return;
         }
+    };
+    let Ok(_app) = place_of_app(&worker, &snapshot, verified.as_deref()) else {
+        worker.handshakes.count("too-many-of-app");
+        return;
     };
     worker.handshakes.count("ok");
     if let Some(verified) = &verified {
@@ -103,10 +157,27 @@ async fn welcome(worker: Rc<Worker>, listener: Arc<Listener>, stream: TcpStream,
     let visitor = Box::new(Visitor::new(Arc::clone(&listener), peer, sni, verified));
     drop(snapshot);
     match &listener.settings.protocol {
-        ListenerProtocol::Http if is_http2 => http2::serve(worker, visitor, stream, until).await,
+        ListenerProtocol::Http if is_http2 => {
+            http2::serve(worker, Peer::Visitor(visitor), stream, until).await
+        }
         ListenerProtocol::Http => http1::serve(worker, Peer::Visitor(visitor), stream, until).await,
         ListenerProtocol::Tcp(service) => tcp::serve(&worker, &visitor, service, stream, until).await,
     }
+}
+
+/// There are too many connections of an app.
+struct NoPlace;
+
+/// A place for one more connection of the app whose certificate was shown; none is needed where it is nobody's.
+fn place_of_app(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    verified: Option<&Verified>,
+) -> Result<Option<Member<AppId>>, NoPlace> {
+    let Some(verified) = verified else { return Ok(None) };
+    let Match::Found(credential) = snapshot.registry.certificate(&verified.subject) else { return Ok(None) };
+    let place = worker.apps.join(credential.app.id.clone(), snapshot.limits.app_connections);
+    place.map(Some).ok_or(NoPlace)
 }
 
 /// The listener with a certificate that is valid now. Nobody is answered with another one: after the clock was set or the
@@ -151,23 +222,78 @@ fn tell_of_name(listener: &Listener, peer: SocketAddr, subject: &Subject, snapsh
     }
 }
 
-fn count_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, error: &io::Error) {
+/// What a caller asked for before anything was agreed on, printable.
+#[derive(Debug, Default)]
+struct Hello {
+    sni: Option<String>,
+    alpn: Option<String>,
+}
+
+impl Hello {
+    fn note(&mut self, hello: &ClientHello<'_>) {
+        self.sni = hello.server_name().map(printable);
+        let protocols = hello.alpn().map(|protocols| protocols.map(<[u8]>::escape_ascii));
+        let protocols = protocols.map(|protocols| protocols.take(MOST_PROTOCOLS).map(|one| one.to_string()));
+        self.alpn = protocols.map(|protocols| printable(&protocols.collect::<Vec<_>>().join(",")));
+    }
+}
+
+/// More protocols that a caller offers are not told of.
+const MOST_PROTOCOLS: usize = 4;
+
+/// Shakes hands, leaving what the caller asked for in `hello`. What a stream is given back with has not been told to the caller.
+async fn shake_hands(
+    config: Arc<ServerConfig>,
+    stream: TcpStream,
+    hello: &mut Hello,
+) -> Result<TlsStream<TcpStream>, (io::Error, Option<TcpStream>)> {
+    let mut first = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let begun = match (&mut first).await {
+        Ok(begun) => begun,
+        Err(error) => return Err((error, first.take_io())),
+    };
+    hello.note(&begun.client_hello());
+    begun.into_stream(config).into_fallible().await.map_err(|(error, stream)| (error, Some(stream)))
+}
+
+/// Counts and tells of a handshake that failed: once, with what was asked for and shown, and which check failed.
+fn note_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, hello: &Hello, error: &io::Error) {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let code = match tls {
-        Some(error) if verify_error(error).is_some() => "bad-certificate",
-        Some(_) => "tls-error",
-        None => "closed",
+    let (code, check) = match tls.map(|error| (error, verify_error(error))) {
+        Some((_, Some(error))) => ("bad-certificate", error.check()),
+        Some((_, None)) => ("tls-error", "protocol"),
+        None => ("closed", "closed"),
     };
     worker.handshakes.count(code);
+    worker.metrics.count_handshake_failure(check);
+    let (listener, Hello { sni, alpn }) = (&listener.settings.id, hello);
     match tls {
         Some(error) => {
             let skew = not_yet_valid(error).inspect(|skew| worker.note_skew(skew)).map(ToString::to_string);
             let reason = skew.or_else(|| verify_error(error).map(ToString::to_string));
-            let reason = reason.unwrap_or_else(|| error.to_string());
-            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, code, reason, "handshake failed");
+            let reason = printable(&reason.unwrap_or_else(|| error.to_string()));
+            let shown = shown(error);
+            let not_after = shown.and_then(|shown| shown.not_after).map(|end| end.to_string());
+            tracing::warn!(
+                target: "postern::proxy",
+                %peer,
+                %listener,
+                sni,
+                alpn,
+                code,
+                check,
+                reason,
+                cert.subject = shown.map(|shown| shown.subject.as_str()),
+                cert.names = shown.map(|shown| shown.names.as_str()),
+                cert.issuer = shown.map(|shown| shown.issuer.as_str()),
+                cert.serial = shown.map(|shown| shown.serial.as_str()),
+                cert.not_after = not_after,
+                cert.sha256 = shown.map(|shown| shown.sha256.as_str()),
+                "handshake failed"
+            );
         }
         None => {
-            tracing::debug!(target: "postern::proxy", %peer, listener = %listener.settings.id, %error, "handshake broken off")
+            tracing::debug!(target: "postern::proxy", %peer, %listener, sni, alpn, %error, "handshake broken off");
         }
     }
 }

@@ -9,6 +9,9 @@ mod sessions;
 mod tls;
 mod deadline;
 mod ending;
+mod crowd;
+mod pressure;
+mod drip;
 mod buffer;
 mod linger;
 mod framing;
@@ -20,34 +23,51 @@ mod http_gate;
 mod response;
 mod limit_fields;
 mod fault;
+mod proxy_status;
 mod refuse;
 mod whoami;
+mod xfcc;
+mod assertion;
+mod trace;
 mod upstream;
 mod context;
 mod worker;
 mod admission;
 mod token_office;
 mod relay;
+mod grpc;
+mod h2_head;
+mod h2_upstream;
+mod h2_bridge;
 mod forward;
+mod h2_relay;
+mod preface;
 mod http1;
+mod h2_guard;
 mod http2;
 mod tcp;
+mod upgrade;
 mod inbound;
 mod outbound;
 mod plane;
 mod rehearse;
+mod reading;
 
 pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Scissors, Socket};
+pub use pressure::{Gauge, Pressure};
+pub use reading::{AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
-    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceSettings, Watch,
+    AssertionRules, Ceiling, CertificateFields, ClientCert, Detail, Details, Endpoint, ErrorFormat, Limits,
+    ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings, ServiceProtocol,
+    ServiceSettings, Watch, Xfcc,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing};
 pub use tls::{TlsError, client_config, server_config, web_client_config};
+pub use upgrade::{InvalidUpgradeProtocol, UpgradeProtocol};
 pub use uses::{CredentialUse, UseReports};
 
 #[cfg(test)]

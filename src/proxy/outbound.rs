@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::context::NotAttested;
 use super::forward::{Resident, Route, may_go_on};
 use super::http1::{self, Peer};
+use super::http2;
+use super::preface::{Begun, recognise};
 use super::settings::RemoteProtocol;
-use super::tcp;
+use super::tcp::{self, End};
 use super::worker::{OpenConnection, Worker, back_off};
 use crate::id::{RemoteId, WorkloadId};
 use crate::telemetry::AccessEvent;
@@ -138,17 +140,32 @@ where
     };
     let own_id = client.own_id.clone();
     let resident = Resident { remote: remote.clone(), workload, own_id, bond: RefCell::default() };
-    if settings.settings.protocol == RemoteProtocol::Http {
-        drop(snapshot);
-        return http1::serve(worker, Peer::Resident(Box::new(resident)), stream, None).await;
+    match settings.settings.protocol {
+        RemoteProtocol::H2 => {
+            let within = snapshot.limits.idle;
+            drop(snapshot);
+            let recognised = timeout(within, recognise(stream)).await;
+            let Ok(Ok((begun, stream))) = recognised else { return };
+            let peer = Peer::Resident(Box::new(resident));
+            return match begun {
+                Begun::Http1 => http1::serve(worker, peer, stream, None).await,
+                Begun::Http2 => http2::serve(worker, peer, stream, None).await,
+            };
+        }
+        RemoteProtocol::Http => {
+            drop(snapshot);
+            return http1::serve(worker, Peer::Resident(Box::new(resident)), stream, None).await;
+        }
+        RemoteProtocol::Tcp => {}
     }
     let (now, begun) = (worker.now(), Instant::now());
     let id = worker.ids.next(now);
     let (code, moved) = match tcp::connect(&worker, &Route::Remote(&resident), &snapshot.limits).await {
         Ok(mut upstream) => {
-            let (io, until, bond) = (&mut upstream.io, upstream.until, upstream.bond.clone());
+            let (until, bond) = (upstream.until, upstream.bond.clone());
             let allowed = || bond.as_ref().map_or(Ok(()), |bond| may_go_on(&worker, &resident, bond));
-            let moved = tcp::pipe(&worker, &mut stream, io, until, &snapshot.limits, allowed).await;
+            let (near, far) = (End::new(&mut stream), End::new(&mut upstream.io));
+            let moved = tcp::pipe(&worker, near, far, until, &snapshot.limits, allowed).await;
             (moved.ended.unwrap_or("allowed"), moved)
         }
         Err(code) => (code, tcp::Moved::default()),

@@ -312,6 +312,8 @@ impl Plane {
     /// passed, which may have begun before. Blocks.
     pub fn drain(self, within: Duration) {
         self.signal.send_modify(|signal| signal.drain_by(Instant::now() + within));
+        // Nobody may wait at a socket from which nobody takes callers any more.
+        drop(self.kept);
         let (orders, threads): (Vec<_>, Vec<_>) = self.threads.into_iter().unzip();
         drop(orders);
         for thread in threads {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::{Buffer, poll_read_with};
+use super::drip::Waiting;
 use super::framing::{Decoder, Framing, InvalidBody, Piece};
 use super::leaks::{Blocked, Scan};
 use crate::credential::DigestCheck;
@@ -24,10 +25,14 @@ pub(super) struct Pump {
     ended: bool,
     flushed: bool,
     moved: u64,
+    /// For whom it waits, when it waits.
+    waiting: Waiting,
     /// What the body must be; taken when it has been compared.
     digest: Option<DigestCheck>,
-    /// Looks for secrets in the body.
+    /// Looks for secrets in the body, and lets pass what may.
     scan: Option<Scan>,
+    /// What it has let pass.
+    passed: Vec<u8>,
 }
 
 /// Whose fault it is that a body did not arrive.
@@ -39,8 +44,12 @@ pub(super) enum PumpError {
     Digest,
     #[error("the sender's body holds a secret of ours")]
     Leak,
+    #[error("the sender's body comes too slowly")]
+    Slow,
     #[error("the sender cannot be read from")]
     Read(#[source] io::Error),
+    #[error("the sender's trailers say where a message ends or goes")]
+    Trailers,
     #[error("the receiver cannot be written to")]
     Write(#[source] io::Error),
 }
@@ -58,8 +67,10 @@ impl Pump {
             ended: false,
             flushed: false,
             moved: 0,
+            waiting: Waiting::ForOthers,
             digest: None,
             scan: None,
+            passed: Vec::new(),
         }
     }
 
@@ -79,6 +90,11 @@ impl Pump {
     /// Bytes of body that were moved so far.
     pub(super) const fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// For whom it waits, if it could not go on.
+    pub(super) const fn waiting(&self) -> Waiting {
+        self.waiting
     }
 
     /// Whether everything was written and flushed.
@@ -106,6 +122,7 @@ impl Pump {
         R: AsyncRead + Unpin + ?Sized,
         W: AsyncWrite + Unpin + ?Sized,
     {
+        self.waiting = Waiting::ForOthers;
         loop {
             if self.ended && self.written >= self.staged.len() {
                 let flushed = Pin::new(&mut *to).poll_flush(cx).map_err(PumpError::Write);
@@ -148,6 +165,7 @@ impl Pump {
                         Poll::Ready(Ok(_)) => {}
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Read(error))),
                         Poll::Pending => {
+                            self.waiting = Waiting::ForCaller;
                             return match Pin::new(&mut *to).poll_flush(cx) {
                                 Poll::Ready(Err(error)) => Poll::Ready(Err(PumpError::Write(error))),
                                 Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
@@ -171,6 +189,10 @@ impl Pump {
                 Piece::Skip(count) => self.skip(unread, count)?,
                 Piece::End => {
                     self.compare()?;
+                    if let Some(scan) = &mut self.scan {
+                        scan.finish(&mut self.passed);
+                        self.stage_passed();
+                    }
                     if self.chunked {
                         self.staged.extend_from_slice(b"0\r\n\r\n");
                     }
@@ -191,14 +213,10 @@ impl Pump {
                         digest.update(data);
                     }
                     if let Some(scan) = &mut self.scan {
-                        scan.look(data).map_err(|Blocked| PumpError::Leak)?;
-                    }
-                    if self.chunked {
-                        self.staged.extend_from_slice(format!("{count:x}\r\n").as_bytes());
-                    }
-                    self.staged.extend_from_slice(data);
-                    if self.chunked {
-                        self.staged.extend_from_slice(b"\r\n");
+                        scan.pass(data, &mut self.passed).map_err(|Blocked| PumpError::Leak)?;
+                        self.stage_passed();
+                    } else {
+                        stage_data(&mut self.staged, data, self.chunked);
                     }
                     self.take(unread, count)?;
                     if self.decoder.is_done() {
@@ -208,6 +226,14 @@ impl Pump {
             }
         }
         Ok(())
+    }
+
+    /// Copies what has been looked through and may pass.
+    fn stage_passed(&mut self) {
+        if !self.passed.is_empty() {
+            stage_data(&mut self.staged, &self.passed, self.chunked);
+            self.passed.clear();
+        }
     }
 
     /// Compares the body, of which nothing more comes, with what was signed.
@@ -225,6 +251,17 @@ impl Pump {
         self.decoder.advance(taken).map_err(PumpError::Body)?;
         unread.consume(count);
         Ok(())
+    }
+}
+
+/// Copies a piece of body, as a chunk where it is to be one.
+fn stage_data(staged: &mut Vec<u8>, data: &[u8], chunked: bool) {
+    if chunked {
+        staged.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+    }
+    staged.extend_from_slice(data);
+    if chunked {
+        staged.extend_from_slice(b"\r\n");
     }
 }
 

@@ -12,13 +12,14 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
+use super::drip::{Drip, TooSlow};
 use super::ending::Ending;
 use super::framing::Framing;
 use super::http_gate::Version;
 use super::leaks::{Blocked, Leaks, Scan};
 use super::pump::{Pump, PumpError};
 use super::request_id::RequestId;
-use super::response::{self, BadResponse, Caller, ResponseHead};
+use super::response::{self, BadResponse, Caller, ResponseHead, SWITCHING};
 use super::upstream::Upstream;
 use crate::credential::DigestCheck;
 
@@ -39,6 +40,8 @@ pub(super) struct Body {
     pub(super) framing: Framing,
     /// What it must be, where the caller has signed it.
     pub(super) digest: Option<DigestCheck>,
+    /// How fast it has to come.
+    pub(super) drip: Drip,
 }
 
 /// How far a connection has come with the request that it read last.
@@ -119,22 +122,27 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Side { io, unread, out, stage } = side;
-    let Body { framing, digest } = body;
+    let Body { framing, digest, mut drip } = body;
     let mut sending = Pump::new(std::mem::take(head), framing, framing).expecting(digest);
     let outcome = async {
         let answer = loop {
             let answer =
-                poll_fn(|cx| poll_head(cx, &mut sending, io, unread, upstream, caller, pace)).await?;
-            if answer.status >= 200 {
+                poll_fn(|cx| poll_head(cx, (&mut sending, &mut drip), io, unread, upstream, caller, pace))
+                    .await?;
+            scan_head(caller.leaks, upstream.unread.unread().get(..answer.length).unwrap_or_default())?;
+            if answer.status == SWITCHING && !sending.is_done() {
+                return Err(RelayError::Response(BadResponse::Switched));
+            }
+            if answer.status >= 200 || answer.status == SWITCHING {
                 break answer;
             }
+            drip.begin();
             pass_interim(io, out, upstream, &answer, caller, request_id).await?;
         };
         let caller = &Caller { keep_alive: caller.keep_alive && !pace.ending.is_wished(), ..*caller };
         let framing = response::framing_for(caller.version, &answer);
         out.clear();
         let head_bytes = upstream.unread.unread().get(..answer.length).unwrap_or_default();
-        scan_head(caller.leaks, head_bytes)?;
         response::write_http1(out, head_bytes, &answer, caller, request_id);
         upstream.unread.consume(answer.length);
         let scan = caller.leaks.map(|leaks| Scan::new(Rc::clone(leaks)));
@@ -165,14 +173,14 @@ where
 /// # Errors
 /// It holds a secret, and may not pass.
 pub(super) fn scan_head(leaks: Option<&Rc<Leaks>>, head: &[u8]) -> Result<(), RelayError> {
-    let scanned = leaks.map_or(Ok(()), |leaks| Scan::new(Rc::clone(leaks)).look(head));
+    let scanned = leaks.map_or(Ok(()), |leaks| leaks.look_at_whole(head));
     scanned.map_err(|Blocked| RelayError::Response(BadResponse::Leak))
 }
 
 /// Sends while it waits for a response head.
 fn poll_head<S>(
     cx: &mut Context<'_>,
-    sending: &mut Pump,
+    (sending, drip): (&mut Pump, &mut Drip),
     io: &mut S,
     unread: &mut Buffer,
     upstream: &mut Upstream,
@@ -183,7 +191,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     if pace.deadline.is_late() {
-        return Poll::Ready(Err(RelayError::TimedOut));
+        let slow = drip.waits();
+        return Poll::Ready(Err(if slow { SLOW } else { RelayError::TimedOut }));
     }
     let before = sending.moved();
     if !sending.is_done() {
@@ -193,13 +202,15 @@ where
             Poll::Ready(Err(error)) => return Poll::Ready(Err(RelayError::Caller(error))),
         }
     }
-    if sending.moved() != before {
-        pace.progress();
+    let waited = drip.waits();
+    let silence = drip.look(sending.waiting(), sending.moved()).map_err(|TooSlow| SLOW)?;
+    if sending.moved() != before || waited != drip.waits() {
+        pace.deadline.set(Phase::Transfer, silence.map_or(pace.stall, |silence| silence.min(pace.stall)));
     }
     loop {
         if !upstream.unread.is_empty() {
             let bytes = upstream.unread.unread();
-            match response::read(bytes, caller.to_head_request) {
+            match response::read_or_switch(bytes, caller.to_head_request, caller.upgrade) {
                 Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
                 Ok(None) if bytes.len() > MAX_RESPONSE_HEAD => {
                     return Poll::Ready(Err(RelayError::Response(BadResponse::Head)));
@@ -249,6 +260,8 @@ where
     }
     outcome.map_err(RelayError::Midway)
 }
+
+const SLOW: RelayError = RelayError::Caller(PumpError::Slow);
 
 /// Passes an interim answer on (RFC 9110 §15.2); callers of HTTP/1.0 do not know them.
 async fn pass_interim<S: AsyncWrite + Unpin>(

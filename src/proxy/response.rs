@@ -38,6 +38,18 @@ pub(super) enum BadResponse {
 /// # Errors
 /// It is no response that can be passed on.
 pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<ResponseHead>, BadResponse> {
+    read_or_switch(unread, to_head_request, None)
+}
+
+/// The same, where the service may go over to the protocol `upgrade`.
+///
+/// # Errors
+/// It is no response that can be passed on.
+pub(super) fn read_or_switch(
+    unread: &[u8],
+    to_head_request: bool,
+    upgrade: Option<&str>,
+) -> Result<Option<ResponseHead>, BadResponse> {
     let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut storage);
     let length = match response.parse(unread) {
@@ -45,11 +57,13 @@ pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<Respon
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(_) => return Err(BadResponse::Head),
     };
-    let (Some(status), Some(minor)) = (response.code, response.version) else {
+    let (Some(status @ FIRST_STATUS..), Some(minor)) = (response.code, response.version) else {
         return Err(BadResponse::Head);
     };
-    if status == 101 {
-        return Err(BadResponse::Switched);
+    if status == SWITCHING {
+        let agreed = upgrade.is_some_and(|protocol| agrees(response.headers, protocol));
+        let head = ResponseHead { status, body: Framing::Length(0), keep_alive: false, length };
+        return if agreed { Ok(Some(head)) } else { Err(BadResponse::Switched) };
     }
     let bodiless = to_head_request || status < 200 || matches!(status, 204 | 304);
     let (mut close, mut keep) = (false, minor == 1);
@@ -69,19 +83,39 @@ pub(super) fn read(unread: &[u8], to_head_request: bool) -> Result<Option<Respon
             keep |= memchr::memmem::find(&value, b"keep-alive").is_some();
         }
     }
+    // Also where it only announces a body that does not follow: it travels on.
+    let content_length =
+        content_length.map(|digits| number(digits).ok_or(BadResponse::Length)).transpose()?;
     let body = match (encoding, content_length) {
         _ if bodiless => Framing::Length(0),
         (Some(_), Some(_)) => return Err(BadResponse::Length),
         (Some(value), None) if value.eq_ignore_ascii_case(b"chunked") => Framing::Chunked,
         (Some(_), None) => return Err(BadResponse::Length),
-        (None, Some(digits)) => Framing::Length(number(digits).ok_or(BadResponse::Length)?),
+        (None, Some(length)) => Framing::Length(length),
         (None, None) => Framing::Close,
     };
     // A service that announces a body where there can be none may send one, too.
-    let announced = encoding.is_some() || content_length.is_some_and(|digits| number(digits) != Some(0));
+    let announced = encoding.is_some() || content_length.is_some_and(|length| length != 0);
     let keep_alive = keep && !close && body != Framing::Close && !(status == 204 && announced);
     Ok(Some(ResponseHead { status, body, keep_alive, length }))
 }
+
+/// The service goes over to the protocol that it was asked for (RFC 9110 §15.2.2).
+pub(super) const SWITCHING: u16 = 101;
+
+/// Whether a 101 is to `protocol` and nothing else, and leaves no doubt about where its head ends.
+fn agrees(fields: &[httparse::Header<'_>], protocol: &str) -> bool {
+    let named = |name: &'static str| fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
+    let mut protocols = named("upgrade");
+    let agreed = protocols.next().is_some_and(|field| field.value.eq_ignore_ascii_case(protocol.as_bytes()));
+    let announces_body = named("content-length").chain(named("transfer-encoding")).next().is_some();
+    agreed && protocols.next().is_none() && !announces_body
+}
+
+/// > All valid status codes are within the range of 100 to 599, inclusive. — RFC 9110 §15
+///
+/// What is below would be written with fewer than three digits.
+const FIRST_STATUS: u16 = 100;
 
 fn number(digits: &[u8]) -> Option<u64> {
     let plain = !digits.is_empty() && digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit);
@@ -113,9 +147,12 @@ pub(super) fn each_field(bytes: &[u8], length: ContentLength, mut each: impl FnM
                 .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
         })
     };
+    let mut is_announced = false;
     for field in response.headers.iter() {
-        let announced =
-            length == ContentLength::Announced && field.name.eq_ignore_ascii_case("content-length");
+        // Two that are equal were read as one.
+        let announced = length == ContentLength::Announced
+            && field.name.eq_ignore_ascii_case("content-length")
+            && !std::mem::replace(&mut is_announced, true);
         if (announced || fate_of_response_field(field.name) == Fate::Pass) && !nominated(field.name) {
             each(field.name, field.value);
         }
@@ -157,6 +194,10 @@ pub(super) fn write_http1(
         }
     });
     field(out, "x-request-id", request_id.as_str().as_bytes());
+    if let Some(protocol) = caller.upgrade.filter(|_| head.status == SWITCHING) {
+        field(out, "connection", b"Upgrade");
+        field(out, "upgrade", protocol.as_bytes());
+    }
     if head.status >= 200 {
         out.extend_from_slice(caller.limits);
         match framing {
@@ -188,6 +229,8 @@ pub(super) struct Caller<'a> {
     pub(super) limits: &'a [u8],
     /// What is found in the answer, where it is looked through.
     pub(super) leaks: Option<&'a Rc<Leaks>>,
+    /// What the connection goes over to, if the service agrees.
+    pub(super) upgrade: Option<&'a str>,
 }
 
 /// Appends a field line.
@@ -229,6 +272,7 @@ mod tests {
         to_head_request: false,
         limits: b"",
         leaks: None,
+        upgrade: None,
     };
 
     fn written(wire: &str, caller: Caller<'_>) -> String {
@@ -269,6 +313,17 @@ mod tests {
     }
 
     #[test]
+    fn a_length_that_is_announced_is_one_number() {
+        let caller = Caller { to_head_request: true, ..KEEP };
+        let twice = "HTTP/1.1 200 OK\r\nContent-Length: 77\r\nContent-Length: 77\r\n\r\n";
+        let none = "HTTP/1.1 200 OK\r\nContent-Length: +77\r\n\r\n";
+
+        assert_eq!(written(twice, caller).matches("Content-Length").count(), 1);
+        assert_eq!(read(none.as_bytes(), true), Err(BadResponse::Length));
+        assert_eq!(read(none.replace("200", "304").as_bytes(), false), Err(BadResponse::Length));
+    }
+
+    #[test]
     fn what_the_agent_says_of_limits_replaces_what_the_service_says() {
         let wire = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nRateLimit: \"x\";r=1;t=1\r\n\r\n";
         let limited = Caller { limits: b"ratelimit: \"product:a\";r=7;t=60\r\n", ..KEEP };
@@ -290,6 +345,7 @@ mod tests {
         }
         assert_eq!(read(b"HTTP/1.1 101 Go\r\n\r\n", false), Err(BadResponse::Switched));
         assert_eq!(read(b"nonsense\r\n\r\n", false), Err(BadResponse::Head));
+        assert_eq!(read(b"HTTP/1.1 011 A\r\n\r\n", false), Err(BadResponse::Head));
     }
 
     #[test]

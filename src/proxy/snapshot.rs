@@ -11,7 +11,7 @@ use crate::credential::{Peppers, SignatureTerms};
 use crate::id::{AuthorityId, EnvironmentId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::limit::{Inflight, Ledger, Throttle};
-use crate::oauth::Office;
+use crate::oauth::{KeyRing, Office};
 use crate::pki::{Life, Verified, Verifier};
 use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
 use crate::registry::{Accepts, Snapshot as Registry};
@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub inflight: BTreeMap<ServiceId, Arc<Inflight>>,
     /// Where tokens are to be had, if anywhere.
     pub office: Option<Arc<Office>>,
+    /// What signs assertions for services.
+    pub assertion_keys: Arc<KeyRing>,
 }
 
 impl Snapshot {
@@ -161,6 +163,24 @@ impl Routes {
         })
     }
 
+    /// Whether a request to `authority` and `path`, for which `found` answers, belongs on another connection: the handshake
+    /// asked for `sni`, which is the host of some service, and not `found` answers for that host and path.
+    #[must_use]
+    pub fn is_misdirected(
+        &self,
+        sni: &str,
+        authority: &str,
+        path: &str,
+        found: Option<&Arc<ServiceSettings>>,
+    ) -> bool {
+        if host_of(authority).eq_ignore_ascii_case(sni) {
+            return false;
+        }
+        let mut hosts = self.services.iter().flat_map(|service| &service.hosts);
+        let meant = self.find(sni, path).map(|service| &service.id);
+        meant != found.map(|service| &service.id) && hosts.any(|host| host.eq_ignore_ascii_case(sni))
+    }
+
     /// The service called `id`.
     #[must_use]
     pub fn service(&self, id: &ServiceId) -> Option<&Arc<ServiceSettings>> {
@@ -189,7 +209,7 @@ fn is_below(path: &str, base: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::settings::{Endpoint, ErrorFormat};
+    use crate::proxy::settings::{Endpoint, ErrorFormat, ServiceProtocol};
 
     fn service(id: &str, hosts: &[&str], base_path: &str) -> ServiceSettings {
         ServiceSettings {
@@ -197,10 +217,14 @@ mod tests {
             hosts: hosts.iter().map(ToString::to_string).collect(),
             base_path: base_path.to_owned(),
             endpoint: Endpoint::Whoami,
+            protocol: ServiceProtocol::default(),
             accepts: None,
             concurrency: None,
             error_format: ErrorFormat::default(),
+            upgrades: Arc::default(),
             watch: crate::proxy::Watch::Off,
+            client_cert: Default::default(),
+            assertion: None,
         }
     }
 
@@ -218,5 +242,24 @@ mod tests {
         assert_eq!(find("x", "/ordersx"), "all");
         assert_eq!(find("EU.example:8443", "/orders"), "orders-eu");
         assert_eq!(find("[::1]:8443", "/orders"), "orders");
+    }
+
+    #[test]
+    fn a_name_that_a_service_lists_leads_to_no_other_service() {
+        let routes = Routes::new([
+            service("red", &["red.test"], "/"),
+            service("blue", &["blue.test"], "/"),
+            service("shared", &[], "/shared"),
+        ]);
+        let misdirected =
+            |sni, authority, path| routes.is_misdirected(sni, authority, path, routes.find(authority, path));
+
+        assert!(!misdirected("red.test", "red.test:8443", "/a"));
+        assert!(!misdirected("RED.test", "red.TEST", "/a"));
+        assert!(misdirected("red.test", "blue.test", "/a"));
+        assert!(misdirected("red.test", "other.test", "/a"));
+        assert!(!misdirected("red.test", "blue.test", "/shared/a"));
+        assert!(!misdirected("localhost", "blue.test", "/a"));
+        assert!(!misdirected("localhost", "other.test", "/a"));
     }
 }

@@ -39,12 +39,12 @@ pub(super) async fn serve<S>(
     let (verdict, moved) = match judge(visitor, service, &snapshot, Purpose::Admit, now) {
         (verdict, None) => (verdict, Moved::default()),
         (verdict, Some(admission)) => {
-            worker.note_use(admission.permit.terms().credential, now);
+            worker.note_use(&admission.permit, now);
             match connect(worker, &Route::Service(admission), &snapshot.limits).await {
                 Ok(mut upstream) => {
                     let allowed = || may_go_on(worker, visitor, service);
-                    let moved =
-                        pipe(worker, &mut stream, &mut upstream.io, until, &snapshot.limits, allowed).await;
+                    let (near, far) = (End::new(&mut stream), End::new(&mut upstream.io));
+                    let moved = pipe(worker, near, far, until, &snapshot.limits, allowed).await;
                     (Verdict { code: moved.ended.unwrap_or(verdict.code), ..verdict }, moved)
                 }
                 Err(code) => (Verdict { code, ..verdict }, Moved::default()),
@@ -102,7 +102,7 @@ pub(super) fn judge<'s>(
     match (check(&evidence, &ask, door, &snapshot.registry, &snapshot.peppers, &toll, now), settings) {
         (Ok(permit), Some(service)) => (
             Verdict::of_permit(&permit, service.id.as_str(), presented),
-            Some(Admission { permit, service, digest: None, presented }),
+            Some(Admission { permit, service, digest: None, presented, upgrade: None }),
         ),
         (Ok(_), None) => (Verdict::of_nobody("no-such-service"), None),
         (Err(no), _) => (Verdict::of_no(&no, service.as_str(), presented), None),
@@ -143,12 +143,26 @@ pub(super) struct Moved {
     pub(super) ended: Option<&'static str>,
 }
 
+/// One end of a raw connection.
+pub(super) struct End<'a, S> {
+    pub(super) io: &'a mut S,
+    /// What was read from it and has not gone anywhere yet.
+    pub(super) unread: Buffer,
+}
+
+impl<'a, S> End<'a, S> {
+    /// An end of which nothing was read.
+    pub(super) fn new(io: &'a mut S) -> Self {
+        Self { io, unread: Buffer::default() }
+    }
+}
+
 /// Carries bytes both ways until both sides are done, nothing moves for too long, the certificate ends, the agent stops, or
 /// a new snapshot does not `allow` it any more.
 pub(super) async fn pipe<A, B>(
     worker: &Worker,
-    near: &mut A,
-    far: &mut B,
+    near: End<'_, A>,
+    far: End<'_, B>,
     until: Option<Timestamp>,
     limits: &Limits,
     allowed: impl Fn() -> Result<(), &'static str>,
@@ -163,7 +177,8 @@ where
         deadline.move_validity(validity());
         allowed()
     };
-    let (mut up, mut down) = (OneWay::default(), OneWay::default());
+    let (mut up, mut down) = (OneWay::of(near.unread), OneWay::of(far.unread));
+    let (near, far) = (near.io, far.io);
     let mut signal = worker.signal.clone();
     let ended = {
         let mut both = pin!(std::future::poll_fn(|cx| {
@@ -206,7 +221,7 @@ where
 }
 
 /// One of the ends was cut and not closed.
-const BROKEN_OFF: &str = "broken-off";
+pub(super) const BROKEN_OFF: &str = "broken-off";
 
 /// Whether a connection may go on is asked this often, whatever happens.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -251,6 +266,11 @@ struct OneWay {
 }
 
 impl OneWay {
+    /// A direction in which `unread` goes first.
+    fn of(unread: Buffer) -> Self {
+        Self { unread, ..Self::default() }
+    }
+
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,

@@ -24,7 +24,8 @@ use super::context::{Attestor, NotAttested, PlaneContext, Signal};
 use super::http1::{self, Peer};
 use super::http2;
 use super::settings::{
-    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceSettings,
+    Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, ServiceProtocol,
+    ServiceSettings,
 };
 use super::snapshot::{Listener, Routes, Snapshot};
 use super::tcp;
@@ -159,10 +160,14 @@ impl World {
             hosts: Vec::new(),
             base_path: "/".into(),
             endpoint: Endpoint::Unix(socket.clone()),
+            protocol: ServiceProtocol::default(),
             accepts: None,
             concurrency: None,
             error_format: ErrorFormat::default(),
+            upgrades: Arc::default(),
             watch: super::settings::Watch::Off,
+            client_cert: Default::default(),
+            assertion: None,
         };
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };
@@ -186,12 +191,14 @@ impl World {
             throttle: Default::default(),
             inflight: Default::default(),
             office: None,
+            assertion_keys: Default::default(),
         };
         let log = Shared::default();
         let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();
         let (lookout, _) = crate::proxy::Lookout::new();
         let context = PlaneContext {
             remember: 10,
+            pressure: crate::proxy::Gauge::default(),
             usage: Arc::default(),
             records: AccessSink::none(),
             signs: crate::proxy::Signs::new(Default::default()).0,
@@ -203,6 +210,7 @@ impl World {
             metrics: Arc::new(Metrics::new("0")),
             skews: Arc::default(),
             access,
+            spans: crate::telemetry::SpanSink::none(),
             tokens: TokenDesk::new(std::sync::mpsc::sync_channel(1).0),
         };
         let (signal, heard) = watch::channel(Signal::default());
@@ -249,7 +257,12 @@ impl World {
     /// A caller's end of an HTTP/2 connection.
     async fn http2(&self) -> h2::client::SendRequest<Bytes> {
         let (near, far) = tokio::io::duplex(64 * 1024);
-        tokio::task::spawn_local(http2::serve(Rc::clone(&self.worker), self.visitor(), far, None));
+        tokio::task::spawn_local(http2::serve(
+            Rc::clone(&self.worker),
+            Peer::Visitor(self.visitor()),
+            far,
+            None,
+        ));
         let (caller, connection) = h2::client::handshake(near).await.unwrap();
         tokio::task::spawn_local(connection);
         caller
@@ -506,8 +519,12 @@ async fn an_idle_http2_connection_is_closed_even_if_its_caller_answers_no_ping()
         .run_until(async {
             let (mut near, far) = tokio::io::duplex(64 * 1024);
             let begun = Instant::now();
-            let serving =
-                tokio::task::spawn_local(http2::serve(Rc::clone(&world.worker), world.visitor(), far, None));
+            let serving = tokio::task::spawn_local(http2::serve(
+                Rc::clone(&world.worker),
+                Peer::Visitor(world.visitor()),
+                far,
+                None,
+            ));
             near.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
 
             let served = timeout(LONG, serving).await;

@@ -11,13 +11,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::buffer::Buffer;
+use super::proxy_status::ProxyError;
 use super::settings::Endpoint;
 use super::snapshot::Client;
 use super::tls::{NotYetValid, not_yet_valid, verdict};
@@ -26,11 +27,11 @@ use crate::id::{RemoteId, WorkloadId};
 use crate::pki::{Usage, Verified, Verifier, VerifyError};
 
 /// How long an idle connection is kept. One that the other side has closed meanwhile is noticed before it is used.
-const KEEP: Duration = Duration::from_secs(30);
+pub(super) const KEEP: Duration = Duration::from_secs(30);
 
 /// No exchange begins so shortly before the end of a certificate under a connection, for it could not outlive that. Whoever
 /// is dialled anew shows a fresher one by then.
-const LAST_STRETCH: Duration = Duration::from_secs(60);
+pub(super) const LAST_STRETCH: Duration = Duration::from_secs(60);
 
 /// What a pooled connection may be used for.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -87,7 +88,8 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    fn new(io: UpstreamIo) -> Self {
+    /// A connection that was just made.
+    pub(super) fn new(io: UpstreamIo) -> Self {
         Self { io, unread: Buffer::default(), reused: false, until: None, bond: None, since: Instant::now() }
     }
 
@@ -117,6 +119,8 @@ pub(super) struct Bond {
 /// The streams that lead to something that answers.
 #[derive(Debug)]
 pub(super) enum UpstreamIo {
+    /// To one stream of a shared connection.
+    Bridged(DuplexStream),
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
@@ -125,6 +129,7 @@ pub(super) enum UpstreamIo {
 macro_rules! each {
     ($self:ident, $io:ident => $call:expr) => {
         match $self.get_mut() {
+            UpstreamIo::Bridged($io) => $call,
             UpstreamIo::Tcp($io) => $call,
             UpstreamIo::Tls($io) => $call,
             UpstreamIo::Unix($io) => $call,
@@ -168,6 +173,26 @@ pub(super) enum DialError {
 }
 
 impl DialError {
+    /// The same in the words that proxies have in common.
+    pub(super) fn in_common_words(&self) -> ProxyError {
+        match self {
+            Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                ProxyError::ConnectionRefused
+            }
+            Self::Connect(_) => ProxyError::DestinationUnavailable,
+            Self::Name => ProxyError::ProxyConfigurationError,
+            Self::TimedOut => ProxyError::ConnectionTimeout,
+            Self::Tls(error) => {
+                let certificate = error.get_ref().and_then(|error| error.downcast_ref());
+                match certificate {
+                    Some(rustls::Error::InvalidCertificate(_)) => ProxyError::TlsCertificateError,
+                    Some(_) | None => ProxyError::TlsProtocolError,
+                }
+            }
+            Self::Untrusted(_) => ProxyError::TlsCertificateError,
+        }
+    }
+
     /// What it says of the clocks, if it failed for them.
     pub(super) fn skew(&self) -> Option<&NotYetValid> {
         match self {

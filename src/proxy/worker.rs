@@ -1,29 +1,38 @@
 //! What one data-plane thread owns: pools, counters, its end of the access log. Nothing in here is shared with another thread.
 
 use std::cell::Cell;
-use std::hash::{BuildHasher as _, RandomState};
+use std::future::poll_fn;
 use std::io;
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::context::{Attestor, PlaneContext, Signal};
+use super::crowd::{Crowd, Turnstile};
+use super::h2_upstream::H2Pool;
 use super::leaks::Leaks;
+use super::pressure::{Gauge, Pressure};
 use super::request_id::RequestIds;
+use super::settings::{Limits, Watch};
 use super::sightings::Lookout;
 use super::signs::{Noticed, Seen, Signs};
 use super::snapshot::{Current, Snapshot};
 use super::tls::NotYetValid;
 use super::upstream::Pool;
 use super::uses::UseLog;
+use crate::authz::Permit;
 use crate::clock::{Clock, Timestamp};
+use crate::credential::recognise;
+use crate::id::AppId;
 use crate::issuance::TokenDesk;
 use crate::pki::{Skews, Verified, VerifyError};
-use crate::registry::Credential;
-use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics, Recall, Tally};
+use crate::telemetry::{AccessEvent, AccessLog, CallCounter, CodeCounter, Metrics, Recall, SpanSink, Tally};
 
 /// Access-log lines wait no longer than this for company.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
@@ -44,10 +53,15 @@ pub(super) struct Worker {
     clock: Arc<dyn Clock>,
     pub(super) attestor: Arc<dyn Attestor>,
     pub(super) pool: Pool,
+    /// Connections that requests share.
+    pub(super) shared: H2Pool,
     pub(super) ids: RequestIds,
     pub(super) requests: CodeCounter,
     pub(super) outbound: CodeCounter,
     pub(super) handshakes: CodeCounter,
+    /// Requests by app, product and service.
+    pub(super) calls: CallCounter,
+    pub(super) spans: SpanSink,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tokens: TokenDesk,
     lookout: Lookout,
@@ -64,20 +78,31 @@ pub(super) struct Worker {
     pub(super) signal: watch::Receiver<Signal>,
     pub(super) cuts: CodeCounter,
     open: Cell<usize>,
+    /// Handshakes under way.
+    pub(super) handshaking: Rc<Turnstile>,
+    /// Connections by where they come from.
+    pub(super) sources: Rc<Crowd<u128>>,
+    /// Connections by whose certificate they came with.
+    pub(super) apps: Rc<Crowd<AppId>>,
+    pressure: Gauge,
+    itself: Weak<Self>,
 }
 
 impl Worker {
     /// A thread's belongings, made on that thread.
     pub(super) fn new(context: &PlaneContext, signal: watch::Receiver<Signal>) -> Rc<Self> {
-        Rc::new(Self {
+        Rc::new_cyclic(|itself| Self {
             current: Arc::clone(&context.current),
             clock: Arc::clone(&context.clock),
             attestor: Arc::clone(&context.attestor),
             pool: Pool::new(),
+            shared: H2Pool::default(),
             ids: RequestIds::new(),
             requests: context.metrics.requests(),
             outbound: context.metrics.outbound(),
             handshakes: context.metrics.handshakes(),
+            calls: context.metrics.by_caller(),
+            spans: context.spans.clone(),
             metrics: Arc::clone(&context.metrics),
             tokens: context.tokens.clone(),
             lookout: context.lookout.clone(),
@@ -93,12 +118,34 @@ impl Worker {
             signal,
             cuts: context.metrics.cuts(),
             open: Cell::new(0),
+            handshaking: Rc::default(),
+            sources: Rc::default(),
+            apps: Rc::default(),
+            pressure: context.pressure.clone(),
+            itself: Weak::clone(itself),
         })
+    }
+
+    /// The same belongings, for what goes on by itself on the thread.
+    pub(super) fn weak(&self) -> Weak<Self> {
+        Weak::clone(&self.itself)
     }
 
     /// The snapshot in force now.
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
+    }
+
+    /// How old a connection may become that begins now: a tenth more or less than is configured, so that those which came together
+    /// do not go together.
+    pub(super) fn age(&self, limits: &Limits) -> Option<Duration> {
+        let thousandths = 900 + u32::try_from(self.ids.random() % 201).unwrap_or(100);
+        limits.max_age.map(|age| age / 1000 * thousandths)
+    }
+
+    /// How hard memory presses.
+    pub(super) fn pressure(&self) -> Pressure {
+        self.pressure.get()
     }
 
     /// The time of day.
@@ -112,9 +159,9 @@ impl Worker {
         Instant::now() + at.since(self.now()).min(Duration::from_secs(1_000_000_000))
     }
 
-    /// Remembers by which credential somebody was let in.
-    pub(super) fn note_use(&self, credential: &Credential, now: Timestamp) {
-        self.uses.note(credential, &self.metrics, now);
+    /// Remembers by which credentials somebody was let in.
+    pub(super) fn note_use(&self, permit: &Permit<'_>, now: Timestamp) {
+        permit.credentials().for_each(|credential| self.uses.note(credential, &self.metrics, now));
     }
 
     /// Remembers a peer whose clock is ahead.
@@ -190,9 +237,7 @@ impl Worker {
 
     /// Some moment within `span`, so that what many are told at once is not done by all of them at once.
     pub(super) fn some_moment_in(&self, span: Duration) -> Duration {
-        // The low bits of a keyed hash with a key of its own are as good as drawn.
-        let draw = RandomState::new().hash_one(()) % 1024;
-        span.mul_f64(f64::from(u32::try_from(draw).unwrap_or(0)) / 1024.0)
+        span / 1024 * u32::try_from(self.ids.random() % 1024).unwrap_or(0)
     }
 
     /// Leaves `event` in the access log, remembers it, and counts it as usage.
@@ -219,13 +264,24 @@ impl Worker {
         }
     }
 
-    /// Reports the secret that was found in an answer, if there was one and it is on file.
-    pub(super) fn report_leak(&self, leaks: &Leaks, snapshot: &Snapshot, now: Timestamp) {
-        let Some(id) = leaks.take() else { return };
-        if let Some(found) = snapshot.registry.credential(&id) {
-            let app = found.app.id.to_string();
-            self.signs.report(now, Noticed::Leaked { credential: id, app, place: "response" });
+    /// An answer that is looked through for secrets, if it is to be: what is found and on file is told at once.
+    ///
+    /// By its hash: whoever only makes up the name of a credential accuses nobody.
+    pub(super) fn watch(&self, watch: Watch) -> Option<Rc<Leaks>> {
+        if watch == Watch::Off {
+            return None;
         }
+        let (current, clock, signs) =
+            (Arc::clone(&self.current), Arc::clone(&self.clock), self.signs.clone());
+        Leaks::of(watch, move |text, told| {
+            let snapshot = current.load();
+            let found = recognise(text.expose_secret(), &snapshot.registry, &snapshot.peppers)?;
+            if !told.contains(&found.id) {
+                let (credential, app) = (found.id.to_string(), found.app.id.to_string());
+                signs.report(clock.now(), Noticed::Leaked { credential, app, place: "response" });
+            }
+            Some(found.id.clone())
+        })
     }
 
     /// Hands over what was counted, now and then; runs as long as the thread does.
@@ -241,6 +297,7 @@ impl Worker {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             self.pool.sweep();
+            self.shared.sweep();
         }
     }
 }
@@ -263,6 +320,38 @@ impl Drop for OpenConnection {
         self.0.metrics.connections.dec();
     }
 }
+
+/// A descriptor that is kept for the moment at which there is none left: whoever knocks then is turned away instead of left
+/// waiting.
+#[derive(Debug)]
+pub(super) struct Reserve(Option<OwnedFd>);
+
+impl Reserve {
+    /// Opens something that is always there.
+    pub(super) fn new() -> Self {
+        Self(std::fs::File::open("/dev/null").ok().map(OwnedFd::from))
+    }
+
+    /// Turns away who waits at `socket`, if `error` says that there are no descriptors; returns how many.
+    pub(super) async fn turn_away(&mut self, error: &io::Error, socket: &TcpListener) -> usize {
+        let none_left = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+        if !none_left.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
+            return 0;
+        }
+        self.0 = None;
+        let mut count = 0;
+        while count < AT_ONCE {
+            let accepted = poll_fn(|cx| Poll::Ready(socket.poll_accept(cx))).await;
+            let Poll::Ready(Ok(_)) = accepted else { break };
+            count += 1;
+        }
+        *self = Self::new();
+        count
+    }
+}
+
+/// So many are turned away without looking at anything else.
+const AT_ONCE: usize = 64;
 
 /// Waits after a failed accept, so that a full descriptor table does not become a busy loop.
 pub(super) async fn back_off(error: &io::Error, failures: &mut u32) {

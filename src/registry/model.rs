@@ -47,6 +47,8 @@ pub struct App {
     pub limits: Option<Box<Limits>>,
     /// Whether it is among the first or the last to be turned away by a service at its limit.
     pub priority: Priority,
+    /// How old its keys may become, where it says so itself.
+    pub key_max_age: Option<Duration>,
     /// What it is said to be, for conditions to look at.
     pub attributes: Attributes,
     /// The products it has been granted, or has asked for.
@@ -392,9 +394,11 @@ impl Credential {
         }
     }
 
-    /// Whether it is a secret or a key that is good, and was made longer ago than `most`, as far as that was written down.
+    /// Whether it is a secret or a key that is good, and was made longer ago than its app lets it become, or else `most`, as far as
+    /// that was written down.
     #[must_use]
-    pub fn is_older_than(&self, most: Duration, now: Timestamp) -> bool {
+    pub fn is_too_old(&self, most: Option<Duration>, now: Timestamp) -> bool {
+        let Some(most) = self.app.key_max_age.or(most) else { return false };
         let good =
             self.status == CredentialStatus::Approved && self.expires.is_none_or(|expires| now < expires);
         let begun = self.created.or(self.not_before);

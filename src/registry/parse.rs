@@ -209,6 +209,7 @@ impl<'b> Reader<'b> {
         let accepts = table.optional("accepts", read::accepts);
         let limits = limits::limits(&mut table);
         let priority = table.optional("priority", limits::priority).unwrap_or_default();
+        let key_max_age = table.optional("key_max_age", read::some_time);
         let attributes = table.table("attributes").map(read::attributes).unwrap_or_default();
         let grants = self.read_grants(&mut table);
         let mut drafts: Vec<CredentialDraft<'_>> = Vec::new();
@@ -226,7 +227,17 @@ impl<'b> Reader<'b> {
         }
         table.finish();
         let app = id.zip(developer).map(|((place, id), developer)| {
-            let app = Arc::new(App { id, developer, status, accepts, limits, priority, attributes, grants });
+            let app = Arc::new(App {
+                id,
+                developer,
+                status,
+                accepts,
+                limits,
+                priority,
+                key_max_age,
+                attributes,
+                grants,
+            });
             match self.snapshot.put_app(Arc::clone(&app)) {
                 Ok(()) => self.page.apps.push(entry(app.id.clone(), &place)),
                 Err(Taken) => self.taken(&place, "an app", &app.id, |page| &page.apps),

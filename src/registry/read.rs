@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
@@ -64,6 +65,16 @@ pub(super) fn grant_status(value: &Value<'_>) -> Option<GrantStatus> {
 
 pub(super) fn approval(value: &Value<'_>) -> Option<Approval> {
     value.word(&[("auto", Approval::Auto), ("manual", Approval::Manual)])
+}
+
+/// A span of more than nothing.
+pub(super) fn some_time(value: &Value<'_>) -> Option<Duration> {
+    let span = value.duration()?;
+    if span.is_zero() {
+        value.problem("expected more than nothing");
+        return None;
+    }
+    Some(span)
 }
 
 /// `None` for every environment.

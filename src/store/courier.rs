@@ -55,6 +55,14 @@ pub enum CourierError {
     },
 }
 
+impl CourierError {
+    /// Whether only nothing came within the time for which [`Courier::be_patient`] is.
+    #[must_use]
+    pub fn is_impatience(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
 /// One end of a conversation.
 #[derive(Debug)]
 pub struct Courier {
@@ -140,8 +148,10 @@ impl Courier {
                 }
                 outcome => {
                     let sent = outcome.map(drop);
-                    return sent
-                        .map_err(|error| CourierError::Io { step: "send a message to", source: error.into() });
+                    return sent.map_err(|error| CourierError::Io {
+                        step: "send a message to",
+                        source: error.into(),
+                    });
                 }
             }
         }

@@ -465,7 +465,7 @@ pub(super) fn in_document(
 }
 
 /// `lines` at the end of `text`, with an empty line before them.
-fn appended(text: &str, lines: &str) -> String {
+pub(super) fn appended(text: &str, lines: &str) -> String {
     let trimmed = text.trim_end_matches('\n');
     if trimmed.is_empty() { lines.to_owned() } else { format!("{trimmed}\n\n{lines}") }
 }
@@ -536,7 +536,11 @@ fn at_target(
     }
 }
 
-fn remove(source: &Source, mut document: DocumentMut, target: &Target) -> Result<Option<String>, EditError> {
+pub(super) fn remove(
+    source: &Source,
+    mut document: DocumentMut,
+    target: &Target,
+) -> Result<Option<String>, EditError> {
     let kept = match target {
         Target::App(id) => remove_from(source, document.get_mut("app"), "app", ("id", id.as_str()))?,
         Target::Developer(id) => {

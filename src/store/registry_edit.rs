@@ -16,6 +16,7 @@ use crate::registry::{self, SignatureAlgorithm, Snapshot, Source};
 use crate::store::atomic_file::{self, AtomicError};
 use crate::store::registry_change::{self, Change};
 use crate::store::registry_dir::{self, RegistryReadError};
+use crate::store::registry_journal;
 use crate::toml_text::Problem;
 
 /// One change.
@@ -129,6 +130,9 @@ pub enum EditError {
         /// What was probably meant.
         guess: String,
     },
+    /// What is wanted is not to be understood.
+    #[error("the given files are wrong:\n{}", Lines(.0))]
+    Wanted(Vec<Problem>),
     /// It is written in a way that this program does not edit.
     #[error("{}: `{what}` is written on one line; write it as [[{what}]] and try again", path.display())]
     Unsupported {
@@ -205,7 +209,7 @@ impl Prepared {
 /// # Errors
 /// Why it cannot be; nothing has changed then.
 pub fn prepare(folders: &[PathBuf], edit: &Edit, file: Option<&Path>) -> Result<Prepared, EditError> {
-    let lock = folders.iter().find(|folder| folder.is_dir()).map(|folder| lock(folder)).transpose()?;
+    let lock = lock(folders)?;
     let mut sources = registry_dir::read(folders)?;
     let before = registry::parse(&sources).map_err(EditError::Broken)?;
     expect_known(&before, edit)?;
@@ -230,8 +234,17 @@ pub fn prepare(folders: &[PathBuf], edit: &Edit, file: Option<&Path>) -> Result<
     Err(unknown(edit, String::new()))
 }
 
+/// Keeps all others from editing, and finishes what somebody of them has left undone; `None` if there is nothing to edit.
+pub(super) fn lock(folders: &[PathBuf]) -> Result<Option<File>, EditError> {
+    let lock = folders.iter().find(|folder| folder.is_dir()).map(|folder| lock_folder(folder)).transpose()?;
+    if lock.is_some() {
+        registry_journal::finish(folders)?;
+    }
+    Ok(lock)
+}
+
 /// Locks the folder itself, so that no lock file lies among the registry's files.
-fn lock(folder: &Path) -> Result<File, EditError> {
+fn lock_folder(folder: &Path) -> Result<File, EditError> {
     let fail = |source| EditError::Io { step: "lock", path: folder.to_owned(), source };
     let directory = File::open(folder).map_err(fail)?;
     directory.lock().map_err(fail)?;
@@ -433,7 +446,7 @@ pub(super) fn name_of(app: &str, kind: &str, number: usize, credential: &dyn Tab
 }
 
 /// What a credential is called that has no name of its own; keys have one.
-fn default_name(app: &str, kind: &str, number: usize) -> String {
+pub(super) fn default_name(app: &str, kind: &str, number: usize) -> String {
     let kind = if kind == "certificate" { "cert" } else { kind };
     format!("{app}-{kind}-{number}")
 }

@@ -18,10 +18,16 @@ use crate::clock::Timestamp;
 use crate::registry::KindSet;
 
 /// A buffer is handed over when it has grown to this.
-const FLUSH_AT: usize = 16 * 1024;
+const FLUSH_AT: usize = 64 * 1024;
 
 /// So many buffers may wait for the writer.
-const QUEUE: usize = 256;
+const QUEUE: usize = 64;
+
+/// A buffer that has taken so many lines before anybody flushed it is one of a busy thread.
+const FEW: u64 = 8;
+
+/// What a buffer has room for, when the thread is busy, so that it need not grow line by line; the last one may reach beyond [`FLUSH_AT`].
+const ROOM: usize = FLUSH_AT + 2 * 1024;
 
 /// What the log remembers of one request (or one raw connection). Never a secret.
 #[derive(Clone, Copy, Debug)]
@@ -219,6 +225,9 @@ impl AccessLog {
         }
         let mut pending = self.buffer.borrow_mut();
         let was_empty = pending.bytes.is_empty();
+        if pending.lines == FEW {
+            pending.bytes.reserve(ROOM);
+        }
         match &self.sink.form {
             Form::Log(LogFormat::Json) => write_json(&mut pending.bytes, event),
             Form::Log(LogFormat::Text) => write_text(&mut pending.bytes, event),

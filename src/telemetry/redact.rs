@@ -4,12 +4,15 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 /// How all secrets of ours begin, whatever their kind.
-const MARK: &[u8] = b"pstn_";
+static MARK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("pstn_"));
 
 /// How the header of a token begins: `{"` in base64url.
-const TOKEN: &[u8] = b"eyJ";
+static TOKEN: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("eyJ"));
 
 /// What stands in the place of a secret.
 const WITHHELD: &[u8] = b"(withheld)";
@@ -39,9 +42,8 @@ pub fn redacted(text: &[u8]) -> Cow<'_, [u8]> {
 /// Where the next secret begins and ends.
 fn next_secret(text: &[u8], from: usize) -> Option<(usize, usize)> {
     let rest = text.get(from..)?;
-    let ours = memchr::memmem::find(rest, MARK).map(|at| (from + at, word_end(text, from + at)));
-    let token =
-        memchr::memmem::find_iter(rest, TOKEN).find_map(|at| Some((from + at, token_end(text, from + at)?)));
+    let ours = MARK.find(rest).map(|at| (from + at, word_end(text, from + at)));
+    let token = TOKEN.find_iter(rest).find_map(|at| Some((from + at, token_end(text, from + at)?)));
     ours.into_iter().chain(token).min()
 }
 

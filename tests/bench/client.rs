@@ -81,9 +81,13 @@ impl Client {
         let mut tls = self.tls.clone();
         tls.resumption = match mode {
             Mode::Resume => Resumption::in_memory_sessions(8),
-            Mode::Body | Mode::Handshake | Mode::H2 | Mode::Idle | Mode::Keepalive | Mode::Tcp => {
-                Resumption::disabled()
-            }
+            Mode::Body
+            | Mode::Handshake
+            | Mode::H2
+            | Mode::Idle
+            | Mode::Keepalive
+            | Mode::Paced
+            | Mode::Tcp => Resumption::disabled(),
         };
         TlsConnector::from(Arc::new(tls))
     }
@@ -208,7 +212,7 @@ fn tls(arguments: &Arguments) -> anyhow::Result<ClientConfig> {
     tls.alpn_protocols = match arguments.mode {
         Mode::H2 => vec![b"h2".to_vec()],
         Mode::Tcp => Vec::new(),
-        Mode::Body | Mode::Handshake | Mode::Idle | Mode::Keepalive | Mode::Resume => {
+        Mode::Body | Mode::Handshake | Mode::Idle | Mode::Keepalive | Mode::Paced | Mode::Resume => {
             vec![b"http/1.1".to_vec()]
         }
     };

@@ -61,6 +61,10 @@ struct Arguments {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     duration: u64,
 
+    /// In mode `paced`: requests a second, all connections together.
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    rate: u32,
+
     /// HTTP/2 streams in flight per connection.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     streams: u32,
@@ -103,6 +107,9 @@ enum Mode {
     Idle,
     /// A request over a kept HTTP/1.1 connection.
     Keepalive,
+    /// A request over a kept HTTP/1.1 connection when its time has come, not when the one before is done: tells how long the
+    /// answer took from then on, so that a server that stalls is not spared the requests it kept waiting.
+    Paced,
     /// A resumed handshake, one request, close; tells the share that did resume.
     Resume,
     /// A request through a listener that pipes bytes: as `keepalive`, without ALPN.

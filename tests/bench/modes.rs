@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::client::{Client, Failure, Stream, exchange, exchange_h2, negotiated, resumed};
@@ -60,7 +60,9 @@ pub(crate) async fn run(client: Client, arguments: &Arguments, span: Duration) -
     }
     let mut tasks = JoinSet::new();
     for _ in 0..arguments.connections {
-        tasks.spawn_local(work(Rc::clone(&client), Rc::clone(&tally), arguments.mode, arguments.streams));
+        let work =
+            work(Rc::clone(&client), Rc::clone(&tally), arguments.mode, arguments.streams, pace(arguments));
+        tasks.spawn_local(work);
     }
     let all_ready = async {
         while tally.ready.get() < arguments.connections {
@@ -83,12 +85,13 @@ pub(crate) async fn run(client: Client, arguments: &Arguments, span: Duration) -
 }
 
 /// One connection's worth of load, for ever; a failure is counted and the work goes on.
-async fn work(client: Rc<Client>, tally: Rc<Tally>, mode: Mode, streams: u32) {
+async fn work(client: Rc<Client>, tally: Rc<Tally>, mode: Mode, streams: u32, pace: Duration) {
     let connector = client.connector(mode);
     loop {
         let outcome = match mode {
             Mode::Handshake | Mode::Resume => handshakes(&client, &connector, &tally).await,
             Mode::H2 => streams_h2(&client, &connector, &tally, streams).await,
+            Mode::Paced => paced(&client, &connector, &tally, pace).await,
             Mode::Body | Mode::Idle | Mode::Keepalive | Mode::Tcp => {
                 requests(&client, &connector, &tally).await
             }
@@ -108,6 +111,33 @@ async fn requests(client: &Client, connector: &TlsConnector, tally: &Tally) -> R
         let began = Instant::now();
         let bytes = exchange(&mut stream, &client.keep, &mut buffer).await?;
         tally.finished(began, bytes);
+    }
+}
+
+/// How far apart the requests of one connection are.
+fn pace(arguments: &Arguments) -> Duration {
+    Duration::from_secs(1) * arguments.connections / arguments.rate
+}
+
+/// One request over one connection whenever `pace` has passed; what comes late counts from when it was due.
+async fn paced(
+    client: &Client,
+    connector: &TlsConnector,
+    tally: &Tally,
+    pace: Duration,
+) -> Result<Infallible, Failure> {
+    let mut buffer = BytesMut::new();
+    let mut stream = open(client, connector, &client.keep, &mut buffer).await?;
+    tally.connected(&stream);
+    // Connections take turns, for they were opened one after the other.
+    let mut due = Instant::now() + pace;
+    loop {
+        sleep_until(due).await;
+        // The runtime's timer has a grain of a millisecond; waking late by that is not the server's doing.
+        let began = if due.elapsed() < GRAIN { Instant::now() } else { due };
+        let bytes = exchange(&mut stream, &client.keep, &mut buffer).await?;
+        tally.finished(began, bytes);
+        due += pace;
     }
 }
 
@@ -249,6 +279,8 @@ fn rounded(figure: f64) -> f64 {
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between failures of one task, so that a dead server is not hammered.
 const PAUSE: Duration = Duration::from_millis(10);
+/// The runtime wakes a task so late at most, when it is not busy.
+const GRAIN: Duration = Duration::from_millis(2);
 /// From the last connection's first answer to the measurement.
 const SETTLE: Duration = Duration::from_millis(500);
 /// Connections that come and go before memory is read, so that only growth per connection counts.

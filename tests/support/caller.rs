@@ -35,6 +35,28 @@ pub(crate) async fn handshake(
     identity: Option<&Identity>,
     protocol: &str,
 ) -> io::Result<Tls> {
+    handshake_for("localhost", stream, roots, identity, protocol).await
+}
+
+/// The same, but asks for the server called `name`.
+pub(crate) async fn handshake_for(
+    name: &'static str,
+    stream: TcpStream,
+    roots: &[CertificateDer<'static>],
+    identity: Option<&Identity>,
+    protocol: &str,
+) -> io::Result<Tls> {
+    stream.set_nodelay(true)?;
+    let name = name.try_into().unwrap();
+    soon("a handshake", connector(roots, identity, protocol).connect(name, stream)).await
+}
+
+/// What connects; its sessions are resumed among its connections.
+pub(crate) fn connector(
+    roots: &[CertificateDer<'static>],
+    identity: Option<&Identity>,
+    protocol: &str,
+) -> TlsConnector {
     let mut store = RootCertStore::empty();
     roots.iter().for_each(|root| store.add(root.clone()).unwrap());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -51,9 +73,7 @@ pub(crate) async fn handshake(
     if !protocol.is_empty() {
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     }
-    stream.set_nodelay(true)?;
-    let name = "localhost".try_into().unwrap();
-    soon("a handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+    TlsConnector::from(Arc::new(config))
 }
 
 /// An answer, taken apart.

@@ -11,6 +11,7 @@
 
 pub(crate) mod caller;
 pub(crate) mod foreign;
+pub(crate) mod h2c;
 pub(crate) mod identity;
 pub(crate) mod resumer;
 pub(crate) mod service;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub(crate) use caller::{Answer, H2, Talk, Tls};
 pub(crate) use foreign::ForeignCa;
+pub(crate) use h2c::H2cService;
 pub(crate) use identity::Identity;
 pub(crate) use resumer::{Outcome, Resumer, VERSIONS};
 pub(crate) use service::{Act, Seen, Service, ok};

@@ -40,6 +40,8 @@ pub(crate) enum Act {
     Close,
     /// Reads the body and answers 200 with it.
     Echo,
+    /// Sends back whatever comes from now on, HTTP or not, until the other side is done.
+    EchoRaw,
     /// Waits without a word.
     Pause(Duration),
     /// Reads the body to its end.
@@ -164,6 +166,17 @@ impl State {
                         if io.write_all(&answer).await.is_err() {
                             return;
                         }
+                    }
+                    Act::EchoRaw => {
+                        while !unread.is_empty()
+                            || io.read_buf(&mut unread).await.is_ok_and(|count| count > 0)
+                        {
+                            let bytes = std::mem::take(&mut unread);
+                            if io.write_all(&bytes).await.is_err() {
+                                return;
+                            }
+                        }
+                        return;
                     }
                     Act::Pause(span) => tokio::time::sleep(span).await,
                     Act::ReadBody => {

@@ -248,6 +248,11 @@ impl Scene {
         std::fs::read_to_string(self.path().join("state/bundle.pem")).unwrap()
     }
 
+    /// Starts an agent that may not want to run.
+    pub(crate) fn launch(&self) -> Child {
+        run(self.path(), &self.environment)
+    }
+
     /// Starts the agent and waits until it is ready.
     pub(crate) async fn start(self) -> World {
         self.write();

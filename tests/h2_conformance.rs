@@ -1,0 +1,97 @@
+//! What RFC 9113 demands of a server, case by case, as a client sees it that speaks raw frames (PyPI: h2, hyperframe, hpack).
+
+#![expect(clippy::print_stdout, reason = "a skipped test must not look like one that ran")]
+
+#[expect(clippy::allow_attributes, reason = "an expectation would not hold where everything is used")]
+#[allow(dead_code, unused_imports, reason = "each family of scenarios uses its part")]
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use support::{Act, Scene, Service, ok};
+
+/// Cases that are known to fail, with the reason; one that passes has no place here.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    ("4.3 a field block that cannot be read", HPACK),
+    ("4.3.1 a table that grows beyond what was allowed", HPACK),
+    ("RFC 7541 2.3.3 an index beyond both tables", HPACK),
+    ("RFC 7541 4.2 a change of the table's size at the end of a block", HPACK),
+    ("RFC 7541 5.1 an integer without end", HPACK),
+    ("RFC 7541 5.2 padding of Huffman's letters that is not ones", HPACK),
+    ("RFC 7541 5.2 padding of Huffman's letters that is too long", HPACK),
+    ("RFC 7541 5.2 the end mark within Huffman's letters", HPACK),
+    ("RFC 7541 6.1 the index 0", HPACK),
+    ("RFC 7541 6.3 a change of the table's size above what was allowed", HPACK),
+];
+
+/// The connection ends all the same, with a GOAWAY of the wrong name.
+const HPACK: &str = "h2 0.4 ends a connection with PROTOCOL_ERROR where the standard has COMPRESSION_ERROR";
+
+/// As many cases there are at least, so that none gets lost.
+const CASES: usize = 140;
+
+fn run(command: &mut Command) -> Option<Output> {
+    command.output().ok()
+}
+
+/// A Python that has what the cases need, made on first use.
+fn python_with_h2() -> Result<PathBuf, String> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("h2");
+    let python = folder.join("bin/python");
+    let has_it = |python: &Path| {
+        let program = "import h2, hpack, hyperframe";
+        run(Command::new(python).args(["-c", program])).is_some_and(|output| output.status.success())
+    };
+    if has_it(&python) {
+        return Ok(python);
+    }
+    let (mut make, mut install) = (Command::new("python3"), Command::new(&python));
+    make.args(["-m", "venv"]).arg(&folder);
+    install.args(
+        "-m pip install --quiet --timeout 15 --retries 1 h2>=4,<5 hyperframe>=6,<7 hpack>=4,<5".split(' '),
+    );
+    for step in [&mut make, &mut install] {
+        let output = run(step).ok_or("python3 is not installed")?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(format!("h2 cannot be installed from PyPI: {why}"));
+        }
+    }
+    Ok(python)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_case_comes_out_as_the_standard_says() {
+    let python = match python_with_h2() {
+        Ok(python) => python,
+        Err(reason) => return println!("skipped: {reason}"),
+    };
+    let service =
+        Service::answering(|seen| if seen.path() == "/echo" { vec![Act::Echo] } else { ok() }).await;
+    let scene = Scene::guarding(service.address);
+    let world = scene.start().await;
+    let caller = world.files("caller").join("current");
+
+    let mut judge = Command::new(python);
+    judge.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/h2_conformance.py"));
+    judge.args([world.address().ip().to_string(), world.address().port().to_string()]);
+    judge.arg(world.path().join("state/bundle.pem"));
+    judge.arg(caller.join("chain.pem")).arg(caller.join("key.pem"));
+    let output = tokio::task::spawn_blocking(move || run(&mut judge)).await.unwrap().unwrap();
+
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let results: BTreeMap<String, Option<String>> = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(results.len() >= CASES, "only {} cases", results.len());
+    let failed: BTreeMap<&str, &str> =
+        results.iter().filter_map(|(name, heard)| Some((name.as_str(), heard.as_deref()?))).collect();
+    let unexpected: Vec<_> = failed
+        .iter()
+        .filter(|(name, _)| !EXCEPTIONS.iter().any(|(exception, _)| exception == *name))
+        .collect();
+    assert!(unexpected.is_empty(), "{unexpected:#?}");
+    for (name, reason) in EXCEPTIONS {
+        assert!(failed.contains_key(name), "{name} passes, although {reason}");
+    }
+}
