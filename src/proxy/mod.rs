@@ -40,6 +40,7 @@ mod preface;
 mod http1;
 mod h2_guard;
 mod http2;
+mod proxy_protocol;
 mod tcp;
 mod upgrade;
 mod inbound;
@@ -55,7 +56,7 @@ pub use reading::{AnswerBody, AnswerHead, Conversation, End, Request, read_answe
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
     Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceProtocol, ServiceSettings, Watch,
+    RemoteSettings, SendProxy, ServiceProtocol, ServiceSettings, Watch,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};
