@@ -122,6 +122,10 @@ impl Steward for Scribe {
         "-----BEGIN CERTIFICATE-----\n".into()
     }
 
+    fn assertion_keys(&self) -> String {
+        "{}".to_owned()
+    }
+
     fn crl_pem(&self) -> String {
         "-----BEGIN X509 CRL-----\n".into()
     }

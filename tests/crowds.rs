@@ -7,11 +7,17 @@
 mod support;
 
 use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use support::{Act, Scene, Service, World, eventually, ok};
+use rustls::pki_types::CertificateDer;
+use support::caller::dial;
+use support::{Act, H2cService, Identity, Scene, Service, Tls, World, eventually, ok};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 async fn world(limits: &str) -> (World, Service) {
@@ -33,7 +39,7 @@ async fn cuts(world: &World, code: &str) -> f64 {
 
 /// Waits until the other side has hung up.
 async fn hung_up(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
-    let mut page = [0; 4096];
+    let mut page = vec![0; 512];
     while matches!(stream.read(&mut page).await, Ok(1..)) {}
 }
 
@@ -76,94 +82,45 @@ async fn slow_callers_of_every_kind_are_gone_after_their_time_and_nobody_beside_
     )
     .await;
     let caller = world.identity("caller");
-    let number = OF_EACH_KIND;
     let calm = times_beside(&world, 300, async {}).await;
 
+    let ways = Arc::new(Ways {
+        address: world.address(),
+        roots: world.roots(),
+        caller,
+        dialling: Semaphore::new(32),
+    });
     let gone = Cell::new(0);
     let crowd = async {
-        let mut all: Vec<std::pin::Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
-        for _ in 0..number {
-            // Half a ClientHello.
-            all.push(Box::pin(async {
-                let mut stream = TcpStream::connect(world.address()).await.unwrap();
-                stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc]).await.unwrap();
-                hung_up(&mut stream).await;
-                gone.set(gone.get() + 1);
-            }));
-            // A byte of a head each now and then.
-            all.push(Box::pin(async {
-                let mut stream = world.dial(Some(&caller), "http/1.1").await.unwrap();
-                let head = format!("GET /a HTTP/1.1\r\nhost: localhost\r\na: {}\r\n\r\n", "b".repeat(200));
-                for byte in head.bytes() {
-                    if stream.write_all(&[byte]).await.is_err() || stream.flush().await.is_err() {
-                        break;
-                    }
-                    let mut page = [0; 512];
-                    let read = tokio::time::timeout(Duration::from_millis(300), stream.read(&mut page));
-                    if matches!(read.await, Ok(Ok(0) | Err(_))) {
-                        break;
-                    }
-                }
-                gone.set(gone.get() + 1);
-            }));
-            // A byte of a body each now and then.
-            all.push(Box::pin(async {
-                let mut stream = world.dial(Some(&caller), "http/1.1").await.unwrap();
-                stream
-                    .write_all(b"POST /a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n")
-                    .await
-                    .unwrap();
-                for _ in 0..200 {
-                    if stream.write_all(b"x").await.is_err() || stream.flush().await.is_err() {
-                        break;
-                    }
-                    let mut page = [0; 512];
-                    let read = tokio::time::timeout(Duration::from_millis(300), stream.read(&mut page));
-                    if matches!(read.await, Ok(Ok(0) | Err(_))) {
-                        break;
-                    }
-                }
-                gone.set(gone.get() + 1);
-            }));
-            // A window of nothing, over HTTP/2.
-            all.push(Box::pin(async {
-                let mut stream = world.dial(Some(&caller), "h2").await.unwrap();
-                stream
-                    .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0")
-                    .await
-                    .unwrap();
-                let head = b"\x82\x87\x04\x02/a\x01\x09localhost";
-                stream
-                    .write_all(
-                        &[&[0, 0, u8::try_from(head.len()).unwrap(), 1, 5, 0, 0, 0, 1], head.as_slice()]
-                            .concat(),
-                    )
-                    .await
-                    .unwrap();
-                stream.flush().await.unwrap();
-                hung_up(&mut stream).await;
-                gone.set(gone.get() + 1);
-            }));
-        }
         let begun = Instant::now();
-        all_at_once(all).await;
-        println!("{} slow callers were gone after {:?}", 4 * number, begun.elapsed());
+        let mut all = JoinSet::new();
+        for _ in 0..OF_EACH_KIND {
+            all.spawn(slow_handshake(ways.address));
+            all.spawn(slow_head(Arc::clone(&ways)));
+            all.spawn(slow_body(Arc::clone(&ways)));
+            all.spawn(no_window(Arc::clone(&ways)));
+        }
+        while let Some(ended) = all.join_next().await {
+            ended.unwrap();
+            gone.set(gone.get() + 1);
+        }
+        println!("{} slow callers were gone after {:?}", gone.get(), begun.elapsed());
     };
     let busy = times_beside(&world, 300, crowd).await;
 
-    assert_eq!(gone.get(), 4 * number);
+    assert_eq!(gone.get(), 4 * OF_EACH_KIND);
     println!(
         "calm: p50 {:?} p99 {:?}; beside {} slow callers: p50 {:?} p99 {:?}",
         percentile(&calm, 50),
         percentile(&calm, 99),
-        4 * number,
+        4 * OF_EACH_KIND,
         percentile(&busy, 50),
         percentile(&busy, 99)
     );
     // Lenient: the machine is busy with their handshakes, on our side and theirs.
     let bound = percentile(&calm, 99) * 20 + Duration::from_millis(200);
     assert!(percentile(&busy, 99) < bound, "{:?}", percentile(&busy, 99));
-    let all = f64::from(u32::try_from(number).unwrap());
+    let all = f64::from(u32::try_from(OF_EACH_KIND).unwrap());
     assert!(handshakes(&world, "timeout").await >= all);
     assert!(cuts(&world, "slow-body").await >= all);
     eventually("their connections are gone", async || {
@@ -172,18 +129,61 @@ async fn slow_callers_of_every_kind_are_gone_after_their_time_and_nobody_beside_
     .await;
 }
 
-/// Runs all of them at once.
-async fn all_at_once(all: Vec<std::pin::Pin<Box<dyn Future<Output = ()> + '_>>>) {
-    let mut all: Vec<_> = all.into_iter().map(Some).collect();
-    std::future::poll_fn(|cx| {
-        for one in &mut all {
-            if one.as_mut().is_some_and(|work| work.as_mut().poll(cx).is_ready()) {
-                *one = None;
-            }
+/// How slow callers get in.
+struct Ways {
+    address: SocketAddr,
+    roots: Vec<CertificateDer<'static>>,
+    caller: Identity,
+    /// So many handshakes at a time, so that they are in time themselves.
+    dialling: Semaphore,
+}
+
+impl Ways {
+    /// A connection, with the first bytes said.
+    async fn dial(&self, protocol: &str, first: &[u8]) -> Tls {
+        let _turn = self.dialling.acquire().await.unwrap();
+        let mut io = dial(self.address, &self.roots, Some(&self.caller), protocol).await.unwrap();
+        io.write_all(first).await.unwrap();
+        io.flush().await.unwrap();
+        io
+    }
+}
+
+/// Half a ClientHello.
+async fn slow_handshake(address: SocketAddr) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc]).await.unwrap();
+    hung_up(&mut stream).await;
+}
+
+/// A byte of a head each now and then.
+async fn slow_head(ways: Arc<Ways>) {
+    drip(ways.dial("http/1.1", b"GET /a HTTP/1.1\r\nhost: localhost\r\na: ").await).await;
+}
+
+/// A byte of a body each now and then.
+async fn slow_body(ways: Arc<Ways>) {
+    let head = b"POST /a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n";
+    drip(ways.dial("http/1.1", head).await).await;
+}
+
+/// A request over HTTP/2 whose answer has a window of nothing.
+async fn no_window(ways: Arc<Ways>) {
+    let settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0".as_slice();
+    let head = b"\x82\x87\x04\x02/a\x01\x09localhost".as_slice();
+    let frame = [&[0, 0, u8::try_from(head.len()).unwrap(), 1, 5, 0, 0, 0, 1], head].concat();
+    hung_up(&mut ways.dial("h2", &[settings, &frame].concat()).await).await;
+}
+
+/// Sends a byte three times a second until the other side hangs up.
+async fn drip(mut io: Tls) {
+    let mut page = vec![0; 512];
+    while io.write_all(b"x").await.is_ok() && io.flush().await.is_ok() {
+        let read = tokio::time::timeout(Duration::from_millis(300), io.read(&mut page)).await;
+        if matches!(read, Ok(Ok(0) | Err(_))) {
+            return;
         }
-        if all.iter().all(Option::is_none) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
+    }
 }
 
 #[tokio::test]
@@ -217,6 +217,47 @@ async fn a_body_that_drips_gets_408_and_one_that_pauses_does_not() {
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("slow-body"), "{answer}");
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
     assert_eq!(cuts(&world, "slow-body").await, 1.0);
+}
+
+/// What comes of a body over HTTP/2 of which a byte is sent now and then.
+async fn dripping_over_http2(world: &World) -> String {
+    let mut io = world.dial(Some(&world.identity("caller")), "h2").await.unwrap();
+    let head = b"\x83\x87\x04\x02/a\x01\x09localhost".as_slice();
+    let opened = [&[0, 0, u8::try_from(head.len()).unwrap(), 1, 4, 0, 0, 0, 1], head].concat();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".as_slice();
+    io.write_all(&[preface, &opened].concat()).await.unwrap();
+    let (begun, mut heard, mut page) = (Instant::now(), String::new(), vec![0; 4096]);
+    while !heard.contains("\"code\"") && begun.elapsed() < support::PATIENCE {
+        io.write_all(b"\0\0\x01\0\0\0\0\0\x01x").await.unwrap();
+        io.flush().await.unwrap();
+        let read = tokio::time::timeout(Duration::from_millis(100), io.read(&mut page)).await;
+        if let Ok(Ok(count)) = read {
+            heard.push_str(&String::from_utf8_lossy(page.get(..count).unwrap()));
+        }
+    }
+    heard
+}
+
+#[tokio::test]
+async fn a_body_that_drips_over_http2_is_cut_whatever_the_service_speaks() {
+    let limits = "body_rate = \"500B\"\nbody_window = \"1s\"";
+    let (world, _service) = world(limits).await;
+    assert!(dripping_over_http2(&world).await.contains("slow-body"));
+    assert_eq!(cuts(&world, "slow-body").await, 1.0);
+
+    let h2c = H2cService::answering(|_, mut body, mut respond| async move {
+        while let Some(Ok(data)) = body.data().await {
+            drop(body.flow_control().release_capacity(data.len()));
+        }
+        drop(respond.send_response(http::Response::new(()), true));
+    })
+    .await;
+    let mut scene = Scene::guarding(h2c.address);
+    scene.amend_config("id = \"orders\"\n", "id = \"orders\"\nprotocol = \"h2c\"\n");
+    scene.config(&format!("[limits]\n{limits}\n"));
+    let world = scene.start().await;
+    assert!(dripping_over_http2(&world).await.contains("slow-body"));
+    assert_eq!(world.h2(Some(&world.identity("caller"))).await.get("/a", &[]).await.status, 200);
 }
 
 #[tokio::test]

@@ -287,6 +287,79 @@ async fn whatever_is_revoked_is_refused_within_a_second_on_a_live_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_shown_beside_a_certificate_counts_as_used() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    let (key, unused) = (scene.key(), scene.key());
+    let certificate = "uri = \"spiffe://postern.test/caller\"\n";
+    scene.amend_registry(certificate, &format!("{certificate}{}{}", key.table(), unused.table()));
+    let world = scene.start().await;
+    let caller = world.identity("caller");
+
+    assert_eq!(world.talk(Some(&caller)).await.get("/a", &key.line()).await.status, 200);
+
+    let used = support::eventually("the key is used", async || {
+        let keys = json(world.path(), "key list --json");
+        let used = keys.as_array().unwrap().iter().filter(|one| one["last_used"].is_string());
+        let ids: Vec<_> = used.map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+        (!ids.is_empty()).then_some(ids)
+    })
+    .await;
+    assert_eq!(used, [key.id]);
+}
+
+/// Puts a file into a folder of the scene, whole.
+fn drop_in(world: &World, name: &str, text: &str) {
+    let (new, place) = (world.path().join("revoked.d/.new"), world.path().join("revoked.d").join(name));
+    support::write(&new, text);
+    fs::rename(new, place).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_revokes_is_refused_within_a_second_and_after_a_restart() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    scene.amend_config("state_dir", "revocations = [\"revoked.d\"]\nstate_dir");
+    fs::create_dir(scene.path().join("revoked.d")).unwrap();
+    let (key, spared) = (scene.app_with_key("by-key"), scene.app_with_key("spared"));
+    let mut world = scene.start().await;
+    let caller = world.identity("caller");
+    let mut by_key = world.talk(None).await;
+    let mut by_certificate = world.talk(Some(&caller)).await;
+    assert_eq!(by_key.get("/a", &key.line()).await.status, 200);
+    assert_eq!(by_certificate.get("/a", "").await.status, 200);
+    let refused = (401, "credential-revoked");
+
+    drop_in(&world, "one.toml", &format!("[[revoked]]\ncredential = \"{}\"\nreason = \"seen\"\n", key.id));
+    until(&mut by_key, &key.line(), refused, Instant::now()).await;
+    drop_in(&world, "two.toml", "[[revoked]]\napp = \"caller\"\n");
+    until(&mut by_certificate, "", refused, Instant::now()).await;
+
+    // A file that is broken, or a folder that is gone, lifts nothing, is told, and holds up no other file.
+    drop_in(&world, "one.toml", "[[revoked]]\ncredentail = \"x\"\n");
+    world.log_with("did you mean `credential`?").await;
+    assert_eq!(by_key.get("/a", &key.line()).await.code(), refused.1);
+    drop_in(&world, "three.toml", &format!("[[revoked]]\ncredential = \"{}\"\n", spared.id));
+    until(&mut by_key, &spared.line(), refused, Instant::now()).await;
+    fs::rename(world.path().join("revoked.d"), world.path().join("elsewhere")).unwrap();
+    world.log_with("revoked.d: cannot be read").await;
+    assert_eq!(by_key.get("/a", &spared.line()).await.code(), refused.1);
+    fs::rename(world.path().join("elsewhere"), world.path().join("revoked.d")).unwrap();
+    drop_in(&world, "one.toml", &format!("[[revoked]]\ncredential = \"{}\"\n", key.id));
+
+    // Nor does an edit of the registry.
+    obey(&world, "app approve caller".to_owned()).await;
+    assert_eq!(by_certificate.get("/a", "").await.code(), refused.1);
+    does(world.path(), "check");
+
+    world.restart().await;
+    let mut by_key = world.talk(None).await;
+    assert_eq!(by_key.get("/a", &key.line()).await.code(), refused.1);
+    fs::remove_file(world.path().join("revoked.d/three.toml")).unwrap();
+    until(&mut by_key, &spared.line(), (200, ""), Instant::now()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_changes_its_key_in_the_middle_of_a_rotation_sees_no_failure() {
     let service = Service::start().await;
     let mut scene = Scene::guarding(service.address);

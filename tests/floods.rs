@@ -93,7 +93,7 @@ impl Raw {
         };
         let mut bytes = Vec::new();
         let reading = async {
-            let mut page = [0; 16 * 1024];
+            let mut page = vec![0; 16 * 1024];
             loop {
                 match from.read(&mut page).await {
                     Ok(0) | Err(_) => return,
@@ -111,7 +111,7 @@ impl Raw {
         });
         let mut closed = closed.await.expect("a flood comes to its end");
         if !closed {
-            let mut page = [0; 16 * 1024];
+            let mut page = vec![0; 16 * 1024];
             while let Ok(read) = tokio::time::timeout(Duration::from_millis(200), from.read(&mut page)).await
             {
                 match read {

@@ -402,6 +402,26 @@ async fn keys_that_prove_nothing_are_throttled_by_source() {
     assert_eq!(neighbour.get("/a", &wrong).await.status, 401);
     assert_eq!(world.talk(Some(&world.identity("caller"))).await.get("/a", "").await.status, 200);
     assert_eq!(attacker.get("/a", &key.line()).await.code(), "rate-limited", "no key is looked at any more");
+    let answer = attacker.get("/a", "signature-input: (\r\n").await;
+    assert_eq!(answer.code(), "rate-limited", "no signature is read any more");
+}
+
+#[tokio::test]
+async fn signatures_that_cannot_be_read_count_as_failures() {
+    let service = Service::start().await;
+    let mut scene = Scene::guarding(service.address);
+    scene.config("[limits]\nfailed_keys = \"1/min\"\nfailed_keys_burst = 2\n");
+    let key = scene.app_with_key("keyed");
+    let world = scene.start().await;
+    let mut talk = world.talk(None).await;
+    assert_eq!(talk.get("/a", &key.line()).await.status, 200);
+
+    let mut codes = Vec::new();
+    for _ in 0..4 {
+        codes.push(talk.get("/a", "signature-input: (\r\n").await.code());
+    }
+
+    assert_eq!(codes, ["invalid-credential", "invalid-credential", "invalid-credential", "rate-limited"]);
 }
 
 #[tokio::test]

@@ -469,6 +469,28 @@ async fn whoever_guesses_secrets_is_made_to_wait() {
 }
 
 #[tokio::test]
+async fn guesses_at_the_token_endpoint_are_noticed_like_any_others() {
+    let service = Service::start().await;
+    let (scene, secret) = scene(&service, "");
+    let world = scene.start().await;
+    assert_eq!(ask(&world, &secret, &[]).await.status, 200);
+    let wrong = Key {
+        text: "pstn_cs_0000000000A1_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3lksCr".into(),
+        ..secret.clone()
+    };
+
+    for _ in 0..20 {
+        assert_eq!(ask(&world, &wrong, &[]).await.status, 401);
+    }
+
+    let found = async || {
+        let detections = world.status().await.detections;
+        detections.into_iter().find(|one| one.kind == "credentials.failed")
+    };
+    assert_eq!(eventually("failures", found).await.about, "127.0.0.0/24");
+}
+
+#[tokio::test]
 async fn the_metadata_name_what_is_there() {
     let (world, _service, secret) = guarded("algorithm = \"EdDSA\"\n").await;
 

@@ -131,6 +131,36 @@ async fn who_does_not_say_it_or_may_not_say_it_is_refused_and_counted() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_fails_is_told_of_by_the_address_that_is_named() {
+    let service = Service::start().await;
+    let world = scene(&service, "\"127.0.0.1/32\"").start().await;
+    let foreign = Identity::of_another_ca("spiffe://postern.test/caller");
+
+    for header in [V1, V2_IPV6] {
+        let answer = async {
+            let mut talk = by_way_of(header, &world, Some(&foreign)).await?;
+            talk.try_send("GET /a HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
+            talk.try_answer(false).await
+        };
+        assert!(answer.await.is_err());
+    }
+    // What comes by way of the proxy and is no TLS at all is told of in the same way.
+    let mut stream = TcpStream::connect(world.address()).await.unwrap();
+    stream.write_all(&[V2, b"GET / HTTP/1.1\r\n\r\n"].concat()).await.unwrap();
+
+    for (peer, check) in [
+        ("192.0.2.7:54321", "unknown-issuer"),
+        ("[2001:db8::7]:54321", "unknown-issuer"),
+        ("192.0.2.8:54321", "protocol"),
+    ] {
+        let log = world.log_with(&format!("\"peer\":\"{peer}\"")).await;
+        let event = log.lines().find(|line| line.contains(peer)).unwrap();
+        assert!(event.contains("handshake failed") && event.contains(check), "{event}");
+    }
+    assert!(service.seen().is_empty());
+}
+
+#[tokio::test]
 async fn a_header_that_does_not_come_in_time_is_not_waited_for() {
     let service = Service::start().await;
     let mut scene = scene(&service, "\"127.0.0.1/32\"");

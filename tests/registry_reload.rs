@@ -267,18 +267,24 @@ async fn taking_back_a_broken_edit_mends_it_too() {
     assert_eq!(world.talk(None).await.get("/a", &key.line()).await.status, 200);
 }
 
+/// What is taken out of the registry is refused; that its folder is gone is an accident, such as a file system that is not
+/// mounted, and turns nobody away, but is told.
 #[tokio::test]
-async fn a_registry_that_is_gone_lets_nobody_in() {
+async fn a_registry_whose_folder_is_gone_stays_as_it_was_and_is_told() {
     let (world, _service, key) = guarded(|_| {}).await;
     let mut talk = world.talk(None).await;
     assert_eq!(talk.get("/a", &key.line()).await.status, 200);
 
-    let begun = Instant::now();
     fs::rename(world.path().join("registry"), world.path().join("elsewhere")).unwrap();
-    until(&mut talk, &key.line(), (401, "invalid-credential"), begun).await;
-    assert_eq!(world.status().await.registry.apps, 0);
+    eventually("it is told", async || (!world.status().await.registry.current).then_some(())).await;
+    world.signal("HUP");
+    world.log_with("the configuration on disk cannot be put into force").await;
+    assert_eq!(talk.get("/a", &key.line()).await.status, 200);
+    assert_eq!(world.metric("postern_registry_current").await, Some(0.0));
 
-    let begun = Instant::now();
     fs::rename(world.path().join("elsewhere"), world.path().join("registry")).unwrap();
-    until(&mut talk, &key.line(), (200, ""), begun).await;
+    eventually("it is mended", async || world.status().await.registry.current.then_some(())).await;
+    let begun = Instant::now();
+    fs::remove_file(world.path().join("registry/apps.toml")).unwrap();
+    until(&mut talk, &key.line(), (401, "invalid-credential"), begun).await;
 }

@@ -298,7 +298,7 @@ fn another_validator_agrees_with_the_reader() {
 }
 
 /// Where a key of the configuration can stand, as in [`LEVELS`].
-const SECTIONS: [(&str, &str); 26] = [
+const SECTIONS: [(&str, &str); 30] = [
     ("", ""),
     ("log", "[log]\n"),
     ("authority", "[authority]\n"),
@@ -322,8 +322,12 @@ const SECTIONS: [(&str, &str); 26] = [
     ("files", "[[workload]]\n[workload.files]\n"),
     ("trust", "[[trust]]\n"),
     ("listener", "[[listener]]\n"),
+    ("proxy_protocol", "[[listener]]\n[listener.proxy_protocol]\n"),
     ("service", "[[service]]\n"),
     ("concurrency", "[[service]]\n[service.concurrency]\n"),
+    ("client_cert", "[[service]]\n[service.client_cert]\n"),
+    ("assertion", "[[service]]\n[service.assertion]\n"),
+    ("otlp", "[otlp]\n"),
     ("remote", "[[remote]]\n"),
 ];
 
@@ -334,16 +338,14 @@ fn config_problems(text: &str) -> Vec<(String, String)> {
 }
 
 /// What the reader says of a section with a line in it that has one more key.
-fn config_answer(table: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+fn config_answer(table: &str) -> Option<(BTreeSet<String>, BTreeSet<String>)> {
     let found = config_problems(&format!("{table}{UNKNOWN} = 1\n"));
-    let (place, told) = found
-        .iter()
-        .find_map(|(key, message)| Some((key.strip_suffix(UNKNOWN)?, message)))
-        .unwrap_or_else(|| panic!("{table:?} is not answered with what is known: {found:?}"));
-    let known = told.strip_prefix("unknown key; known here: ").unwrap().split(", ");
+    let (place, told) =
+        found.iter().find_map(|(key, message)| Some((key.strip_suffix(UNKNOWN)?, message)))?;
+    let known = told.strip_prefix("unknown key; known here: ")?.split(", ");
     let missing = found.iter().filter(|(_, message)| message == "the key is missing");
     let missing = missing.filter_map(|(key, _)| key.strip_prefix(place)).filter(|key| !key.contains('.'));
-    (known.map(str::to_owned).collect(), missing.map(str::to_owned).collect())
+    Some((known.map(str::to_owned).collect(), missing.map(str::to_owned).collect()))
 }
 
 #[test]
@@ -351,7 +353,8 @@ fn the_schema_of_the_configuration_has_the_keys_that_the_reader_asks_for_and_no_
     let schema = printed("config");
     let mut told = Vec::new();
     for (name, table) in SECTIONS {
-        let (known, missing) = config_answer(table);
+        let (known, missing) =
+            config_answer(table).unwrap_or_else(|| panic!("{table:?} is not answered with what is known"));
         let level = level(&schema, name);
         let has = keys(&level["properties"]);
         let place = if name.is_empty() { "the top" } else { name };
@@ -544,6 +547,20 @@ connections = 20000
 failed_keys = "10/s"
 failed_keys_burst = 100
 pooled = 0
+body_rate = "500B"
+body_window = "10s"
+h2_control = "100/s"
+h2_control_burst = 1000
+h2_resets = "unlimited"
+source_connections = 5000
+app_connections = 5000
+handshakes = 1000
+max_age = "1d"
+memory = "80%"
+[otlp]
+endpoint = "http://127.0.0.1:4318"
+one_in = 100
+follow = true
 [[workload]]
 id = "sample"
 spiffe_id = "spiffe://postern.test/sample"
@@ -579,7 +596,8 @@ oldest_tls = "1.2"
 id = "raw"
 address = "[::1]:8444"
 protocol = "tcp"
-service = "whoami"
+service = "database"
+proxy_protocol = { from = ["10.0.0.0/8", "::1"] }
 [[service]]
 id = "whoami"
 hosts = ["localhost"]
@@ -589,6 +607,18 @@ accepts = [["mtls"]]
 concurrency = { minimum = 10, maximum = 1000 }
 watch_responses = "report"
 error_format = "apigee"
+protocol = "http/1.1"
+client_cert = { xfcc = "forward_only", details = ["subject"], rfc9440 = "leaf", proxies = ["edge"] }
+assertion = { audience = "spiffe://postern.test/whoami", ttl = "60s" }
+[[service]]
+id = "database"
+endpoint = "127.0.0.1:5432"
+send_proxy = "v2"
+[[service]]
+id = "chat"
+base_path = "/chat"
+endpoint = "127.0.0.1:8081"
+upgrades = ["websocket"]
 [[remote]]
 id = "loopback"
 address = "127.0.0.1:8443"
@@ -599,7 +629,7 @@ socket = "loopback.sock"
 "#;
 
 /// What neither the reader nor the schema takes, written in place of something in [`COMPLETE_CONFIG`].
-const CONFIG_SLIPS: [(&str, &str); 22] = [
+const CONFIG_SLIPS: [(&str, &str); 24] = [
     ("trust_domain = \"postern.test\"", ""),
     ("threads = 2", "threads = \"2\""),
     ("threads = 2", "threads = 2\ntrheads = 2"),
@@ -619,7 +649,9 @@ const CONFIG_SLIPS: [(&str, &str); 22] = [
     ("failed_keys = \"10/s\"", "failed_keys = \"10\""),
     ("group = \"root\"\nexec", "gid = 0\ngroup = \"root\"\nexec"),
     ("stale_crl = \"accept\"", "stale_crl = \"ignore\""),
-    ("service = \"whoami\"\n", ""),
+    ("service = \"database\"\n", ""),
+    ("from = [\"10.0.0.0/8\", \"::1\"]", "from = []"),
+    ("send_proxy = \"v2\"", "send_proxy = \"v1\""),
     ("endpoint = \"builtin:whoami\"", "endpoint = \"whoami\""),
     ("spiffe_ids = [\"spiffe://postern.test/agent\"]", "spiffe_ids = []"),
 ];
@@ -639,7 +671,7 @@ fn another_validator_agrees_with_the_reader_of_the_configuration() {
     let shipped = ["postern.toml", "production.toml"]
         .map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name));
     let mut files = vec![write("schema.json", &printed("config").to_string())];
-    files.extend(shipped.clone());
+    files.extend(shipped);
     files.push(write("complete.toml", COMPLETE_CONFIG));
     assert_eq!(config_problems(COMPLETE_CONFIG), []);
     for (number, (from, to)) in CONFIG_SLIPS.into_iter().enumerate() {

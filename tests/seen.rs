@@ -28,6 +28,21 @@ async fn both(world: &World, identity: Option<&Identity>, fields: &[(&str, &str)
     [one, two]
 }
 
+/// A key of the right form with this name, and a secret that is nobody's.
+fn well_formed(id: &str) -> String {
+    let head = format!("pstn_sk_{id}_{}", "7".repeat(43));
+    let mut sum = crc32fast::hash(head.as_bytes());
+    let mut digits = [0_u8; 6];
+    for digit in digits.iter_mut().rev() {
+        let number = usize::try_from(sum % 62).unwrap();
+        *digit = *b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz".get(number).unwrap();
+        sum /= 62;
+    }
+    let key = format!("{head}{}", String::from_utf8_lossy(&digits));
+    assert_eq!(ApiKey::id_of(key.as_bytes()), Ok(id));
+    key
+}
+
 /// A key of the right form that nobody has.
 fn invented() -> String {
     let key = ApiKey::generate(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
@@ -569,6 +584,79 @@ fn a_key_that_nobody_has_costs_what_a_wrong_secret_costs() {
         one.abs_diff(other) * 100 > one.min(other) * TOLERANCE
     };
     assert!(!(0..10).all(differs), "the medians differ by more than {TOLERANCE} % each time");
+}
+
+#[tokio::test]
+async fn no_core_image_is_written_unless_it_is_asked_for() {
+    for (wanted, limit) in [(false, "0"), (true, "unlimited")] {
+        let mut scene = Scene::guarding("127.0.0.1:9");
+        scene.run_by("ulimit -c unlimited; exec \"$@\"");
+        if wanted {
+            scene.amend_config("state_dir", "core_dumps = true\nstate_dir");
+        }
+        let world = scene.start().await;
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", world.pid())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(line.split_whitespace().nth(4), Some(limit), "{line}");
+    }
+}
+
+/// A service that gives `text` away piece by piece, so that each leaves by itself; or whole, in an interim head.
+async fn dribbling(text: &str) -> Service {
+    let (head, tail) = text.split_at(text.len() - 1);
+    let length = text.len();
+    let pieces = [format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{head}"), tail.to_owned()];
+    let interim = format!(
+        "HTTP/1.1 103 Early Hints\r\nlink: <{text}>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+    );
+    Service::answering(move |seen: &Seen| {
+        if seen.path() == "/interim" {
+            return vec![Act::Send(interim.as_bytes().to_vec())];
+        }
+        let [head, tail] = pieces.clone().map(String::into_bytes);
+        vec![Act::Send(head), Act::Pause(Duration::from_millis(300)), Act::Send(tail)]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn not_one_character_of_a_secret_passes_that_is_to_be_cut() {
+    let mut scene = Scene::guarding("{service}");
+    scene.amend_config("id = \"orders\"\n", "id = \"orders\"\nwatch_responses = \"block\"\n");
+    let key = scene.app_with_key("by-key");
+    let service = dribbling(&key.text).await;
+    scene.amend_config("{service}", &service.address.to_string());
+    let world = scene.start().await;
+    let identity = world.identity("caller");
+
+    for path in ["/body", "/interim"] {
+        let mut talk = world.talk(Some(&identity)).await;
+        talk.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
+        let told = String::from_utf8(talk.rest().await).unwrap();
+        // What stands before it is its public name.
+        assert!(!told.contains(&key.text[..22]), "{path}: {told}");
+    }
+    assert_eq!(noticed(&world, "key.leaked").await.about, key.id);
+}
+
+#[tokio::test]
+async fn a_service_that_makes_up_keys_accuses_nobody() {
+    let mut scene = Scene::guarding("{service}");
+    scene.amend_config("id = \"orders\"\n", "id = \"orders\"\nwatch_responses = \"report\"\n");
+    let (key, other) = (scene.app_with_key("by-key"), scene.app_with_key("another"));
+    // The name of a key that is on file, and a secret that is nobody's.
+    let forged = well_formed(&key.id);
+    let service = dribbling(&format!("{forged} {forged} {}", other.text)).await;
+    scene.amend_config("{service}", &service.address.to_string());
+    let world = scene.start().await;
+    let identity = world.identity("caller");
+
+    let answer = world.talk(Some(&identity)).await.get("/", "").await;
+
+    assert!(answer.text().contains(&forged));
+    assert_eq!(noticed(&world, "key.leaked").await.about, other.id);
+    let leaks = world.status().await.detections.into_iter().filter(|one| one.kind == "key.leaked");
+    assert_eq!(leaks.map(|one| one.about).collect::<Vec<_>>(), [other.id]);
 }
 
 /// A service that gives `key` away in a chunked body, with a border in the middle of it, or in a field of its head.

@@ -1,5 +1,5 @@
-//! Life signs for orchestrators, numbers for Prometheus and revocation lists for everybody, over plain HTTP: `/live`,
-//! `/ready`, `/metrics`, `/crl`.
+//! Life signs for orchestrators, numbers for Prometheus, revocation lists for everybody and keys for services, over plain HTTP:
+//! `/live`, `/ready`, `/metrics`, `/crl`, `/jwks`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,12 +29,15 @@ const BOUNDS: Bounds =
 /// > application/openmetrics-text; version=1.0.0; charset=utf-8 — OpenMetrics 1.0, "Protocol Negotiation"
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// > application/jwk-set+json — RFC 7517 §8.5.2
+const JWK_SET: &str = "application/jwk-set+json";
+
 const PEM: &str = "application/x-pem-file";
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 fn answer_to(method: &Method, path: &str, steward: &impl Steward) -> Answer {
-    if !matches!(path, "/live" | "/ready" | "/metrics" | "/crl") {
+    if !matches!(path, "/live" | "/ready" | "/metrics" | "/crl" | "/jwks") {
         return answer::not_found(path);
     }
     if !matches!(*method, Method::GET | Method::HEAD) {
@@ -42,6 +45,7 @@ fn answer_to(method: &Method, path: &str, steward: &impl Steward) -> Answer {
     }
     match path {
         "/crl" => answer::text(StatusCode::OK, PEM, steward.crl_pem()),
+        "/jwks" => answer::text(StatusCode::OK, JWK_SET, steward.assertion_keys()),
         "/live" => answer::text(StatusCode::OK, PLAIN, "alive\n".to_owned()),
         "/metrics" => answer::text(StatusCode::OK, OPEN_METRICS, steward.metrics()),
         _ => readiness(steward),

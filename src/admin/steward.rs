@@ -36,6 +36,9 @@ pub trait Steward: Send + Sync + 'static {
     /// The roots of this host's trust domain, as PEM.
     fn bundle_pem(&self) -> String;
 
+    /// The keys by which services verify assertions, as a JWK Set.
+    fn assertion_keys(&self) -> String;
+
     /// The revocation lists of this host's authorities, as PEM.
     fn crl_pem(&self) -> String;
 

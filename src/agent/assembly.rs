@@ -10,18 +10,18 @@ use std::time::Duration;
 use super::trust::Crls;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::credential::token::TokenTrust;
+use crate::credential::token::{Algorithm, TokenTrust};
 use crate::credential::{NonceMemory, Peppers, SignatureTerms};
 use crate::id::{AuthorityId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::issuance::Issued;
 use crate::limit::{Inflight, Ledger, Throttle};
-use crate::oauth::{KeyRing, Office};
+use crate::oauth::{KeyRing, KeyRules, Office, SigningKey};
 use crate::pki::{BundleSet, InvalidRoot, Revocations, Slot, Usage, Verifier, VerifyError};
 use crate::proxy::{
     self, Client, Listener, ListenerProtocol, Remote, RemoteProtocol, Routes, Standing, TlsError,
     client_config, server_config,
 };
-use crate::registry;
+use crate::registry::{self, Withheld};
 
 /// Why nothing can be put together.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +52,21 @@ pub(super) struct Materials {
     pub(super) revocations: Arc<Revocations>,
     pub(super) crls: Arc<Crls>,
     pub(super) registry: Arc<registry::Snapshot>,
+    /// What somebody else has revoked of it.
+    pub(super) withheld: Arc<Withheld>,
     pub(super) peppers: Arc<Peppers>,
     pub(super) tokens: Arc<TokenTrust>,
     pub(super) ring: Arc<KeyRing>,
+}
+
+impl Materials {
+    /// What is on file, less what is withheld.
+    fn usable_registry(&self) -> Arc<registry::Snapshot> {
+        if self.withheld.is_empty() {
+            return Arc::clone(&self.registry);
+        }
+        Arc::new(self.registry.withholding(Arc::clone(&self.withheld)))
+    }
 }
 
 /// Assembles snapshots, one after the other.
@@ -69,6 +81,10 @@ pub(super) struct Assembly {
     inflight: BTreeMap<ServiceId, Arc<Inflight>>,
     nonces: Arc<NonceMemory>,
     assertions: Arc<NonceMemory>,
+    /// What signs assertions for services, and what such keys are like while some service wants any. They are on no disk: an
+    /// assertion is over before a restart is.
+    assertion_keys: Arc<KeyRing>,
+    assertion_rules: Option<KeyRules>,
 }
 
 /// A listener's TLS, from which certificate it was made and when.
@@ -82,6 +98,12 @@ struct Made {
 
 /// Assertions that are remembered for as long as they could be used again: some thirty a second where they last for an hour.
 const ASSERTIONS: usize = 100_000;
+
+/// A key for assertions signs for a day, and is made known ten minutes before.
+const ASSERTION_KEY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// More steps are not due at a time, however far the clock has leapt.
+const MOST_STEPS: usize = 8;
 
 /// TLS sessions can be resumed for as long as their configuration lives. It is made anew at this age, so that no session
 /// becomes older than an hour, however often it is resumed.
@@ -103,13 +125,17 @@ impl Assembly {
             inflight: BTreeMap::new(),
             nonces,
             assertions,
+            assertion_keys: Arc::default(),
+            assertion_rules: None,
         }
     }
 
-    /// Whether some listener's sessions grow too old unless everything is assembled again.
+    /// Whether some listener's sessions, or a key, grow too old unless everything is assembled again.
     pub(super) fn is_stale(&self) -> bool {
         let now = self.clock.since_boot();
-        self.listeners.values().any(|made| now.saturating_sub(made.at) >= OLDEST_SESSIONS)
+        let due = |rules: &KeyRules| self.assertion_keys.due(rules, self.clock.now()).is_some();
+        self.assertion_rules.as_ref().is_some_and(due)
+            || self.listeners.values().any(|made| now.saturating_sub(made.at) >= OLDEST_SESSIONS)
     }
 
     /// The data plane's view of `materials`.
@@ -117,8 +143,7 @@ impl Assembly {
     /// # Errors
     /// What cannot be used; everything made before stays as it was.
     pub(super) fn assemble(&mut self, materials: &Materials) -> Result<proxy::Snapshot, AssemblyError> {
-        let Materials { config, issued, bundles, revocations, crls, registry, peppers, tokens, ring } =
-            materials;
+        let Materials { config, issued, bundles, revocations, crls, peppers, tokens, ring, .. } = materials;
         let now = self.clock.since_boot();
         let same = |verifier: &&Arc<Verifier>| {
             Arc::ptr_eq(verifier.bundles(), bundles)
@@ -209,13 +234,14 @@ impl Assembly {
         self.listeners.clone_from(&listeners);
         self.remotes.clone_from(&remotes);
         self.inflight = self.inflight(config);
+        self.turn_keys(config);
         let office = config.tokens.as_ref().map(|settings| Office {
             settings: Arc::clone(settings),
             ring: Arc::clone(ring),
             assertions: Arc::clone(&self.assertions),
         });
         Ok(proxy::Snapshot {
-            registry: Arc::clone(registry),
+            registry: materials.usable_registry(),
             peppers: Arc::clone(peppers),
             environment: config.environment().cloned(),
             verifier,
@@ -231,7 +257,32 @@ impl Assembly {
             throttle: Arc::clone(&self.throttle),
             inflight: self.inflight.clone(),
             office: office.map(Arc::new),
+            assertion_keys: Arc::clone(&self.assertion_keys),
         })
+    }
+
+    /// Takes the steps that are due for the keys of assertions.
+    fn turn_keys(&mut self, config: &Config) {
+        let rules = config.services.iter().filter_map(|service| service.assertion.as_ref());
+        let longest = rules.map(|rules| rules.ttl).max();
+        self.assertion_rules = longest.map(|ttl| KeyRules {
+            // The algorithms of JWT-SVIDs are those of RSA and ECDSA.
+            algorithm: Algorithm::Es256,
+            lifetime: ASSERTION_KEY_LIFETIME,
+            ttl,
+        });
+        let Some(rules) = self.assertion_rules else { return };
+        let now = self.clock.now();
+        for _ in 0..MOST_STEPS {
+            let Some(step) = self.assertion_keys.due(&rules, now) else { return };
+            match self.assertion_keys.after(step, &rules, SigningKey::generate, now) {
+                Ok(ring) => self.assertion_keys = Arc::new(ring),
+                Err(error) => {
+                    tracing::error!(%error, "the next key for assertions cannot be made");
+                    return;
+                }
+            }
+        }
     }
 
     /// The services whose requests are limited; what is known of one stays known while its bounds stay.

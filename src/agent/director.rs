@@ -33,6 +33,7 @@ use crate::pki::{BundleSet, Revoked, Skews, Usage, VerifyError};
 use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
 use crate::registry;
 use crate::store::revocation_file::{self, RevocationError};
+use crate::store::revoked_dir::{self, RevokedError};
 use crate::store::{disk, pepper_file};
 use crate::telemetry::{AuditEvent, AuditOutcome, Metrics};
 use crate::workload::{Delivery, Statuses};
@@ -58,6 +59,9 @@ pub enum ReloadError {
     /// The registry on disk cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// What somebody else has revoked cannot be told.
+    #[error("what is revoked in the folders of `revocations` cannot be told")]
+    Revoked(#[from] RevokedError),
     /// The revocations cannot be read.
     #[error("the revocations cannot be read")]
     Revocations(#[from] RevocationError),
@@ -479,6 +483,11 @@ impl Director {
             Ok(_) => (),
             Err(error) => errors.push(error.into()),
         }
+        let (withheld, problems) = revoked_dir::read(&config.revoked_dirs, &next.withheld);
+        if withheld != *next.withheld {
+            next.withheld = Arc::new(withheld);
+        }
+        errors.extend(problems.into_iter().map(ReloadError::from));
         let (crls, problems) = trust::crls(&config.trust, &next.bundles, &next.crls, self.clock.now());
         next.crls = crls;
         errors.extend(problems.into_iter().map(ReloadError::from));
@@ -516,6 +525,13 @@ impl Director {
                 (event.before, event.after) = (count(before), count(&self.materials));
             };
             self.scribe.note("trust.reload", "revocations", fill, now);
+        }
+        if !Arc::ptr_eq(&before.withheld, &self.materials.withheld) {
+            let count = |materials: &Materials| Some(format!("{} withheld", materials.withheld.len()));
+            let fill = |event: &mut AuditEvent| {
+                (event.before, event.after) = (count(before), count(&self.materials));
+            };
+            self.scribe.note("trust.reload", "revoked", fill, now);
         }
         if !Arc::ptr_eq(&before.crls, &self.materials.crls) {
             let detail = Ok("other revocation lists are in force".to_owned());
@@ -633,9 +649,14 @@ impl Director {
         let ordered_environment = old.ordered_environment.clone();
         let new = Arc::new(Config { ordered_environment, ..config::load(&old.path)? });
         let changes = config::plan(&old, &new).map_err(ReloadError::Restart)?;
-        let registrar = Registrar::open(&new.registry_dirs, self.clock.now())?;
+        let registrar = self.registrar.reopen(&new.registry_dirs, self.clock.now())?;
         let registry = Arc::clone(registrar.snapshot());
         trust::bundles(&self.materials.issued.bundle, &new.trust)?;
+        let withheld = if old.revoked_dirs == new.revoked_dirs {
+            Arc::clone(&self.materials.withheld)
+        } else {
+            Arc::new(trust::withheld(&new)?)
+        };
         let openings = self.bind(&changes, &config::all_doors(&old))?;
         if changes.contains(&Change::Issuance) {
             self.configure_issuance(&new).await?;
@@ -662,7 +683,7 @@ impl Director {
         let before = std::mem::replace(&mut self.own_tokens, self.token_state.trust(&config));
         let tokens = Arc::new(self.tokens(&config));
         let materials =
-            Materials { config, issued, bundles, crls, registry, tokens, ..self.materials.clone() };
+            Materials { config, issued, bundles, crls, registry, withheld, tokens, ..self.materials.clone() };
         if let Err(error) = self.publish(materials) {
             self.own_tokens = before;
             self.configure_issuance(&old).await?;
@@ -755,6 +776,7 @@ impl Director {
 fn is_same_trust(one: &Materials, other: &Materials) -> bool {
     Arc::ptr_eq(&one.bundles, &other.bundles)
         && Arc::ptr_eq(&one.revocations, &other.revocations)
+        && Arc::ptr_eq(&one.withheld, &other.withheld)
         && Arc::ptr_eq(&one.crls, &other.crls)
 }
 
@@ -767,7 +789,8 @@ impl Watching {
         let crls = config.trust.iter().filter_map(|bundle| Some(bundle.crl.as_ref()?.path.clone()));
         let own = [revocation_file::path(&config.state_dir), pepper_file::path(&config.state_dir)];
         let files = bundles.chain(crls).chain(own).collect();
-        let watched = Watched { files, folders: config.registry_dirs.clone() };
+        let folders = config.registry_dirs.iter().chain(&config.revoked_dirs).cloned().collect();
+        let watched = Watched { files, folders };
         Self(tokio::spawn(config::watch(watched, changed)).abort_handle())
     }
 }

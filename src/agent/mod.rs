@@ -8,6 +8,7 @@ mod fetch;
 mod issuers;
 mod registrar;
 mod scribe;
+mod span_exporter;
 mod key_uses;
 mod key_keeper;
 mod director;

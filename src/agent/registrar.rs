@@ -31,7 +31,19 @@ impl Registrar {
     /// # Errors
     /// They cannot be read, or everything that is wrong with them.
     pub(super) fn open(folders: &[PathBuf], now: Timestamp) -> Result<Self, RegistryError> {
-        let (changes, shelf) = Shelf::new(folders.to_vec()).look(now)?;
+        Self::read(Shelf::new(folders.to_vec()), now)
+    }
+
+    /// The same at other folders; one that was there before is missed.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub(super) fn reopen(&self, folders: &[PathBuf], now: Timestamp) -> Result<Self, RegistryError> {
+        Self::read(self.shelf.anew(folders.to_vec()), now)
+    }
+
+    fn read(shelf: Shelf, now: Timestamp) -> Result<Self, RegistryError> {
+        let (changes, shelf) = shelf.look(now)?;
         let sources: Vec<_> = changes
             .into_iter()
             .filter_map(|change| match change {
@@ -52,7 +64,7 @@ impl Registrar {
         if changes.is_empty() || self.library.amend(&changes) {
             self.shelf = shelf;
         } else {
-            *self = Self::open(self.shelf.folders(), now)?;
+            *self = self.reopen(self.shelf.folders(), now)?;
         }
         Ok(())
     }

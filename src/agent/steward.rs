@@ -28,6 +28,7 @@ use crate::admin::{
 use crate::causes::Causes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
+use crate::credential::token::JwkSet;
 use crate::id::{CredentialId, ServiceId, WorkloadId};
 use crate::identity::Match;
 use crate::issuance::{
@@ -35,7 +36,7 @@ use crate::issuance::{
     TokenDesk, TokenOrderError, Wanted,
 };
 use crate::limit::{Inflight, Scope, Use};
-use crate::oauth::{Fault, Form, KeySlot, KilledKey, Minted, TokenKey, Wish, Withdrawal};
+use crate::oauth::{Fault, Form, KeySlot, KilledKey, Minted, Records, TokenKey, Wish, Withdrawal};
 use crate::pki::{Skews, Suspicion, Usage};
 use crate::proxy::{Attestor as _, Current, Endpoint, ListenerProtocol, Recollection, RemoteProtocol};
 use crate::registry::{self, CredentialStatus};
@@ -350,6 +351,12 @@ impl Steward for AgentSteward {
         admin::bundle_pem(&self.issued().bundle)
     }
 
+    fn assertion_keys(&self) -> String {
+        let snapshot = self.current.load();
+        let keys = snapshot.assertion_keys.keys.iter();
+        JwkSet::write(keys.map(|one| (one.key.id(), one.key.public())))
+    }
+
     fn crl_pem(&self) -> String {
         self.issued().crl.to_string()
     }
@@ -482,7 +489,9 @@ impl Steward for AgentSteward {
             resources: form.values("resource").collect(),
             certificate: Some(&verified.subject),
         };
-        let minted = office.mint_for(credential, &wish, &snapshot.tokens, &SystemRandom::new(), now)?;
+        let records =
+            Records { registry: &snapshot.registry, peppers: &snapshot.peppers, trust: &snapshot.tokens };
+        let minted = office.mint_for(credential, &wish, &records, &SystemRandom::new(), now)?;
         tracing::info!(%workload, app = %credential.app.id, "a token was issued to a local workload");
         Ok(minted)
     }

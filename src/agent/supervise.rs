@@ -25,6 +25,7 @@ use super::quickstart::{self, Quickstart, QuickstartError};
 use super::registrar::{Registrar, RegistryError};
 use super::scribe::Scribe;
 use super::sightings::{self, Sightings};
+use super::span_exporter;
 use super::steward::AgentSteward;
 use super::token_keeper::{self, TokenKeeperError};
 use super::troubles::{Trouble, Troubles};
@@ -42,6 +43,7 @@ use crate::proxy::{Current, Gauge, Lookout, Plane, PlaneContext, PlaneError, Sig
 use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
+use crate::store::revoked_dir::RevokedError;
 use crate::store::socket_file::SocketError;
 use crate::store::{AuthorityDir, StoreError, disk};
 use crate::telemetry::{AccessSink, AuditLog, LogWriter, Metrics, SubscribeError, subscribe};
@@ -114,6 +116,9 @@ pub enum AgentError {
     /// The registry cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// What somebody else has revoked cannot be told.
+    #[error("what is revoked in the folders of `revocations` cannot be told")]
+    Revoked(#[from] RevokedError),
     /// The revocations cannot be used.
     #[error("the revocations cannot be used")]
     Revocations(#[from] RevocationError),
@@ -148,6 +153,9 @@ pub fn run(config: Config, announce: impl Fn(&str)) -> Result<(), AgentError> {
         return Err(AgentError::Clock(clock.now()));
     }
     raise_descriptor_limit();
+    if !config.core_dumps {
+        close_memory();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
@@ -165,6 +173,19 @@ fn raise_descriptor_limit() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+/// Keys and secrets pass through memory, and a core image outlives the process: none is written, and no other process looks into
+/// this one's memory but one of root.
+fn close_memory() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let undumpable = || set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let closed = setrlimit(Resource::Core, none).and_then(|()| undumpable());
+    if let Err(error) = closed {
+        tracing::warn!(%error, "core images of the agent cannot be forbidden");
     }
 }
 
@@ -198,6 +219,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let issued = Arc::clone(&feed.borrow_and_update());
     let bundles = Arc::new(trust::bundles(&issued.bundle, &config.trust)?);
     let revocations = Arc::new(revocation_file::load(&config.state_dir)?);
+    let withheld = Arc::new(trust::withheld(&config)?);
     let crls = trust::all_crls(&config.trust, &bundles, &Arc::default(), started_at)?;
     let mut issuers = Issuers::new(Arc::clone(&clock));
     issuers.follow(&config);
@@ -216,6 +238,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         revocations,
         crls,
         registry: Arc::clone(&registry),
+        withheld,
         peppers,
         tokens,
         ring: Arc::clone(&token_keeper.state.ring),
@@ -248,6 +271,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     let (signs, noticed) = Signs::new(metrics.signs_dropped.clone());
     let detections = Detections::default();
     let pressure = Gauge::default();
+    let (spans, exporting) = span_exporter::start(&config, &metrics);
     let context = PlaneContext {
         signs,
         current: Arc::clone(&current),
@@ -257,6 +281,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         skews: Arc::clone(&skews),
         remember: config.remember,
         usage: usage_keeper.book(),
+        spans,
         records,
         access,
         lookout,
@@ -408,6 +433,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     drop(limit_keeper);
     delivering.abort();
     drop(context);
+    span_exporter::finish(exporting).await;
     drop(usage_keeper);
     drop(record_writer);
     drop(rotating.await);

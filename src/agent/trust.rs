@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::config::{CrlFile, ForeignBundle};
+use crate::config::{Config, CrlFile, ForeignBundle};
 use crate::identity::TrustDomain;
 use crate::pki::{BundleSet, CrlSet, ForeignCrl, InvalidCrl, TrustBundle, check_roots, succeed};
+use crate::registry::Withheld;
 use crate::store::pem::{self, PemError};
+use crate::store::revoked_dir::{self, RevokedError};
 
 /// Why a bundle cannot be believed.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,15 @@ pub enum TrustError {
     /// The file is larger than any that is read.
     #[error("{}: is larger than {MOST_BYTES} bytes", .0.display())]
     TooLarge(PathBuf),
+}
+
+/// What is revoked in the folders that `config` names, when nothing is known of them yet.
+///
+/// # Errors
+/// Something there cannot be read or understood, so that nobody knows what is to be refused.
+pub(super) fn withheld(config: &Config) -> Result<Withheld, RevokedError> {
+    let (withheld, errors) = revoked_dir::read(&config.revoked_dirs, &Withheld::default());
+    errors.into_iter().next().map_or(Ok(withheld), Err)
 }
 
 /// No file of revocation lists is larger: room for more than a million serial numbers.

@@ -85,9 +85,7 @@ pub fn check<'s>(
         })
     };
     match (consider(&principal, ask, door, now, pay), nearest) {
-        (Ok((terms, (statement, seat))), _) => {
-            Ok(Permit::issue(terms, statement, seat, principal.token().cloned()))
-        }
+        (Ok((terms, (statement, seat))), _) => Ok(Permit::issue(terms, statement, seat, &principal)),
         (Err(Hindrance::Unpaid(())), Some((shortage, terms))) => Err(No::Limited { shortage, terms }),
         (Err(Hindrance::Denial(Obstacle { denial, operation })), _) => {
             Err(No::Denied { denial, principal, operation })

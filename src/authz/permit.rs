@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use crate::authz::Terms;
 use crate::clock::Timestamp;
+use crate::credential::Principal;
 use crate::credential::token::Token;
 use crate::limit::{Seat, Statement};
+use crate::registry::Credential;
 
 /// Only the gate makes one, and nothing is forwarded without it.
 #[derive(Debug)]
@@ -16,16 +18,29 @@ pub struct Permit<'s> {
     statement: Statement<'s>,
     seat: Option<Seat>,
     token: Option<Arc<Token>>,
+    proven: [Option<&'s Credential>; 4],
 }
 
 impl<'s> Permit<'s> {
-    pub(super) const fn issue(
+    pub(super) fn issue(
         terms: Terms<'s>,
         statement: Statement<'s>,
         seat: Option<Seat>,
-        token: Option<Arc<Token>>,
+        principal: &Principal<'s>,
     ) -> Self {
-        Self { terms, statement, seat, token }
+        let token = principal.token().cloned();
+        Self { terms, statement, seat, token, proven: principal.proven() }
+    }
+
+    /// All credentials that the caller has proven, each once, the strongest first.
+    pub fn credentials(&self) -> impl Iterator<Item = &'s Credential> {
+        let proven = &self.proven;
+        proven.iter().enumerate().filter_map(|(at, credential)| {
+            let credential = (*credential)?;
+            // A certificate, say, and a token that was asked for by it.
+            let known = proven.iter().take(at).flatten().any(|earlier| earlier.id == credential.id);
+            (!known).then_some(credential)
+        })
     }
 
     /// The terms of the yes.

@@ -64,7 +64,7 @@ pub fn who_can<'s>(
     };
     for credential in registry.credentials() {
         if let Some(held) = held.get_mut(credential.app.id.as_str())
-            && usable(credential, now).is_ok()
+            && usable(credential, registry, now).is_ok()
             && believed(credential)
         {
             held.push(credential);

@@ -14,8 +14,10 @@ use super::moment::count;
 use super::output;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, ConfigError};
-use crate::registry::{self, Here, Lint, Snapshot};
+use crate::proxy::Xfcc;
+use crate::registry::{self, Here, Lint, Snapshot, Withheld};
 use crate::store::registry_dir;
+use crate::store::revoked_dir::{self, RevokedError};
 use crate::toml_text::Problem;
 
 #[derive(Debug, Serialize)]
@@ -37,7 +39,7 @@ struct Finding {
     text: String,
 }
 
-/// Something in the registry that is allowed, and hardly meant.
+/// Something that is allowed, and hardly meant.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize)]
 pub(super) struct Warning {
     lint: &'static str,
@@ -65,10 +67,14 @@ pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyho
         Ok(Ok(snapshot)) => {
             summary = contents(&snapshot);
             warnings = lints(&snapshot, config.as_deref());
+            warnings.extend(config.iter().flat_map(|config| anybody(config)));
             old = too_old(&snapshot, config.as_deref().and_then(|config| config.key_rules.max_age));
         }
         Ok(Err(found)) => problems.extend(found.into_iter().map(Finding::from)),
         Err(error) => problems.push(Finding::unplaced(error)),
+    }
+    if let Some(config) = &config {
+        problems.extend(revoked(&config.revoked_dirs));
     }
     let (found, doubts) = (problems.len(), warnings.len());
     let fails = found > 0 || (strict && doubts > 0);
@@ -94,6 +100,15 @@ pub(super) fn run(path: &Path, CheckArgs { strict, format }: CheckArgs) -> anyho
     }
 }
 
+/// What is wrong in the folders in which somebody else says what is revoked.
+fn revoked(folders: &[PathBuf]) -> impl Iterator<Item = Finding> {
+    let (_, errors) = revoked_dir::read(folders, &Withheld::default());
+    errors.into_iter().flat_map(|error| match error {
+        RevokedError::Wrong(found) => found.into_iter().map(Finding::from).collect(),
+        error @ RevokedError::Read { .. } => vec![Finding::unplaced(error)],
+    })
+}
+
 /// How much there is of everything.
 fn contents(registry: &Snapshot) -> String {
     let counts = registry.counts();
@@ -115,6 +130,18 @@ pub(super) fn lints(registry: &Snapshot, config: Option<&Config>) -> Vec<Warning
         lints.extend(registry::lint_here(registry, here));
     }
     lints.into_iter().map(Warning::from).collect()
+}
+
+/// Warns of services to which anybody may say anything about certificates.
+fn anybody(config: &Config) -> impl Iterator<Item = Warning> {
+    let open = config.services.iter().filter(|service| service.client_cert.xfcc == Xfcc::AlwaysForwardOnly);
+    open.map(|service| Warning {
+        lint: "xfcc-from-anybody",
+        key: format!("service {}", service.id),
+        message: "xfcc = \"always_forward_only\" passes on what any caller says of certificates, also one without any; a \
+                  service that believes it can be told everything"
+            .to_owned(),
+    })
 }
 
 impl From<Lint> for Warning {

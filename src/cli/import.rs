@@ -79,7 +79,9 @@ fn read(path: &Path, name: &str) -> anyhow::Result<Vec<Value>> {
             Some(Value::Array(items)) => items,
             _ => bail!("{}: expected an array, or one called `{name}`", path.display()),
         },
-        _ => bail!("{}: expected an array, or an object with one called `{name}`", path.display()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            bail!("{}: expected an array, or an object with one called `{name}`", path.display())
+        }
     };
     if let Some(place) = items.iter().position(|item| !item.is_object()) {
         bail!(

@@ -1,6 +1,7 @@
 //! `postern who-can`: every app that may make a request, by which right and with which credentials.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::args::WhoCanArgs;
 use super::locate;
@@ -10,8 +11,8 @@ use super::table::Table;
 use crate::admin::{ClientError, Deed, Entitled};
 use crate::agent::{self, Doors};
 use crate::clock::{Clock as _, SystemClock};
-use crate::registry;
-use crate::store::registry_dir;
+use crate::registry::{self, Withheld};
+use crate::store::{registry_dir, revoked_dir};
 use crate::toml_text::Problem;
 
 pub(super) async fn run(config: &Path, args: WhoCanArgs) -> anyhow::Result<Verdict> {
@@ -36,6 +37,11 @@ fn by_files(config: &Path, deed: &Deed) -> anyhow::Result<Entitled> {
         let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
         anyhow::anyhow!("the registry is broken:\n{}", lines.join("\n"))
     })?;
+    let (withheld, errors) = revoked_dir::read(&config.revoked_dirs, &Withheld::default());
+    if let Some(error) = errors.into_iter().next() {
+        return Err(error.into());
+    }
+    let registry = registry.withholding(Arc::new(withheld));
     let issuers = config.issuers.iter().map(|issuer| (issuer.issuer.as_str(), issuer.proves)).collect();
     let doors = Doors {
         services: &config.services,

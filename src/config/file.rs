@@ -16,6 +16,7 @@ use crate::toml_text::{Document, Place, Problem, TableReader, Value};
 use crate::workload::Directory;
 
 use super::issuer;
+use super::onward;
 use super::section::{self, Placed};
 use super::settings::Config;
 
@@ -83,10 +84,14 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     let state_dir = root.required("state_dir", |value| section::path(base, value));
     let runtime_dir = root.required("runtime_dir", |value| section::path(base, value));
     let registry_dirs = root.required("registry", |value| value.list(|item| section::path(base, item)));
+    let revoked_dirs = root
+        .optional("revocations", |value| value.list(|item| section::path(base, item)))
+        .unwrap_or_default();
     let written_environment = root.optional("environment", Value::parse);
     let threads =
         root.optional("threads", |value| value.integer(0..=1024_usize)).filter(|&threads| threads > 0);
     let quickstart = root.optional("quickstart", Value::boolean).unwrap_or(false);
+    let core_dumps = root.optional("core_dumps", Value::boolean).unwrap_or(false);
     let log = section::log(root.table("log"));
     let authority = section::authority(root.table("authority"), base);
     let leaf = section::leaf(root.table("leaf"));
@@ -95,7 +100,9 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
     let sockets = runtime_dir.as_deref().unwrap_or(base);
     let (admin, admin_roles) = admin(root.table("admin"), sockets);
     let audit = section::audit(root.table("audit"), base, state_dir.as_deref());
+    let has_metrics = root.has("metrics");
     let metrics = metrics(root.table("metrics"));
+    let otlp = root.table("otlp").and_then(onward::otlp);
     let api_key_header = api_key(root.table("api_key"));
     let key_rules = section::key_rules(root.table("keys"), base);
     let signatures = section::signatures(root.table("signature"));
@@ -147,6 +154,11 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
             service.place.problem("`send_proxy` is for services that a tcp listener leads to: connections for HTTP are shared by callers, so that none could be told of");
         }
     }
+    for service in services.iter().filter(|service| service.item.assertion.is_some() && !has_metrics) {
+        service.place.problem(
+            "assertions are verified by the keys at /jwks of the address in [metrics], and there is no [metrics]",
+        );
+    }
     if let Some(Placed { place, item }) = &tokens {
         if issuers.iter().any(|issuer| issuer.item.issuer == item.issuer.as_str()) {
             place.problem(
@@ -197,10 +209,12 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         state_dir: state_dir?,
         runtime_dir: runtime_dir?,
         registry_dirs: registry_dirs?,
+        revoked_dirs,
         written_environment,
         ordered_environment: None,
         threads,
         quickstart,
+        core_dumps,
         log,
         keys: authority.keys,
         issuance,
@@ -211,6 +225,7 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         admin_socket: admin?,
         admin_roles,
         metrics,
+        otlp,
         api_key_header: api_key_header.into(),
         key_rules,
         signatures,

@@ -2,6 +2,7 @@
 
 mod settings;
 mod section;
+mod onward;
 mod issuer;
 mod file;
 mod plan;

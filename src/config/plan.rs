@@ -60,10 +60,12 @@ pub fn plan(old: &Config, new: &Config) -> Result<Vec<Change>, Vec<NeedsRestart>
         ("admin", (&old.admin_socket, &old.admin_roles) == (&new.admin_socket, &new.admin_roles)),
         ("audit", old.audit == new.audit),
         ("metrics", old.metrics == new.metrics),
+        ("otlp", old.otlp == new.otlp),
         ("token.socket", token_socket(old) == token_socket(new)),
         ("usage", old.usage == new.usage),
         ("explain", old.remember == new.remember),
         ("quickstart", old.quickstart == new.quickstart),
+        ("core_dumps", old.core_dumps == new.core_dumps),
     ];
     let stuck: Vec<NeedsRestart> =
         fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| NeedsRestart(key)).collect();

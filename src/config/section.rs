@@ -23,6 +23,7 @@ use crate::telemetry::{AuditSettings, LogFormat, ROTATE_AT, Settings as LogSetti
 use crate::toml_text::{Place, TableReader, Value};
 use crate::workload::{FileMode, Reader, Reload, Selectors, Settings as Delivery};
 
+use super::onward;
 use super::settings::{CrlFile, ForeignBundle, KeyDelivery, KeyRules, UsageSettings, WorkloadConfig};
 
 /// Something with a name, and where it stands.
@@ -602,6 +603,8 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
             "HTTP/2 has no `Upgrade` (RFC 9113 §8.6): `upgrades` is for services that speak http/1.1",
         );
     }
+    let client_cert = table.table("client_cert").map(onward::client_cert).unwrap_or_default();
+    let assertion = table.table("assertion").and_then(onward::assertion);
     table.finish();
     let base_path = base_path.unwrap_or_else(|| "/".to_owned());
     let (id, endpoint) = (id?, endpoint?);
@@ -617,6 +620,8 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
         watch,
         upgrades,
         send_proxy,
+        client_cert,
+        assertion,
     };
     Some(Placed { place, item })
 }
@@ -867,7 +872,7 @@ pub(super) fn tokens<'d>(mut table: TableReader<'d>, sockets: &Path) -> Option<P
     Some(Placed { place, item })
 }
 
-fn within(value: &Value<'_>, range: (Duration, Duration)) -> Option<Duration> {
+pub(super) fn within(value: &Value<'_>, range: (Duration, Duration)) -> Option<Duration> {
     let span = value.duration()?;
     let (least, most) = range;
     if span < least || span > most {
@@ -892,7 +897,7 @@ fn token_path(text: &str) -> Result<String, String> {
 }
 
 /// > Its value MUST be an absolute URI […] The URI MUST NOT include a fragment component. — RFC 8707 §2
-fn audience(text: &str) -> Result<String, &'static str> {
+pub(super) fn audience(text: &str) -> Result<String, &'static str> {
     let scheme = text.split_once(':').is_some_and(|(scheme, rest)| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
         scheme.starts_with(|first: char| first.is_ascii_alphabetic())

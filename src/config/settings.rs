@@ -27,6 +27,8 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// Where developers, apps and products are written down.
     pub registry_dirs: Vec<PathBuf>,
+    /// Where somebody else says which credentials, apps and tokens are revoked.
+    pub revoked_dirs: Vec<PathBuf>,
     /// The environment that the agent stands in, by the file.
     pub written_environment: Option<EnvironmentId>,
     /// The same by the command line, which holds whatever the file says.
@@ -35,6 +37,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// Whether sample credentials are made and curl lines printed.
     pub quickstart: bool,
+    /// Whether the system may write core images of the agent, and others of its user may look into its memory.
+    pub core_dumps: bool,
     /// The operator log and the access log.
     pub log: telemetry::Settings,
     /// Where the local CA's keys are.
@@ -55,6 +59,8 @@ pub struct Config {
     pub admin_roles: Roles,
     /// Where metrics and health are served, if anywhere.
     pub metrics: Option<SocketAddr>,
+    /// Where spans go, if anywhere.
+    pub otlp: Option<telemetry::SpanSettings>,
     /// The header that carries API keys, in lower case.
     pub api_key_header: Arc<str>,
     /// How old keys may become, and whom they are handed to.

@@ -153,10 +153,30 @@ impl Peppers {
 /// How long every secret of ours is, in bytes.
 pub const LONGEST_SECRET: usize = LENGTH;
 
+/// So many bytes of every secret of ours are its prefix and its name, which are public.
+pub const SECRET_MARK_LENGTH: usize = PREFIX.len() + ID_LENGTH + 1;
+
+/// What secrets of ours begin with, by kind.
+const PREFIXES: [&str; 3] = [PREFIX, "pstn_hs_", "pstn_cs_"];
+
 /// The name inside a well-formed secret of ours, of whatever kind.
 #[must_use]
 pub fn secret_id(text: &[u8]) -> Option<&str> {
-    [PREFIX, "pstn_hs_", "pstn_cs_"].into_iter().find_map(|prefix| id_in(prefix, text).ok())
+    PREFIXES.into_iter().find_map(|prefix| id_in(prefix, text).ok())
+}
+
+/// Whether `text` may be the beginning of a secret of ours, as far as it goes.
+#[must_use]
+pub fn begins_secret(text: &[u8]) -> bool {
+    let begins = |prefix: &str| {
+        let common = text.len().min(prefix.len());
+        text.get(..common) == prefix.as_bytes().get(..common)
+    };
+    let rest = text.iter().enumerate().skip(PREFIX.len());
+    let fits = |(at, byte): (usize, &u8)| {
+        if at == SECRET_MARK_LENGTH - 1 { *byte == b'_' } else { byte.is_ascii_alphanumeric() }
+    };
+    text.len() <= LENGTH && PREFIXES.into_iter().any(begins) && rest.into_iter().all(fits)
 }
 
 /// A fresh id, and the secret text that begins with `prefix` and contains it.

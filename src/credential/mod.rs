@@ -16,7 +16,10 @@ mod refusal;
 mod strength;
 mod verify;
 
-pub use api_key::{API_KEY_MARK, ApiKey, InvalidApiKey, LONGEST_SECRET, Peppers, secret_id};
+pub use api_key::{
+    API_KEY_MARK, ApiKey, InvalidApiKey, LONGEST_SECRET, Peppers, SECRET_MARK_LENGTH, begins_secret,
+    secret_id,
+};
 pub use client_secret::ClientSecret;
 pub use content_digest::{ContentDigest, DigestCheck};
 pub use evidence::{Evidence, HeaderEvidence};

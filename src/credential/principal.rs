@@ -45,7 +45,13 @@ impl<'s> Principal<'s> {
 
     /// All credentials that were proven, the strongest first.
     pub fn credentials(&self) -> impl Iterator<Item = &'s Credential> {
-        [self.certificate, self.signature, self.of_token, self.api_key].into_iter().flatten()
+        self.proven().into_iter().flatten()
+    }
+
+    /// The same, with a gap for each kind that was not presented.
+    #[must_use]
+    pub const fn proven(&self) -> [Option<&'s Credential>; 4] {
+        [self.certificate, self.signature, self.of_token, self.api_key]
     }
 
     /// Whether all that was proven lets `scope` through, if a product conveys it: each credential may be confined to less, and a

@@ -164,6 +164,12 @@ enum Coverage {
 }
 
 impl<'a> Signed<'a> {
+    /// Whether `message` presents a signature that is meant for us whatever it says, which is known before anything is read.
+    #[must_use]
+    pub fn is_presented(message: &Message<'_>, terms: &SignatureTerms) -> bool {
+        terms.rules.tag.is_none() && message.values(INPUT_FIELD).next().is_some()
+    }
+
     /// Reads the signature that `message` presents to us, if it presents one.
     ///
     /// With a `tag` in the rules it is the one with that tag; without, it is the only one. Which of several was meant is not

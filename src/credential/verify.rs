@@ -45,7 +45,14 @@ pub fn authenticate<'s>(
     let mut used = by_kind.into_iter().filter_map(|(kind, credential)| Some((kind, credential?)));
     let strongest = used.next().ok_or(Refusal::MissingCredential)?;
     let proven = || by_kind.into_iter().filter_map(|(_, credential)| credential);
-    proven().try_for_each(|credential| usable(credential, now))?;
+    if token
+        .as_deref()
+        .and_then(|token| token.claims().id.as_deref())
+        .is_some_and(|id| registry.withheld().has_token(id))
+    {
+        return Err(Refusal::TokenRevoked);
+    }
+    proven().try_for_each(|credential| usable(credential, registry, now))?;
     proven().try_for_each(|credential| bound(credential, evidence, now))?;
     if proven().any(|credential| credential.app.id != strongest.1.app.id) {
         return Err(Refusal::PrincipalMismatch);
@@ -163,16 +170,19 @@ pub fn recognise<'s>(text: &[u8], registry: &'s Snapshot, peppers: &Peppers) -> 
     (own == *secret.text()).then_some(&**credential)
 }
 
-/// Whether a credential that was proven is good at `now`.
+/// Whether a credential of `registry` that was proven is good at `now`.
 ///
 /// # Errors
 /// Why it is not.
-pub fn usable(credential: &Credential, now: Timestamp) -> Result<(), Refusal> {
+pub fn usable(credential: &Credential, registry: &Snapshot, now: Timestamp) -> Result<(), Refusal> {
     if credential.not_before.is_some_and(|not_before| now < not_before) {
         return Err(Refusal::CredentialNotYetValid);
     }
     if credential.expires.is_some_and(|expires| now >= expires) {
         return Err(Refusal::CredentialExpired);
+    }
+    if registry.withheld().has(credential) {
+        return Err(Refusal::CredentialRevoked);
     }
     match credential.status {
         CredentialStatus::Approved => Ok(()),

@@ -5,10 +5,12 @@ mod spiffe_id;
 mod name;
 pub(crate) mod certificate;
 mod subject;
+mod glimpse;
 mod rule;
 mod mapping;
 
 pub use certificate::InvalidCertificate;
+pub use glimpse::{Glimpse, LONGEST, printable};
 pub use mapping::{Mapping, Match};
 pub use name::{Attribute, InvalidName, RelativeName};
 pub use rule::{CertificateRule, InvalidRule};

@@ -139,6 +139,6 @@ static DECOYS: LazyLock<Vec<SignatureKey>> = LazyLock::new(|| {
 });
 
 /// Why a credential that was proven is of no use at `now`, if it is not.
-pub(super) fn check(credential: &Credential, now: Timestamp) -> Result<(), Fault> {
-    usable(credential, now).map_err(|refusal| Fault::client(Refusal::sentence(refusal)))
+pub(super) fn check(credential: &Credential, registry: &Snapshot, now: Timestamp) -> Result<(), Fault> {
+    usable(credential, registry, now).map_err(|refusal| Fault::client(Refusal::sentence(refusal)))
 }

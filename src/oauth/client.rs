@@ -83,9 +83,9 @@ pub(super) fn authenticate<'s>(
         return Err(Fault::client("The client certificate belongs to another app."));
     }
     if let Some(certificate) = certificate? {
-        assertion::check(certificate, now)?;
+        assertion::check(certificate, books.registry, now)?;
     }
-    assertion::check(credential, now)?;
+    assertion::check(credential, books.registry, now)?;
     for one in [Some(credential), certificate?].into_iter().flatten() {
         bound(one, presented.connection, now)
             .map_err(|_| Fault::client("The credential is bound to something that does not hold."))?;

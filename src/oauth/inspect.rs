@@ -35,9 +35,10 @@ pub(super) fn lives<'s>(
     let app = &credential.app;
     let denied = trust.denied();
     let taken_back = denied.has_token(&claims.issuer, id)
+        || registry.withheld().has_token(id)
         || denied.issued_until(app.id.as_str(), credential.id.as_str()).is_some_and(|until| issued <= until);
     let stands = claims.client_id.as_deref() == Some(app.id.as_str())
-        && usable(credential, now).is_ok()
+        && usable(credential, registry, now).is_ok()
         && may_have_tokens(app).is_ok();
     (stands && !taken_back).then_some(&**credential)
 }

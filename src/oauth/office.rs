@@ -212,16 +212,16 @@ impl Office {
         &self,
         credential: &Credential,
         wish: &Wish<'_>,
-        trust: &TokenTrust,
+        records: &Records<'_>,
         random: &dyn SecureRandom,
         now: Timestamp,
     ) -> Result<Minted, Fault> {
-        crate::oauth::assertion::check(credential, now)?;
+        crate::oauth::assertion::check(credential, records.registry, now)?;
         let connection = Evidence { certificate: wish.certificate, ..Evidence::default() };
         bound(credential, &connection, now)
             .map_err(|_| Fault::client("The credential is bound to something that does not hold."))?;
         may_have_tokens(&credential.app)?;
-        self.mint(credential, wish, trust, random, now)
+        self.mint(credential, wish, records.trust, random, now)
     }
 
     fn mint(

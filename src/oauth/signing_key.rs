@@ -116,7 +116,15 @@ impl SigningKey {
     /// # Errors
     /// The library could not sign.
     pub fn sign(&self, claims: &Claims) -> Result<String, SigningKeyError> {
-        let mut token = signing_input(self.algorithm(), &self.id, claims.to_json().as_bytes());
+        self.sign_as("at+jwt", claims.to_json().as_bytes())
+    }
+
+    /// A token of another `kind` with this payload. Its kind keeps it from being taken for an access token.
+    ///
+    /// # Errors
+    /// The library could not sign.
+    pub fn sign_as(&self, kind: &str, payload: &[u8]) -> Result<String, SigningKeyError> {
+        let mut token = signing_input(kind, self.algorithm(), &self.id, payload);
         let signature = match &self.pair {
             Pair::EdDsa(pair) => pair.sign(token.as_bytes()).as_ref().to_vec(),
             Pair::Es256(pair) => {

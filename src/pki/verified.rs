@@ -11,6 +11,8 @@ use crate::identity::Subject;
 pub struct Verified {
     /// What the leaf says of its holder.
     pub subject: Subject,
+    /// The leaf itself; none of a chain that nobody has shown.
+    pub(super) leaf: Option<CertificateDer<'static>>,
     /// The authorities between the leaf and the root.
     pub(super) intermediates: Vec<Link>,
     /// How many of them count for a path length.
@@ -39,7 +41,20 @@ impl Verified {
     #[must_use]
     pub const fn imagined(subject: Subject) -> Self {
         let (not_before, not_after) = (subject.not_before, subject.not_after);
-        Self { subject, intermediates: Vec::new(), depth: 0, anchor: [0; 32], not_before, not_after }
+        Self {
+            subject,
+            leaf: None,
+            intermediates: Vec::new(),
+            depth: 0,
+            anchor: [0; 32],
+            not_before,
+            not_after,
+        }
+    }
+
+    /// The leaf and the authorities above it, in this order, without the root; nothing of a chain that nobody has shown.
+    pub fn chain(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.leaf.iter().chain(self.intermediates.iter().map(|link| &link.certificate))
     }
 
     /// Until when every certificate of the chain is valid.

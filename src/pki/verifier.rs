@@ -141,6 +141,31 @@ pub enum VerifyError {
     WrongUsage,
 }
 
+impl VerifyError {
+    /// The check that failed, as a word for metrics and logs.
+    #[must_use]
+    pub const fn check(&self) -> &'static str {
+        match self {
+            Self::BadSignature => "signature",
+            Self::BadIntermediate(_) => "intermediate",
+            Self::Chain(_) => "chain",
+            Self::ClockNotSet(_) => "clock",
+            Self::Expired { .. } => "expired",
+            Self::ForgedCrl { .. } | Self::NoCrl { .. } | Self::StaleCrl { .. } => "revocation-list",
+            Self::InvalidSubject(_) => "subject",
+            Self::NoCertificate => "no-certificate",
+            Self::NotYetValid { .. } => "not-yet-valid",
+            Self::Revoked(_) => "revoked",
+            Self::RootExpired { .. } | Self::RootNotYetValid { .. } | Self::RootUsage => "root",
+            Self::TooLarge(_) | Self::TooLong(_) | Self::TooMuchWork => "too-much",
+            Self::UnknownIssuer(_) => "unknown-issuer",
+            Self::UnknownTrustDomain(_) => "unknown-trust-domain",
+            Self::UnsupportedSignature => "signature-algorithm",
+            Self::WrongUsage => "usage",
+        }
+    }
+}
+
 /// Verifies chains against the bundles that it was made with. Cheap to share, never changes.
 #[derive(Debug)]
 pub struct Verifier {
@@ -385,7 +410,8 @@ fn proven(
     }
     not_before = not_before.max(root.signer.not_before);
     not_after = not_after.min(root.signer.not_after);
-    Ok(Verified { subject, intermediates, depth, anchor: root.digest, not_before, not_after })
+    let leaf = Some(path.end_entity().der().into_owned());
+    Ok(Verified { subject, leaf, intermediates, depth, anchor: root.digest, not_before, not_after })
 }
 
 /// The one of `roots` that proves a path of this depth for longest, or what speaks against the first of them.

@@ -4,10 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::assertion::{self, Assertions};
 use super::framing::Framing;
-use super::headers::{
-    Fate, fate_of_request_field, forwarded_client_cert, keys_in, names_access_token, names_api_key, visible,
-};
+use super::headers::{Fate, fate_of_request_field, keys_in, names_access_token, names_api_key, visible};
 use super::http_gate::{Head, is_nominated};
 use super::limit_fields::Notice;
 use super::refuse::{Answer, Place};
@@ -15,8 +14,10 @@ use super::request_id::{RequestId, RequestIds};
 use super::response::{field, number_into};
 use super::settings::ServiceSettings;
 use super::snapshot::{Listener, Snapshot};
+use super::trace::Trace;
 use super::upgrade::{self, UpgradeProtocol};
 use super::worker::Worker;
+use super::xfcc::{self, Shown, Written};
 use crate::authz::{Ask, Door, No, Permit, Terms, Till, Toll, check};
 use crate::clock::Timestamp;
 use crate::credential::token::{Bearer, Token};
@@ -28,6 +29,7 @@ use crate::identity::Subject;
 use crate::limit::{Spike, Throttle};
 use crate::pki::Verified;
 use crate::registry::{Credential, CredentialKind, KindSet, Origin, PolicyPath};
+use crate::telemetry::Call;
 
 /// A caller from outside, with all that each of its requests inherits.
 #[derive(Debug)]
@@ -40,6 +42,10 @@ pub(super) struct Visitor {
     pub(super) verified: Option<Arc<Verified>>,
     /// Field lines that are the same for every request of the connection.
     fields: Vec<u8>,
+    /// Its certificate as services are told of it.
+    written: Written,
+    /// What services were told under our signature.
+    assertions: Assertions,
 }
 
 impl Visitor {
@@ -55,17 +61,28 @@ impl Visitor {
         field(&mut fields, "x-forwarded-for", peer.ip().to_canonical().to_string().as_bytes());
         field(&mut fields, "x-forwarded-proto", b"https");
         if let Some(subject) = verified.as_ref().map(|verified| &verified.subject) {
-            let element = forwarded_client_cert(
-                listener.own_id.as_str(),
-                &subject.sha256,
-                &subject.distinguished_name,
-                subject.spiffe_id.as_str(),
-                &subject.dns,
-            );
-            field(&mut fields, "x-forwarded-client-cert", element.as_bytes());
             field(&mut fields, "x-postern-spiffe-id", subject.spiffe_id.as_str().as_bytes());
         }
-        Self { listener, peer, sni: sni.map(Box::from), verified, fields }
+        Self {
+            listener,
+            peer,
+            sni: sni.map(Box::from),
+            verified,
+            fields,
+            written: Written::default(),
+            assertions: Assertions::default(),
+        }
+    }
+
+    /// Its certificate, as services are told of it.
+    fn shown(&self) -> Shown<'_> {
+        Shown { by: &self.listener.own_id, verified: self.verified.as_deref(), written: &self.written }
+    }
+
+    /// It, as services are told of it under our signature.
+    fn asserted(&self) -> assertion::Caller<'_> {
+        let own_id = &self.listener.own_id;
+        assertion::Caller { own_id, subject: self.subject(), known: &self.assertions }
     }
 
     /// What its certificate says, if it showed one.
@@ -133,6 +150,11 @@ impl<'s> Verdict<'s> {
     /// The user for whom the app calls, if that was proven.
     pub(super) fn user(&self) -> &str {
         self.token.as_ref().and_then(|token| token.user()).unwrap_or_default()
+    }
+
+    /// Counts the request as one that is under way, for as long as what comes back is held.
+    pub(super) fn begin(&self, worker: &Worker) -> Call {
+        worker.calls.begin(self.app, self.product, self.service)
     }
 
     /// A verdict that names nobody.
@@ -284,18 +306,25 @@ pub(super) fn admit<'s>(
     let fields = head.fields.iter().map(|field| (field.name, field.value));
     let headers = HeaderEvidence::from_fields(fields, &snapshot.api_key_header)
         .map_err(|refusal| refuse(refusal, KindSet::EMPTY))?;
-    let signed = Signed::read(message(head), signatures, purpose.nonce_use())
-        .map_err(of_kind(CredentialKind::Signature))?;
     let fields = head.fields.iter().map(|field| (field.name, field.value));
     let token = Bearer::from_fields(fields, &snapshot.tokens).map_err(of_kind(CredentialKind::Token))?;
+    let turn_away = |(wait, presented)| {
+        let answer = RATE_LIMITED.with_notice(Notice::to_wait(wait)).in_format(place.format);
+        (answer, Verdict { presented, ..Verdict::of_nobody(RATE_LIMITED.code) })
+    };
+    let throttle = Throttled::of(visitor, snapshot, purpose);
+    let kinds = Throttled::kinds(&headers, token.is_some(), Signed::is_presented(&message(head), signatures));
+    throttle.admit(kinds, now).map_err(turn_away)?;
+    let signed = Signed::read(message(head), signatures, purpose.nonce_use())
+        .inspect_err(|&refusal| throttle.note(refusal, now))
+        .map_err(of_kind(CredentialKind::Signature))?;
+    if signed.is_some() {
+        // Only what it says has told that it is meant for us, and not for the service.
+        throttle.admit(kinds.with(CredentialKind::Signature), now).map_err(turn_away)?;
+    }
     let headers = HeaderEvidence { signature: signed.as_ref(), token, ..headers };
     let evidence = Evidence { headers, ..visitor.evidence() };
     let presented = evidence.kinds();
-    let throttle = Throttled::of(&evidence, visitor, snapshot, purpose);
-    throttle.admit(now).map_err(|wait| {
-        let answer = RATE_LIMITED.with_notice(Notice::to_wait(wait)).in_format(place.format);
-        (answer, Verdict { presented, ..Verdict::of_nobody(RATE_LIMITED.code) })
-    })?;
 
     let is_misdirected = visitor
         .sni
@@ -310,6 +339,11 @@ pub(super) fn admit<'s>(
         let verdict = Verdict { presented, ..Verdict::of_nobody(answer.code) };
         return Err((answer, verdict));
     };
+    if xfcc::check(head, &service.client_cert, visitor.shown()).is_err() {
+        let verdict =
+            Verdict { service: service.id.as_str(), presented, ..Verdict::of_nobody(BAD_XFCC.code) };
+        return Err((BAD_XFCC.in_format(place.format), verdict));
+    }
     let environment = snapshot.environment.as_ref();
     let door = Door { listener, service: service.accepts.as_ref(), environment };
     let ask = Ask::Http { service: &service.id, method: head.method, path: &path };
@@ -333,7 +367,22 @@ pub(super) fn admit<'s>(
     let consumed = Consumed { signature: signed.is_some(), token: token.is_some() };
     pass_fields(out, head, &snapshot.api_key_header, consumed, trace);
     out.extend_from_slice(&visitor.fields);
+    xfcc::write(out, head, &service.client_cert, visitor.shown(), &permit.terms().app.id);
     vouch(out, &permit);
+    if let Some(rules) = &service.assertion {
+        let signed = match snapshot.assertion_keys.active() {
+            Some(key) => assertion::write(out, (rules, &key.key), &permit, visitor.asserted(), now).is_ok(),
+            None => false,
+        };
+        if !signed {
+            tracing::error!(target: "postern::proxy", service = %service.id, "no assertion can be signed; the request is refused");
+            let verdict = Verdict::of_permit(&permit, service.id.as_str(), presented);
+            return Err((
+                NO_ASSERTION.in_format(place.format),
+                Verdict { code: NO_ASSERTION.code, ..verdict },
+            ));
+        }
+    }
     finish(out, head, upgrade, trace);
     Ok(Admission { permit, service, digest, presented, upgrade })
 }
@@ -366,19 +415,28 @@ pub(super) const DIGEST_MISMATCH: Answer = Answer::new(
 struct Throttled<'s>(Option<(&'s Throttle, &'s Spike, u128)>);
 
 impl<'s> Throttled<'s> {
-    /// Only who presents one of them costs a computation, and only who calls can be made to wait.
-    fn of(evidence: &Evidence<'_>, visitor: &Visitor, snapshot: &'s Snapshot, purpose: Purpose) -> Self {
-        let HeaderEvidence { api_key, signature, token } = &evidence.headers;
-        let presents = api_key.is_some() || signature.is_some() || token.is_some();
-        let concerns = purpose == Purpose::Admit && presents;
-        let pace = snapshot.limits.failed_keys.as_ref().filter(|_| concerns);
+    /// Only who calls can be made to wait.
+    fn of(visitor: &Visitor, snapshot: &'s Snapshot, purpose: Purpose) -> Self {
+        let pace = snapshot.limits.failed_keys.as_ref().filter(|_| purpose == Purpose::Admit);
         Self(pace.map(|pace| (&*snapshot.throttle, pace, source(visitor.peer.ip()))))
     }
 
-    /// Turns away who has failed too often, before anything is computed, and says how long to wait.
-    fn admit(&self, now: Timestamp) -> Result<(), Duration> {
+    /// What is presented besides a certificate, before anything of it is read.
+    fn kinds(headers: &HeaderEvidence<'_>, token: bool, signature: bool) -> KindSet {
+        let api_key = headers.api_key.map(|_| CredentialKind::ApiKey);
+        let (token, signature) =
+            (token.then_some(CredentialKind::Token), signature.then_some(CredentialKind::Signature));
+        [signature, token, api_key].into_iter().flatten().collect()
+    }
+
+    /// Turns away who has failed too often and presents one of these kinds, before anything is read or computed, and says how
+    /// long to wait. Whoever presents none costs no computation.
+    fn admit(&self, kinds: KindSet, now: Timestamp) -> Result<(), (Duration, KindSet)> {
         let Some((throttle, pace, source)) = self.0 else { return Ok(()) };
-        throttle.admit(source, pace, now)
+        if kinds == KindSet::EMPTY {
+            return Ok(());
+        }
+        throttle.admit(source, pace, now).map_err(|wait| (wait, kinds))
     }
 
     /// Remembers a failure.
@@ -426,6 +484,13 @@ const MISDIRECTED: Answer = Answer::new(
     "misdirected-request",
     "Another service answers for this host than for the name that the TLS handshake asked for.",
 );
+/// What is said of the certificates before the caller's own could be read in two ways.
+const BAD_XFCC: Answer =
+    Answer::new(400, "bad-forwarded-certificate", "X-Forwarded-Client-Cert is malformed or ambiguous.");
+
+/// A service that wants it signed gets nothing that is not.
+const NO_ASSERTION: Answer =
+    Answer::new(503, "no-assertion", "The agent cannot sign for the caller at the moment.");
 
 /// Nothing here answers for that host and path.
 const NO_SERVICE: Answer = Answer::new(404, "no-such-service", "No service answers for this host and path.");
@@ -459,40 +524,6 @@ pub(super) fn dispatch<'s>(
     }
     finish(out, head, upgrade, trace);
     Ok(upgrade)
-}
-
-/// Where a request stands in a trace (W3C Trace Context), and its id.
-#[derive(Debug)]
-pub(super) struct Trace<'a> {
-    pub(super) id: &'a RequestId,
-    /// A fresh `traceparent` for a caller that sent none or a malformed one.
-    fresh: Option<[u64; 3]>,
-}
-
-impl<'a> Trace<'a> {
-    /// The trace that `head` belongs to, or a new one.
-    pub(super) fn new(head: &Head<'_, '_>, id: &'a RequestId, ids: &RequestIds) -> Self {
-        let mut sent = head.values("traceparent");
-        let continues = matches!((sent.next(), sent.next()), (Some(value), None) if is_traceparent(value));
-        let fresh = (!continues).then(|| [ids.random(), ids.random() | 1, ids.random() | 1]);
-        Self { id, fresh }
-    }
-
-    fn replaces(&self, name: &str) -> bool {
-        self.fresh.is_some()
-            && (name.eq_ignore_ascii_case("traceparent") || name.eq_ignore_ascii_case("tracestate"))
-    }
-}
-
-/// > version "-" trace-id "-" parent-id "-" trace-flags — W3C Trace Context §3.2
-fn is_traceparent(value: &[u8]) -> bool {
-    let lower_hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
-    value.len() == 55
-        && value.starts_with(b"00-")
-        && value
-            .iter()
-            .enumerate()
-            .all(|(at, byte)| if matches!(at, 2 | 35 | 52) { *byte == b'-' } else { lower_hex(byte) })
 }
 
 fn start(out: &mut Vec<u8>, head: &Head<'_, '_>, path: &str) {
@@ -574,16 +605,7 @@ fn finish(out: &mut Vec<u8>, head: &Head<'_, '_>, upgrade: Option<&UpgradeProtoc
         field(out, "upgrade", protocol.as_str().as_bytes());
     }
     field(out, "x-request-id", trace.id.as_str().as_bytes());
-    if let Some([high, low, parent]) = trace.fresh {
-        out.extend_from_slice(b"traceparent: 00-");
-        for (number, end) in [(high, b"".as_slice()), (low, b"-"), (parent, b"-00\r\n")] {
-            for shift in (0..16).rev() {
-                let nibble = u8::try_from(number >> (shift * 4) & 15).unwrap_or(0);
-                out.push(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
-            }
-            out.extend_from_slice(end);
-        }
-    }
+    trace.write(out);
     match head.body {
         Framing::Chunked | Framing::Close => field(out, "transfer-encoding", b"chunked"),
         Framing::Length(0) if !expects_length(head.method) => {}

@@ -83,7 +83,7 @@ fn an_app_gets_by_a_token_what_it_gets_by_its_key() {
 }
 
 /// What comes of requests by key and by token alike. A property that never saw one of them would say nothing of it.
-const EITHER_WAY: [&str; 22] = [
+const EITHER_WAY: [&str; 23] = [
     "allowed",
     "app-revoked",
     "auth-method-not-allowed",
@@ -100,6 +100,7 @@ const EITHER_WAY: [&str; 22] = [
     "grant-revoked",
     "insufficient-scope",
     "key-in-url",
+    "misdirected-request",
     "no-such-service",
     "not-entitled",
     "principal-mismatch",

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::id::WorkloadId;
 use crate::issuance::TokenDesk;
 use crate::pki::Skews;
-use crate::telemetry::{AccessSink, Metrics, UsageBook};
+use crate::telemetry::{AccessSink, Metrics, SpanSink, UsageBook};
 
 /// What every thread works with.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub struct PlaneContext {
     pub tokens: TokenDesk,
     /// Whether memory is short.
     pub pressure: Gauge,
+    /// Where spans go.
+    pub spans: SpanSink,
     /// Where it is reported by which credentials callers are let in.
     pub uses: UseReports,
 }

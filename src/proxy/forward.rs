@@ -10,6 +10,7 @@ use super::framing::Framing;
 use super::h2_bridge;
 use super::h2_head::Scheme;
 use super::h2_upstream::seat;
+use super::proxy_status::ProxyError;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
@@ -301,7 +302,12 @@ pub(super) async fn dial(worker: &Worker, way: &Way, limits: &Limits) -> Result<
             worker.note_skew(skew);
         }
         tracing::warn!(target: "postern::proxy", to = ?way.key, error = %Causes(&error), "upstream cannot be reached");
-        Failure::Answer(if matches!(error, DialError::TimedOut) { TIMED_OUT } else { UNAVAILABLE })
+        Failure::Answer(match error {
+            DialError::TimedOut => TIMED_OUT,
+            DialError::Connect(_) | DialError::Name | DialError::Tls(_) | DialError::Untrusted(_) => {
+                UNAVAILABLE.because(error.in_common_words())
+            }
+        })
     })
 }
 
@@ -319,7 +325,14 @@ fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
             worker.metrics.upstream_failures.inc();
             let name = route.name();
             tracing::warn!(target: "postern::proxy", to = name, error = %Causes(error), "upstream gave no answer");
-            Failure::Answer(if matches!(error, RelayError::TimedOut) { NO_ANSWER } else { BAD_ANSWER })
+            Failure::Answer(match error {
+                RelayError::TimedOut => NO_ANSWER,
+                RelayError::Upstream(_) => BAD_ANSWER.because(ProxyError::ConnectionTerminated),
+                RelayError::Caller(_)
+                | RelayError::Interim(_)
+                | RelayError::Midway(_)
+                | RelayError::Response(_) => BAD_ANSWER,
+            })
         }
     }
 }
@@ -327,14 +340,15 @@ fn failure(worker: &Worker, route: &Route<'_>, error: &RelayError) -> Failure {
 pub(super) const BAD_ANSWER: Answer = Answer::new(502, "bad-gateway", "The service gave no usable answer.");
 const BAD_BODY: Answer = Answer::new(400, "bad-body", "The request body is malformed.");
 /// The caller kept the service waiting.
-const SLOW_BODY: Answer = Answer::new(408, "slow-body", "The request body comes too slowly.");
+pub(super) const SLOW_BODY: Answer = Answer::new(408, "slow-body", "The request body comes too slowly.");
 /// The service was reached, and then nothing more was heard of it.
 pub(super) const NO_ANSWER: Answer =
     Answer::new(504, "upstream-timeout", "The service did not answer in time.");
 pub(super) const NO_IDENTITY: Answer =
     Answer::new(503, "no-identity", "The workload has no identity at the moment.");
 pub(super) const TIMED_OUT: Answer =
-    Answer::new(504, "upstream-timeout", "The service could not be reached in time.");
+    Answer::new(504, "upstream-timeout", "The service could not be reached in time.")
+        .because(ProxyError::ConnectionTimeout);
 /// Who answers there does not speak what is configured.
 pub(super) const NOT_HTTP2: Answer =
     Answer::new(502, "bad-gateway", "The service does not speak HTTP/2, as it is configured to.");

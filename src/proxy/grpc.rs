@@ -7,6 +7,7 @@ use h2::server::SendResponse;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
+use super::proxy_status::PROXY_STATUS;
 use super::refuse::Answer;
 use super::request_id::RequestId;
 
@@ -31,7 +32,8 @@ pub(super) fn refuse(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &Re
         .header("grpc-status", u16::from(status(answer.status)))
         .header("grpc-message", message(answer.sentence))
         .header("x-postern-code", answer.code)
-        .header("x-request-id", id.as_str());
+        .header("x-request-id", id.as_str())
+        .header(PROXY_STATUS, answer.proxy_status());
     for (name, value) in answer.challenge() {
         response = response.header(name, &*value);
     }

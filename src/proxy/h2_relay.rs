@@ -19,8 +19,9 @@ use tokio::time::Instant;
 
 use super::admission::DIGEST_MISMATCH;
 use super::deadline::{Deadline, Phase};
+use super::drip::{Drip, TooSlow, Waiting};
 use super::forward::{
-    BAD_ANSWER, Failure, NO_ANSWER, NO_IDENTITY, Repeatable, Route, Way, note_delay, valid_way,
+    BAD_ANSWER, Failure, NO_ANSWER, NO_IDENTITY, Repeatable, Route, SLOW_BODY, Way, note_delay, valid_way,
 };
 use super::framing::Framing;
 use super::h2_head::{Limited, Te, each_response_field, request, request_trailers, response_trailers};
@@ -33,7 +34,7 @@ use super::response::BadResponse;
 use super::settings::Limits;
 use super::worker::Worker;
 use crate::causes::Causes;
-use crate::credential::DigestCheck;
+use crate::credential::{DigestCheck, LONGEST_SECRET};
 
 /// Interim answers beyond so many end here.
 const MOST_INTERIM: usize = 16;
@@ -56,6 +57,8 @@ pub(super) struct Inbound<'a> {
     pub(super) leaks: Option<&'a Rc<Leaks>>,
     /// The field that carries API keys.
     pub(super) api_key_header: &'a str,
+    /// How fast the body has to come.
+    pub(super) drip: Drip,
 }
 
 /// Why there is no whole answer.
@@ -111,6 +114,8 @@ enum Broken {
     NoConnection(Box<Failure>),
     #[error("the answer cannot be passed on")]
     Response(#[source] BadResponse),
+    #[error("the caller's body comes too slowly")]
+    Slow,
     #[error("nothing moved for too long")]
     TimedOut,
     #[error("the service has not looked at the request")]
@@ -155,6 +160,12 @@ impl Exchange<'_> {
             relayed = relaying.run(answer, stream, ended) => relayed,
             _ = deadline.expired() => Err(Broken::TimedOut),
         };
+        let relayed = match relayed {
+            Err(Broken::TimedOut) if self.inbound.drip.waits() && self.begun.get() == Begun::Nothing => {
+                Err(Broken::Slow)
+            }
+            other => other,
+        };
         if matches!(relayed, Err(Broken::TimedOut)) {
             seat.suspect();
             if self.begun.get() == Begun::Nothing {
@@ -170,6 +181,10 @@ impl Exchange<'_> {
         let ours = match &broken {
             Broken::Caller(reason) => return Failed::Reset(*reason),
             Broken::Digest => return self.instead(DIGEST_MISMATCH),
+            Broken::Slow => {
+                self.worker.cuts.count("slow-body");
+                return self.instead(SLOW_BODY);
+            }
             Broken::NoConnection(failure) => match &**failure {
                 Failure::Answer(answer) => return Failed::Answer(answer.clone()),
                 Failure::Broken => BAD_ANSWER,
@@ -254,11 +269,15 @@ impl Relaying<'_, '_> {
             if let Poll::Ready(Err(broken)) = up.poll(cx, &mut inbound.body) {
                 return Poll::Ready(Err(broken));
             }
-            if up.leg.moved != before {
-                progress();
+            let waited = inbound.drip.waits();
+            let silence = inbound.drip.look(up.waiting(), up.leg.moved).map_err(|TooSlow| Broken::Slow)?;
+            if up.leg.moved != before || waited != inbound.drip.waits() {
+                deadline
+                    .set(Phase::Transfer, silence.map_or(limits.stall, |silence| silence.min(limits.stall)));
             }
             while let Poll::Ready(Some(Ok(head))) = answer.poll_informational(cx) {
                 progress();
+                inbound.drip.begin();
                 interim += 1;
                 if head.status() == http::StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Err(Broken::Response(BadResponse::Switched)));
@@ -320,6 +339,9 @@ fn reset_by(error: &h2::Error) -> Broken {
 }
 
 fn pass_interim(inbound: &mut Inbound<'_>, head: &http::Response<()>) -> Result<(), Broken> {
+    if let Some(leaks) = inbound.leaks {
+        look_through(head.headers(), leaks)?;
+    }
     let mut passed = http::Response::new(());
     *passed.status_mut() = head.status();
     each_response_field(head.headers(), Limited::No, |name, value| {
@@ -331,7 +353,7 @@ fn pass_interim(inbound: &mut Inbound<'_>, head: &http::Response<()>) -> Result<
 /// The head for the caller, once it was looked through.
 fn response_head(inbound: &Inbound<'_>, parts: &http::response::Parts) -> Result<http::Response<()>, Broken> {
     if let Some(leaks) = inbound.leaks {
-        look_through(&parts.headers, &mut Scan::new(Rc::clone(leaks)))?;
+        look_through(&parts.headers, leaks)?;
     }
     let limited = if inbound.limits.is_empty() { Limited::No } else { Limited::Yes };
     let mut response =
@@ -346,13 +368,14 @@ fn response_head(inbound: &Inbound<'_>, parts: &http::response::Parts) -> Result
     Ok(response)
 }
 
-fn look_through(fields: &HeaderMap, scan: &mut Scan) -> Result<(), Broken> {
+fn look_through(fields: &HeaderMap, leaks: &Leaks) -> Result<(), Broken> {
+    let mut text = Vec::new();
     for (name, value) in fields {
         for part in [name.as_str().as_bytes(), b":", value.as_bytes(), b"\n"] {
-            scan.look(part).map_err(|Blocked| Broken::Response(BadResponse::Leak))?;
+            text.extend_from_slice(part);
         }
     }
-    Ok(())
+    leaks.look_at_whole(&text).map_err(|Blocked| Broken::Response(BadResponse::Leak))
 }
 
 /// One direction of an exchange.
@@ -457,6 +480,12 @@ impl Leg {
         Poll::Ready(Ok(()))
     }
 
+    /// Sends on what was held back for a while; too little to be waited for.
+    fn add(&mut self, data: Bytes) -> Result<(), Torn> {
+        self.moved += u64::try_from(data.len()).unwrap_or(0);
+        if data.is_empty() { Ok(()) } else { self.to.send_data(data, false).map_err(|_| Torn::To) }
+    }
+
     /// Ends the body, with trailers if there are any.
     fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Torn> {
         self.ended = true;
@@ -491,6 +520,12 @@ impl Up {
         let digest = inbound.digest.clone().filter(|_| !ended);
         let api_key_header = inbound.api_key_header.into();
         Self { leg: Leg::new(stream, ended), given_up: false, read: 0, length, digest, api_key_header }
+    }
+
+    /// For whom it waits, if it could not go on.
+    fn waiting(&self) -> Waiting {
+        let all_sent = self.leg.held.is_empty() && !self.leg.ended && !self.given_up;
+        if all_sent { Waiting::ForCaller } else { Waiting::ForOthers }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut RecvStream) -> Poll<Result<(), Broken>> {
@@ -549,21 +584,36 @@ struct Down {
     scan: Option<Scan>,
 }
 
+/// What may pass after the next piece was looked at, which may be the last one.
+fn scanned(scan: &mut Scan, data: &[u8], last: bool) -> Result<Bytes, Broken> {
+    let mut out = Vec::with_capacity(data.len() + LONGEST_SECRET);
+    scan.pass(data, &mut out).map_err(|Blocked| Broken::Response(BadResponse::Leak))?;
+    if last {
+        scan.finish(&mut out);
+    }
+    Ok(out.into())
+}
+
 impl Down {
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut RecvStream) -> Poll<Result<(), Broken>> {
         loop {
             match self.leg.poll_step(cx, from) {
                 Poll::Ready(Ok(Step::Ended)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(Step::Read(data))) => {
-                    if let Some(scan) = &mut self.scan {
-                        scan.look(&data).map_err(|Blocked| Broken::Response(BadResponse::Leak))?;
-                    }
-                    self.leg.hold(data, from.is_end_stream());
+                    let last = from.is_end_stream();
+                    let data = match &mut self.scan {
+                        Some(scan) => scanned(scan, &data, last)?,
+                        None => data,
+                    };
+                    self.leg.hold(data, last);
                 }
                 Poll::Ready(Ok(Step::Trailers(trailers))) => {
                     let trailers = trailers.map(response_trailers);
-                    if let (Some(scan), Some(trailers)) = (&mut self.scan, &trailers) {
-                        look_through(trailers, scan)?;
+                    if let Some(scan) = &mut self.scan {
+                        let mut rest = Vec::new();
+                        scan.finish(&mut rest);
+                        trailers.as_ref().map_or(Ok(()), |trailers| look_through(trailers, scan.leaks()))?;
+                        self.leg.add(rest.into()).map_err(|_| Broken::Caller(Reason::CANCEL))?;
                     }
                     self.leg.end(trailers).map_err(|_| Broken::Caller(Reason::CANCEL))?;
                 }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::admission::{
-    Admission, Purpose, SHED, Trace, Verdict, Visitor, admit, dispatch, request_id, shed, user_agent,
+    Admission, Purpose, SHED, Verdict, Visitor, admit, dispatch, request_id, shed, user_agent,
 };
 use super::buffer::{Buffer, poll_read_with, release};
 use super::deadline::{Deadline, Phase};
@@ -22,7 +22,6 @@ use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward, n
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
 use super::http_gate::{BadHead, Head, MAX_FIELDS, Version, head_end, read_http1};
-use super::leaks::Leaks;
 use super::limit_fields::write_lines;
 use super::linger::{self, LINGER};
 use super::pressure::Pressure;
@@ -34,12 +33,13 @@ use super::settings::{Endpoint, Limits};
 use super::snapshot::Snapshot;
 use super::tcp;
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
+use super::trace::Trace;
 use super::upgrade::{Tunnel, UpgradeProtocol, near_end};
 use super::whoami;
 use super::worker::Worker;
 use crate::clock::Timestamp;
 use crate::oauth::Errand;
-use crate::telemetry::AccessEvent;
+use crate::telemetry::{AccessEvent, Call, SpanContext};
 
 /// Who speaks on the connection.
 pub(super) enum Peer {
@@ -314,11 +314,15 @@ where
     }
     let keep_alive = request.caller.keep_alive && !last;
     let leaks = match &request.outcome {
-        Outcome::Forward(Route::Service(Admission { service, .. })) => Leaks::of(service.watch),
+        Outcome::Forward(Route::Service(Admission { service, .. })) => worker.watch(service.watch),
         Outcome::Answer(_) | Outcome::Errand(..) | Outcome::Forward(Route::Remote(_)) => None,
     };
     let caller = Caller { keep_alive, limits: limits.as_slice(), leaks: leaks.as_ref(), ..request.caller };
-    let mut entry = Entry { worker, peer, request: &request, done: BROKEN_OFF, now, begun };
+    let call = match peer {
+        Peer::Visitor(_) => Some(request.verdict.begin(worker)),
+        Peer::Resident(_) => None,
+    };
+    let mut entry = Entry { worker, peer, request: &request, call, done: BROKEN_OFF, now, begun };
     entry.done = match &request.outcome {
         Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
         Outcome::Errand(errand, visitor) => {
@@ -397,9 +401,6 @@ where
             }
         }
     };
-    if let Some(leaks) = &leaks {
-        worker.report_leak(leaks, &snapshot, now);
-    }
     entry.done.keep_alive
 }
 
@@ -408,6 +409,8 @@ struct Entry<'a> {
     worker: &'a Worker,
     peer: &'a Peer,
     request: &'a Request<'a>,
+    /// Held while it is under way.
+    call: Option<Call>,
     done: Done,
     now: Timestamp,
     begun: Instant,
@@ -415,6 +418,9 @@ struct Entry<'a> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
+        if let Some(call) = &self.call {
+            call.count(self.done.status, self.begun.elapsed());
+        }
         log(self.worker, self.peer, self.request, &self.done, self.now, self.begun);
     }
 }
@@ -422,6 +428,8 @@ impl Drop for Entry<'_> {
 /// A request that has been read and judged.
 struct Request<'a> {
     id: RequestId,
+    /// The span that is recorded of it, if one is.
+    span: Option<SpanContext>,
     method: &'a str,
     path: &'a str,
     body: Framing,
@@ -486,7 +494,7 @@ fn judge<'a>(
     let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let head = read_http1(bytes, &mut storage)?;
     let id = request_id(&head, &worker.ids, now);
-    let trace = Trace::new(&head, &id, &worker.ids);
+    let trace = Trace::new(&head, &id, &worker.ids).recorded_by(&worker.spans, &worker.ids);
     let mut caller = Caller {
         version: head.version,
         keep_alive: head.keep_alive,
@@ -506,7 +514,7 @@ fn judge<'a>(
         Peer::Visitor(visitor) => {
             match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
                 Ok(admission) => {
-                    worker.note_use(admission.permit.terms().credential, now);
+                    worker.note_use(&admission.permit, now);
                     let verdict = admission.verdict();
                     caller.upgrade = admission.upgrade.map(UpgradeProtocol::as_str);
                     (Outcome::Forward(Route::Service(admission)), verdict)
@@ -534,6 +542,7 @@ fn judge<'a>(
     let (registry, user_agent) = (snapshot.registry.version(), user_agent(&head));
     Ok(Request {
         id,
+        span: trace.span(),
         method: head.method,
         path: head.path,
         body: head.body,
@@ -699,7 +708,7 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         None => (request.verdict.app, request.verdict.credential),
     };
     let (direction, door, address, spiffe_id) = peer.whence();
-    worker.log(&AccessEvent {
+    let event = AccessEvent {
         at: now,
         request_id: request.id.as_str(),
         door,
@@ -724,7 +733,11 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         received: done.received,
         sent: done.sent,
         duration: begun.elapsed(),
-    });
+    };
+    worker.log(&event);
+    if let Some(span) = &request.span {
+        worker.spans.record(span, &event);
+    }
 }
 
 /// How long a request that is under way may go on after the certificate of its connection has ended.

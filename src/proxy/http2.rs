@@ -17,8 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admission::{
-    Admission, BAD_PATH, Purpose, SHED, Trace, Verdict, Visitor, admit, dispatch, request_id, shed,
-    user_agent,
+    Admission, BAD_PATH, Purpose, SHED, Verdict, Visitor, admit, dispatch, request_id, shed, user_agent,
 };
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
@@ -35,6 +34,7 @@ use super::http1::{Peer, count_refusal};
 use super::leaks::{Blocked, Leaks, Scan};
 use super::limit_fields::{is_limit_field, values};
 use super::pressure::Pressure;
+use super::proxy_status::PROXY_STATUS;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed, scan_head};
@@ -42,11 +42,12 @@ use super::request_id::RequestId;
 use super::response::{self, BadResponse, ResponseHead};
 use super::settings::{Endpoint, ServiceProtocol};
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
+use super::trace::Trace;
 use super::upstream::Upstream;
 use super::worker::Worker;
 use super::{linger, whoami};
 use crate::clock::Timestamp;
-use crate::credential::DigestCheck;
+use crate::credential::{DigestCheck, LONGEST_SECRET};
 use crate::oauth::Errand;
 use crate::telemetry::AccessEvent;
 
@@ -334,31 +335,36 @@ impl Stream {
             }
         };
         let id = request_id(&head, &self.worker.ids, now);
-        let trace = Trace::new(&head, &id, &self.worker.ids);
+        let trace =
+            Trace::new(&head, &id, &self.worker.ids).recorded_by(&self.worker.spans, &self.worker.ids);
         let mut upstream_head = Vec::with_capacity(512);
         let te = Te::of(&parts.headers);
         // A call of gRPC may send a message now and then before the first answer.
         let patient = head.body == Framing::Length(0) || manner == Manner::Grpc;
         let exchange =
             |respond, body| Exchange { respond, body, framing: head.body, manner, te, id, patient };
-        let (verdict, done) = match &*self.peer {
+        let (verdict, call, done) = match &*self.peer {
             // What a call means is its path, letter by letter.
             _ if manner == Manner::Grpc && head.path.contains('%') => {
-                (Verdict::of_nobody(BAD_PATH.code), Done::told(&mut respond, &BAD_PATH, &id, manner))
+                (Verdict::of_nobody(BAD_PATH.code), None, Done::told(&mut respond, &BAD_PATH, &id, manner))
             }
             _ if self.worker.pressure() == Pressure::Requests => {
-                (Verdict::of_nobody(SHED.code), Done::told(&mut respond, &shed(), &id, manner))
+                (Verdict::of_nobody(SHED.code), None, Done::told(&mut respond, &shed(), &id, manner))
             }
             Peer::Resident(resident) => match dispatch(&head, &[], &trace, &mut upstream_head) {
                 Err(answer) => {
-                    (Verdict::of_nobody(answer.code), Done::told(&mut respond, &answer, &id, manner))
+                    (Verdict::of_nobody(answer.code), None, Done::told(&mut respond, &answer, &id, manner))
                 }
                 Ok(_) => {
                     let service = resident.remote.as_str();
                     let verdict = Verdict { service, ..Verdict::of_nobody("allowed") };
                     let route = Route::Remote(resident);
                     let exchange = exchange(respond, body);
-                    (verdict, exchange.run_shared(&self.worker, &route, head.method, &upstream_head).await)
+                    (
+                        verdict,
+                        None,
+                        exchange.run_shared(&self.worker, &route, head.method, &upstream_head).await,
+                    )
                 }
             },
             Peer::Visitor(visitor) => {
@@ -367,14 +373,19 @@ impl Stream {
                     let stall = snapshot.limits.stall;
                     let running =
                         run_errand(&errand, visitor, &self.worker, body, respond, &id, (manner, stall));
-                    (verdict, running.await)
+                    let call = verdict.begin(&self.worker);
+                    (verdict, Some(call), running.await)
                 } else {
                     match admit(&head, visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head)
                     {
-                        Err((answer, verdict)) => (verdict, Done::told(&mut respond, &answer, &id, manner)),
+                        Err((answer, verdict)) => {
+                            let call = verdict.begin(&self.worker);
+                            (verdict, Some(call), Done::told(&mut respond, &answer, &id, manner))
+                        }
                         Ok(admission) => {
-                            self.worker.note_use(admission.permit.terms().credential, now);
+                            self.worker.note_use(&admission.permit, now);
                             let verdict = admission.verdict();
+                            let call = verdict.begin(&self.worker);
                             let done = if admission.service.endpoint == Endpoint::Whoami {
                                 show(&mut respond, &upstream_head, &admission, &id, manner)
                             } else {
@@ -391,7 +402,7 @@ impl Stream {
                                     }
                                 }
                             };
-                            (verdict, done)
+                            (verdict, Some(call), done)
                         }
                     }
                 }
@@ -403,8 +414,11 @@ impl Stream {
             None => (verdict.app, verdict.credential),
         };
         count_refusal(&self.worker, &self.peer, code);
+        if let Some(call) = call {
+            call.count(done.status, begun.elapsed());
+        }
         let (direction, door, address, spiffe_id) = self.peer.whence();
-        self.worker.log(&AccessEvent {
+        let event = AccessEvent {
             at: now,
             request_id: id.as_str(),
             door,
@@ -429,7 +443,11 @@ impl Stream {
             received: done.received,
             sent: done.sent,
             duration: begun.elapsed(),
-        });
+        };
+        self.worker.log(&event);
+        if let Some(span) = trace.span() {
+            self.worker.spans.record(&span, &event);
+        }
     }
 }
 
@@ -465,6 +483,7 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, man
         .header("cache-control", "no-store")
         .header("x-request-id", id.as_str())
         .header("content-length", body.len());
+    response = response.header(PROXY_STATUS, answer.proxy_status());
     for (name, value) in answer.challenge() {
         response = response.header(name, &*value);
     }
@@ -585,7 +604,7 @@ impl Exchange {
         // What has a body is sent once only.
         let mut digest = admission.digest.clone();
         let limits_of_caller: Vec<_> = values(admission.permit.statement()).collect();
-        let (format, leaks) = (admission.service.error_format, Leaks::of(admission.service.watch));
+        let (format, leaks) = (admission.service.error_format, worker.watch(admission.service.watch));
         let route = Route::Service(admission);
         let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
@@ -618,9 +637,6 @@ impl Exchange {
             }
         });
         let exchanged = exchanged.await;
-        if let Some(leaks) = &leaks {
-            worker.report_leak(leaks, &worker.snapshot(), worker.now());
-        }
         match exchanged {
             Ok(Relayed { status, received, sent, .. }) => {
                 Done { status, received, sent, code: None, client: None }
@@ -640,12 +656,12 @@ impl Exchange {
 impl Exchange {
     /// Over a shared connection that speaks HTTP/2.
     async fn run_shared(self, worker: &Worker, route: &Route<'_>, method: &str, head: &[u8]) -> Done {
-        let Self { mut respond, body, framing, manner, te, id, .. } = self;
+        let Self { mut respond, body, framing, manner, te, id, patient } = self;
         let snapshot = worker.snapshot();
         let (leaks, digest, limits_of_caller) = match route {
             Route::Remote(_) => (None, None, Vec::new()),
             Route::Service(Admission { service, digest, permit, .. }) => {
-                (Leaks::of(service.watch), digest.clone(), values(permit.statement()).collect())
+                (worker.watch(service.watch), digest.clone(), values(permit.statement()).collect())
             }
         };
         let inbound = Inbound {
@@ -660,11 +676,12 @@ impl Exchange {
             limits: &limits_of_caller,
             leaks: leaks.as_ref(),
             api_key_header: &snapshot.api_key_header,
+            drip: match route {
+                Route::Service(_) if !patient => Drip::new(&snapshot.limits),
+                Route::Remote(_) | Route::Service(_) => Drip::patient(),
+            },
         };
         let exchanged = h2_relay::exchange(worker, route, &snapshot.limits, inbound).await;
-        if let Some(leaks) = &leaks {
-            worker.report_leak(leaks, &worker.snapshot(), worker.now());
-        }
         match exchanged {
             Ok(Relayed { status, received, sent, .. }) => {
                 Done { status, received, sent, code: None, client: None }
@@ -731,6 +748,7 @@ impl Way<'_> {
                 answer
             })
             .await?;
+            scan_head(self.leaks, upstream.unread.unread().get(..answer.length).unwrap_or_default())?;
             if answer.status >= 200 {
                 break answer;
             }
@@ -744,8 +762,6 @@ impl Way<'_> {
             }
             upstream.unread.consume(answer.length);
         };
-        let head = upstream.unread.unread().get(..answer.length).unwrap_or_default();
-        scan_head(self.leaks, head)?;
         let scan = self.leaks.map(|leaks| Scan::new(Rc::clone(leaks)));
         let response = self.response(upstream, &answer)?;
         let ended = answer.body == Framing::Length(0);
@@ -978,6 +994,13 @@ impl Sending {
     }
 }
 
+/// What may pass after `data` has been looked at.
+fn scanned(scan: &mut Scan, data: &[u8]) -> Result<Bytes, PumpError> {
+    let mut out = Vec::with_capacity(data.len() + LONGEST_SECRET);
+    scan.pass(data, &mut out).map_err(|Blocked| PumpError::Leak)?;
+    Ok(out.into())
+}
+
 /// > Many fields cannot be processed outside the header section because their evaluation is necessary prior to receiving the content,
 /// > such as those that describe message framing, routing, authentication […] — RFC 9110 §6.5.1
 fn frames_or_routes(trailers: &http::HeaderMap) -> bool {
@@ -1010,7 +1033,11 @@ impl Receiving {
             }
             match self.decoder.look(unread.unread()).map_err(PumpError::Body)? {
                 Piece::End => {
-                    self.stream.send_data(Bytes::new(), true).map_err(gone)?;
+                    let mut rest = Vec::new();
+                    if let Some(scan) = &mut self.scan {
+                        scan.finish(&mut rest);
+                    }
+                    self.stream.send_data(rest.into(), true).map_err(gone)?;
                     self.ended = true;
                 }
                 Piece::Skip(count) => self.advance(unread, count)?,
@@ -1028,14 +1055,18 @@ impl Receiving {
                     }
                     let count = self.stream.capacity().min(count);
                     if count > 0 {
-                        let data = Bytes::copy_from_slice(unread.unread().get(..count).unwrap_or_default());
-                        if let Some(scan) = &mut self.scan {
-                            scan.look(&data).map_err(|Blocked| PumpError::Leak)?;
-                        }
+                        let data = unread.unread().get(..count).unwrap_or_default();
+                        let data = match &mut self.scan {
+                            Some(scan) => scanned(scan, data)?,
+                            None => Bytes::copy_from_slice(data),
+                        };
                         self.advance(unread, count)?;
                         self.moved += u64::try_from(count).unwrap_or(0);
-                        self.ended = self.decoder.is_done();
-                        self.stream.send_data(data, self.ended).map_err(gone)?;
+                        // What is looked through may still be held back in part.
+                        self.ended = self.decoder.is_done() && self.scan.is_none();
+                        if self.ended || !data.is_empty() {
+                            self.stream.send_data(data, self.ended).map_err(gone)?;
+                        }
                     }
                 }
                 Piece::NeedMore => {

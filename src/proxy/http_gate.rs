@@ -216,8 +216,12 @@ fn check_method(method: &str) -> Result<(), BadHead> {
     if matches!(method, "CONNECT" | "TRACE") { Err(BadHead::Method) } else { Ok(()) }
 }
 
-/// Origin form, or absolute form with the authority it carries (RFC 9112 §3.2).
+/// Origin form, or absolute form with the authority it carries (RFC 9112 §3.2). Neither has a fragment; some readers cut one off,
+/// others take it for a part of the path or the query.
 fn split_target(target: &str) -> Result<(Option<&str>, &str), BadHead> {
+    if memchr::memchr(b'#', target.as_bytes()).is_some() {
+        return Err(BadHead::Target);
+    }
     if target.starts_with('/') {
         return Ok((None, target));
     }

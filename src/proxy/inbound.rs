@@ -6,9 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
+use rustls::server::{Acceptor, ClientHello};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::admission::{Visitor, source};
@@ -18,12 +20,12 @@ use super::pressure::Pressure;
 use super::proxy_protocol::{self, Unread};
 use super::settings::{Limits, ListenerProtocol};
 use super::snapshot::{Listener, Snapshot};
-use super::tls::{not_yet_valid, verdict, verify_error};
+use super::tls::{not_yet_valid, shown, verdict, verify_error};
 use super::worker::{OpenConnection, Reserve, Worker, back_off};
 use super::{http1, http2, linger, tcp};
 use crate::clock::Timestamp;
 use crate::id::{AppId, ListenerId};
-use crate::identity::{Match, Subject};
+use crate::identity::{Glimpse, Match, Subject, printable};
 use crate::pki::{Usage, Verified, VerifyError};
 
 /// Accepts callers at a listener for as long as the door is open.
@@ -155,18 +157,23 @@ async fn welcome(
         return;
     };
     let Some(listener) = presentable(&worker, listener, within).await else { return };
-    let acceptor = TlsAcceptor::from(Arc::clone(&listener.tls));
-    let accepting = acceptor.accept(stream).into_fallible();
-    let stream = match timeout_at(until, accepting).await {
+    let mut hello = Hello::default();
+    let shaking = shake_hands(Arc::clone(&listener.tls), stream, &mut hello);
+    let stream = match timeout_at(until, shaking).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err((error, mut stream))) => {
-            count_failure(&worker, &listener, peer, &error);
+        Ok(Err((error, stream))) => {
+            note_failure(&worker, &listener, peer, &hello, &error);
             drop(turn);
-            return linger::close(&mut stream).await;
+            if let Some(mut stream) = stream {
+                linger::close(&mut stream).await;
+            }
+            return;
         }
         Err(_) => {
             worker.handshakes.count("timeout");
-            tracing::debug!(target: "postern::proxy", %peer, listener = %listener.settings.id, "handshake took too long");
+            worker.metrics.count_handshake_failure("timeout");
+            let Hello { sni, alpn } = &hello;
+            tracing::debug!(target: "postern::proxy", %peer, listener = %listener.settings.id, sni, alpn, "handshake took too long");
             return;
         }
     };
@@ -178,7 +185,10 @@ async fn welcome(
         Err(error) => {
             let reason = error.to_string();
             worker.handshakes.count("not-valid-any-more");
-            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, reason, "caller refused: its certificate does not hold after the handshake");
+            worker.metrics.count_handshake_failure(error.check());
+            let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let shown = leaf.map(|leaf| Glimpse::of(leaf)).unwrap_or_default();
+            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, sni = hello.sni, check = error.check(), cert.sha256 = shown.sha256, cert.subject = shown.subject, cert.names = shown.names, cert.issuer = shown.issuer, cert.serial = shown.serial, reason, "caller refused: its certificate does not hold after the handshake");
             return;
         }
     };
@@ -279,23 +289,78 @@ fn tell_of_name(listener: &Listener, peer: SocketAddr, subject: &Subject, snapsh
     }
 }
 
-fn count_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, error: &io::Error) {
+/// What a caller asked for before anything was agreed on, printable.
+#[derive(Debug, Default)]
+struct Hello {
+    sni: Option<String>,
+    alpn: Option<String>,
+}
+
+impl Hello {
+    fn note(&mut self, hello: &ClientHello<'_>) {
+        self.sni = hello.server_name().map(printable);
+        let protocols = hello.alpn().map(|protocols| protocols.map(<[u8]>::escape_ascii));
+        let protocols = protocols.map(|protocols| protocols.take(MOST_PROTOCOLS).map(|one| one.to_string()));
+        self.alpn = protocols.map(|protocols| printable(&protocols.collect::<Vec<_>>().join(",")));
+    }
+}
+
+/// More protocols that a caller offers are not told of.
+const MOST_PROTOCOLS: usize = 4;
+
+/// Shakes hands, leaving what the caller asked for in `hello`. What a stream is given back with has not been told to the caller.
+async fn shake_hands(
+    config: Arc<ServerConfig>,
+    stream: TcpStream,
+    hello: &mut Hello,
+) -> Result<TlsStream<TcpStream>, (io::Error, Option<TcpStream>)> {
+    let mut first = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let begun = match (&mut first).await {
+        Ok(begun) => begun,
+        Err(error) => return Err((error, first.take_io())),
+    };
+    hello.note(&begun.client_hello());
+    begun.into_stream(config).into_fallible().await.map_err(|(error, stream)| (error, Some(stream)))
+}
+
+/// Counts and tells of a handshake that failed: once, with what was asked for and shown, and which check failed.
+fn note_failure(worker: &Worker, listener: &Listener, peer: SocketAddr, hello: &Hello, error: &io::Error) {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let code = match tls {
-        Some(error) if verify_error(error).is_some() => "bad-certificate",
-        Some(_) => "tls-error",
-        None => "closed",
+    let (code, check) = match tls.map(|error| (error, verify_error(error))) {
+        Some((_, Some(error))) => ("bad-certificate", error.check()),
+        Some((_, None)) => ("tls-error", "protocol"),
+        None => ("closed", "closed"),
     };
     worker.handshakes.count(code);
+    worker.metrics.count_handshake_failure(check);
+    let (listener, Hello { sni, alpn }) = (&listener.settings.id, hello);
     match tls {
         Some(error) => {
             let skew = not_yet_valid(error).inspect(|skew| worker.note_skew(skew)).map(ToString::to_string);
             let reason = skew.or_else(|| verify_error(error).map(ToString::to_string));
-            let reason = reason.unwrap_or_else(|| error.to_string());
-            tracing::warn!(target: "postern::proxy", %peer, listener = %listener.settings.id, code, reason, "handshake failed");
+            let reason = printable(&reason.unwrap_or_else(|| error.to_string()));
+            let shown = shown(error);
+            let not_after = shown.and_then(|shown| shown.not_after).map(|end| end.to_string());
+            tracing::warn!(
+                target: "postern::proxy",
+                %peer,
+                %listener,
+                sni,
+                alpn,
+                code,
+                check,
+                reason,
+                cert.subject = shown.map(|shown| shown.subject.as_str()),
+                cert.names = shown.map(|shown| shown.names.as_str()),
+                cert.issuer = shown.map(|shown| shown.issuer.as_str()),
+                cert.serial = shown.map(|shown| shown.serial.as_str()),
+                cert.not_after = not_after,
+                cert.sha256 = shown.map(|shown| shown.sha256.as_str()),
+                "handshake failed"
+            );
         }
         None => {
-            tracing::debug!(target: "postern::proxy", %peer, listener = %listener.settings.id, %error, "handshake broken off")
+            tracing::debug!(target: "postern::proxy", %peer, %listener, sni, alpn, %error, "handshake broken off");
         }
     }
 }

@@ -22,8 +22,12 @@ mod http_gate;
 mod response;
 mod limit_fields;
 mod fault;
+mod proxy_status;
 mod refuse;
 mod whoami;
+mod xfcc;
+mod assertion;
+mod trace;
 mod upstream;
 mod context;
 mod worker;
@@ -52,11 +56,14 @@ mod reading;
 pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
 pub use pressure::{Gauge, Pressure};
-pub use reading::{AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation};
+pub use reading::{
+    AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation, read_proxy_header,
+};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
-    Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, SendProxy, ServiceProtocol, ServiceSettings, Watch,
+    AssertionRules, Ceiling, CertificateFields, ClientCert, Detail, Details, Endpoint, ErrorFormat, Limits,
+    ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings, SendProxy,
+    ServiceProtocol, ServiceSettings, Watch, Xfcc,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};

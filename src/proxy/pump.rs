@@ -29,8 +29,10 @@ pub(super) struct Pump {
     waiting: Waiting,
     /// What the body must be; taken when it has been compared.
     digest: Option<DigestCheck>,
-    /// Looks for secrets in the body.
+    /// Looks for secrets in the body, and lets pass what may.
     scan: Option<Scan>,
+    /// What it has let pass.
+    passed: Vec<u8>,
 }
 
 /// Whose fault it is that a body did not arrive.
@@ -68,6 +70,7 @@ impl Pump {
             waiting: Waiting::ForOthers,
             digest: None,
             scan: None,
+            passed: Vec::new(),
         }
     }
 
@@ -186,6 +189,10 @@ impl Pump {
                 Piece::Skip(count) => self.skip(unread, count)?,
                 Piece::End => {
                     self.compare()?;
+                    if let Some(scan) = &mut self.scan {
+                        scan.finish(&mut self.passed);
+                        self.stage_passed();
+                    }
                     if self.chunked {
                         self.staged.extend_from_slice(b"0\r\n\r\n");
                     }
@@ -206,14 +213,10 @@ impl Pump {
                         digest.update(data);
                     }
                     if let Some(scan) = &mut self.scan {
-                        scan.look(data).map_err(|Blocked| PumpError::Leak)?;
-                    }
-                    if self.chunked {
-                        self.staged.extend_from_slice(format!("{count:x}\r\n").as_bytes());
-                    }
-                    self.staged.extend_from_slice(data);
-                    if self.chunked {
-                        self.staged.extend_from_slice(b"\r\n");
+                        scan.pass(data, &mut self.passed).map_err(|Blocked| PumpError::Leak)?;
+                        self.stage_passed();
+                    } else {
+                        stage_data(&mut self.staged, data, self.chunked);
                     }
                     self.take(unread, count)?;
                     if self.decoder.is_done() {
@@ -223,6 +226,14 @@ impl Pump {
             }
         }
         Ok(())
+    }
+
+    /// Copies what has been looked through and may pass.
+    fn stage_passed(&mut self) {
+        if !self.passed.is_empty() {
+            stage_data(&mut self.staged, &self.passed, self.chunked);
+            self.passed.clear();
+        }
     }
 
     /// Compares the body, of which nothing more comes, with what was signed.
@@ -240,6 +251,17 @@ impl Pump {
         self.decoder.advance(taken).map_err(PumpError::Body)?;
         unread.consume(count);
         Ok(())
+    }
+}
+
+/// Copies a piece of body, as a chunk where it is to be one.
+fn stage_data(staged: &mut Vec<u8>, data: &[u8], chunked: bool) {
+    if chunked {
+        staged.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+    }
+    staged.extend_from_slice(data);
+    if chunked {
+        staged.extend_from_slice(b"\r\n");
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::fault::{FAULT, Fault};
 use super::limit_fields::Notice;
+use super::proxy_status::{PROXY_STATUS, ProxyError};
 use super::request_id::RequestId;
 use super::response::{field, number_into};
 use super::settings::ErrorFormat;
@@ -34,6 +35,8 @@ pub(super) struct Answer {
     pub(super) notice: Option<Box<Notice>>,
     /// The same as Apigee says it, where callers are used to that.
     fault: Option<Fault>,
+    /// What went wrong on the way, where more is known of it than code and status say.
+    error: Option<ProxyError>,
 }
 
 /// What a 401 asks for, and a 403 that another credential could avert.
@@ -80,7 +83,19 @@ impl Answer {
             told_at: None,
             notice: None,
             fault: None,
+            error: None,
         }
+    }
+
+    /// The same, with what went wrong on the way.
+    pub(super) const fn because(mut self, error: ProxyError) -> Self {
+        self.error = Some(error);
+        self
+    }
+
+    /// Why it comes from the agent: the value of `Proxy-Status` (RFC 9209).
+    pub(super) fn proxy_status(&self) -> String {
+        self.error.unwrap_or_else(|| ProxyError::of(self.code, self.status)).value(self.code)
     }
 
     /// The gate's no.
@@ -289,6 +304,7 @@ impl Answer {
         field(out, "content-type", self.media_type().as_bytes());
         field(out, "cache-control", b"no-store");
         field(out, "x-request-id", request_id.as_str().as_bytes());
+        field(out, PROXY_STATUS, self.proxy_status().as_bytes());
         for (name, value) in self.challenge() {
             field(out, name, value.as_bytes());
         }

@@ -5,12 +5,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::admission::{Purpose, Trace, Verdict, Visitor, admit, request_id};
+use super::admission::{Purpose, Verdict, Visitor, admit, request_id};
 use super::http_gate::{MAX_FIELDS, read_http1};
 use super::limit_fields::lines;
 use super::request_id::RequestIds;
 use super::snapshot::{Listener, Snapshot};
 use super::tcp;
+use super::trace::Trace;
 use crate::authz::Permit;
 use crate::clock::Timestamp;
 use crate::id::ServiceId;

@@ -128,6 +128,7 @@ where
             let answer =
                 poll_fn(|cx| poll_head(cx, (&mut sending, &mut drip), io, unread, upstream, caller, pace))
                     .await?;
+            scan_head(caller.leaks, upstream.unread.unread().get(..answer.length).unwrap_or_default())?;
             if answer.status == SWITCHING && !sending.is_done() {
                 return Err(RelayError::Response(BadResponse::Switched));
             }
@@ -141,7 +142,6 @@ where
         let framing = response::framing_for(caller.version, &answer);
         out.clear();
         let head_bytes = upstream.unread.unread().get(..answer.length).unwrap_or_default();
-        scan_head(caller.leaks, head_bytes)?;
         response::write_http1(out, head_bytes, &answer, caller, request_id);
         upstream.unread.consume(answer.length);
         let scan = caller.leaks.map(|leaks| Scan::new(Rc::clone(leaks)));
@@ -172,7 +172,7 @@ where
 /// # Errors
 /// It holds a secret, and may not pass.
 pub(super) fn scan_head(leaks: Option<&Rc<Leaks>>, head: &[u8]) -> Result<(), RelayError> {
-    let scanned = leaks.map_or(Ok(()), |leaks| Scan::new(Rc::clone(leaks)).look(head));
+    let scanned = leaks.map_or(Ok(()), |leaks| leaks.look_at_whole(head));
     scanned.map_err(|Blocked| RelayError::Response(BadResponse::Leak))
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::id::{ListenerId, RemoteId, ServiceId, WorkloadId};
+use crate::id::{AppId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::limit::{Concurrency, Spike};
 use crate::registry::{Accepts, Network};
@@ -74,6 +74,10 @@ pub struct ServiceSettings {
     pub watch: Watch,
     /// What a connection may go over to from HTTP/1.1; nothing, unless it is listed.
     pub upgrades: Arc<[UpgradeProtocol]>,
+    /// What it is told of the certificate that a caller came with.
+    pub client_cert: ClientCert,
+    /// What is asserted of callers under our signature, if anything is.
+    pub assertion: Option<AssertionRules>,
     /// Whether it is told by the PROXY protocol who a raw connection is from.
     pub send_proxy: SendProxy,
 }
@@ -96,6 +100,110 @@ pub enum ServiceProtocol {
     /// HTTP/1.1, over pooled connections.
     #[default]
     Http1,
+}
+
+/// What the signed assertions for a service are like.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AssertionRules {
+    /// For whom they are: the service's own name, a URI.
+    pub audience: String,
+    /// How long one is good.
+    pub ttl: Duration,
+}
+
+/// What a service is told of the certificate that a caller came with.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ClientCert {
+    /// What becomes of `X-Forwarded-Client-Cert`.
+    pub xfcc: Xfcc,
+    /// What an element of ours says beside who we are and the certificate's hash.
+    pub details: Details,
+    /// Whether the certificate itself goes on as well (RFC 9440).
+    pub fields: CertificateFields,
+    /// The apps whose word for the certificates before their own is passed on.
+    pub proxies: Vec<AppId>,
+}
+
+/// What becomes of `X-Forwarded-Client-Cert`, by the names that Envoy has for it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Xfcc {
+    /// What anybody sends goes on, with a certificate or without: only for services that do not believe it.
+    AlwaysForwardOnly,
+    /// What a listed proxy sends goes on with ours behind it; who is none gets ours alone.
+    AppendForward,
+    /// What a listed proxy sends goes on as it is; who is none gets nothing.
+    ForwardOnly,
+    /// There is none.
+    Sanitize,
+    /// Ours, and nothing else.
+    #[default]
+    SanitizeSet,
+}
+
+/// Something that an element of `X-Forwarded-Client-Cert` may say.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Detail {
+    /// The certificate, in PEM.
+    Cert,
+    /// The certificate and the authorities above it without the root, in PEM.
+    Chain,
+    /// The DNS names.
+    Dns,
+    /// The distinguished name.
+    Subject,
+    /// The SPIFFE ID.
+    Uri,
+}
+
+/// A set of details.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Details(u8);
+
+impl Details {
+    /// Distinguished name, SPIFFE ID and DNS names.
+    pub const USUAL: Self = Self(Detail::Subject.bit() | Detail::Uri.bit() | Detail::Dns.bit());
+
+    /// Whether `detail` is among them.
+    #[must_use]
+    pub const fn contains(self, detail: Detail) -> bool {
+        self.0 & detail.bit() != 0
+    }
+}
+
+impl Default for Details {
+    fn default() -> Self {
+        Self::USUAL
+    }
+}
+
+impl FromIterator<Detail> for Details {
+    fn from_iter<I: IntoIterator<Item = Detail>>(details: I) -> Self {
+        Self(details.into_iter().fold(0, |bits, detail| bits | detail.bit()))
+    }
+}
+
+impl Detail {
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Cert => 1,
+            Self::Chain => 2,
+            Self::Dns => 4,
+            Self::Subject => 8,
+            Self::Uri => 16,
+        }
+    }
+}
+
+/// Which of the fields of RFC 9440 a service gets.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum CertificateFields {
+    /// `Client-Cert` and `Client-Cert-Chain`.
+    Chain,
+    /// `Client-Cert` alone.
+    Leaf,
+    /// None of them.
+    #[default]
+    None,
 }
 
 /// Whether the answers of a service are looked through for secrets of ours.

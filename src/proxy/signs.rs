@@ -69,6 +69,11 @@ impl Signs {
         (Self { reports, dropped }, arriving)
     }
 
+    /// Reports that somebody at `address` has failed to say who it is.
+    pub(super) fn report_failure(&self, address: IpAddr, at: Timestamp) {
+        self.report(at, Noticed::Failed { network: network(address) });
+    }
+
     /// Reports it.
     pub(super) fn report(&self, at: Timestamp, what: Noticed) {
         if self.reports.try_send(Sign { at, what }).is_err() {

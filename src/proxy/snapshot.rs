@@ -11,7 +11,7 @@ use crate::credential::{Peppers, SignatureTerms};
 use crate::id::{AuthorityId, EnvironmentId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::limit::{Inflight, Ledger, Throttle};
-use crate::oauth::Office;
+use crate::oauth::{KeyRing, Office};
 use crate::pki::{Life, Verified, Verifier};
 use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, SendProxy, ServiceSettings};
 use crate::registry::{Accepts, Snapshot as Registry};
@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub inflight: BTreeMap<ServiceId, Arc<Inflight>>,
     /// Where tokens are to be had, if anywhere.
     pub office: Option<Arc<Office>>,
+    /// What signs assertions for services.
+    pub assertion_keys: Arc<KeyRing>,
 }
 
 impl Snapshot {
@@ -223,6 +225,8 @@ mod tests {
             upgrades: Arc::default(),
             send_proxy: Default::default(),
             watch: crate::proxy::Watch::Off,
+            client_cert: Default::default(),
+            assertion: None,
         }
     }
 

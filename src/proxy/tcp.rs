@@ -57,7 +57,7 @@ pub(super) async fn serve<S>(
     let (verdict, moved) = match judge(visitor, service, &snapshot, Purpose::Admit, now) {
         (verdict, None) => (verdict, Moved::default()),
         (verdict, Some(admission)) => {
-            worker.note_use(admission.permit.terms().credential, now);
+            worker.note_use(&admission.permit, now);
             let header = header(visitor, admission.service.send_proxy, arrival);
             match introduce(worker, &Route::Service(admission), &snapshot.limits, &header).await {
                 Ok(mut upstream) => {

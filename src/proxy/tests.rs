@@ -167,6 +167,8 @@ impl World {
             upgrades: Arc::default(),
             send_proxy: Default::default(),
             watch: super::settings::Watch::Off,
+            client_cert: Default::default(),
+            assertion: None,
         };
         let (verifier, verified) = caller();
         let source = Source { path: PathBuf::from("a.toml"), text: REGISTRY.into() };
@@ -190,6 +192,7 @@ impl World {
             throttle: Default::default(),
             inflight: Default::default(),
             office: None,
+            assertion_keys: Default::default(),
         };
         let log = Shared::default();
         let (access, writer) = AccessSink::start(LogFormat::Text, Counter::default(), log.clone()).unwrap();
@@ -208,6 +211,7 @@ impl World {
             metrics: Arc::new(Metrics::new("0")),
             skews: Arc::default(),
             access,
+            spans: crate::telemetry::SpanSink::none(),
             tokens: TokenDesk::new(std::sync::mpsc::sync_channel(1).0),
         };
         let (signal, heard) = watch::channel(Signal::default());

@@ -19,7 +19,7 @@ use rustls::{
 };
 
 use crate::clock::{Clock, Timestamp};
-use crate::identity::SpiffeId;
+use crate::identity::{Glimpse, SpiffeId};
 use crate::pki::{Usage, Verified, Verifier, VerifyError, X509Svid, chain_digest};
 use crate::proxy::sessions::{Believes, Screened};
 use crate::proxy::settings::OldestTls;
@@ -259,11 +259,29 @@ pub(super) fn not_yet_valid(error: &rustls::Error) -> Option<&NotYetValid> {
 }
 
 fn inner_error(error: &rustls::Error) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
-    if let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = error {
-        Some(&**inner)
-    } else {
-        None
+    let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = error else {
+        return None;
+    };
+    match inner.downcast_ref::<Shown>() {
+        Some(shown) => inner_error(&shown.error),
+        None => Some(&**inner),
     }
+}
+
+/// A refused certificate of a caller's, and what it says.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+struct Shown {
+    error: rustls::Error,
+    glimpse: Glimpse,
+}
+
+/// What the caller has shown in a handshake that failed for it.
+pub(super) fn shown(error: &rustls::Error) -> Option<&Glimpse> {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = error else {
+        return None;
+    };
+    inner.downcast_ref().map(|shown: &Shown| &shown.glimpse)
 }
 
 /// What both directions check in the same way: that the peer holds the key of its certificate.
@@ -331,9 +349,13 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let (chain, now) = (chain(end_entity, intermediates), timestamp(now));
-        verdict(&self.verifier, &chain, Usage::Client, now)
-            .map(|_| ClientCertVerified::assertion())
-            .map_err(|error| refused(&self.verifier, &chain, Usage::Client, error, now))
+        verdict(&self.verifier, &chain, Usage::Client, now).map(|_| ClientCertVerified::assertion()).map_err(
+            |error| {
+                let error = refused(&self.verifier, &chain, Usage::Client, error, now);
+                let shown = Shown { error, glimpse: Glimpse::of(end_entity) };
+                CertificateError::Other(OtherError(Arc::new(shown))).into()
+            },
+        )
     }
 
     signature_checks!();

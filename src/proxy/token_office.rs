@@ -107,10 +107,11 @@ pub(super) async fn answer(
         Records { registry: &snapshot.registry, peppers: &snapshot.peppers, trust: &snapshot.tokens };
     let random = SystemRandom::new();
     let mut reply = office.answer(errand, body.expose_secret(), &visitor.evidence(), &records, &random, now);
-    if reply.is_failed_attempt
-        && let Some(pace) = &snapshot.limits.failed_keys
-    {
-        snapshot.throttle.note_failure(source(visitor.peer.ip()), pace, now);
+    if reply.is_failed_attempt {
+        if let Some(pace) = &snapshot.limits.failed_keys {
+            snapshot.throttle.note_failure(source(visitor.peer.ip()), pace, now);
+        }
+        worker.signs.report_failure(visitor.peer.ip(), now);
     }
     let withdrawal = reply.withdrawal.take();
     let answered = Answered::of(reply, true);

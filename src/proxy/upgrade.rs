@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::admission::{Purpose, Trace, Visitor, admit, request_id};
+use super::admission::{Purpose, Visitor, admit, request_id};
 use super::buffer::Buffer;
 use super::forward::{Resident, may_go_on};
 use super::framing::is_token;
@@ -19,6 +19,7 @@ use super::http1::Peer;
 use super::refuse::Answer;
 use super::settings::Limits;
 use super::tcp::{End, Moved, pipe};
+use super::trace::Trace;
 use super::upstream::Upstream;
 use super::worker::Worker;
 use crate::id::ServiceId;

@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::buffer::Buffer;
+use super::proxy_status::ProxyError;
 use super::settings::Endpoint;
 use super::snapshot::Client;
 use super::tls::{NotYetValid, not_yet_valid, verdict};
@@ -172,6 +173,26 @@ pub(super) enum DialError {
 }
 
 impl DialError {
+    /// The same in the words that proxies have in common.
+    pub(super) fn in_common_words(&self) -> ProxyError {
+        match self {
+            Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                ProxyError::ConnectionRefused
+            }
+            Self::Connect(_) => ProxyError::DestinationUnavailable,
+            Self::Name => ProxyError::ProxyConfigurationError,
+            Self::TimedOut => ProxyError::ConnectionTimeout,
+            Self::Tls(error) => {
+                let certificate = error.get_ref().and_then(|error| error.downcast_ref());
+                match certificate {
+                    Some(rustls::Error::InvalidCertificate(_)) => ProxyError::TlsCertificateError,
+                    Some(_) | None => ProxyError::TlsProtocolError,
+                }
+            }
+            Self::Untrusted(_) => ProxyError::TlsCertificateError,
+        }
+    }
+
     /// What it says of the clocks, if it failed for them.
     pub(super) fn skew(&self) -> Option<&NotYetValid> {
         match self {

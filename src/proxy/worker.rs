@@ -19,19 +19,20 @@ use super::h2_upstream::H2Pool;
 use super::leaks::Leaks;
 use super::pressure::{Gauge, Pressure};
 use super::request_id::RequestIds;
-use super::settings::Limits;
+use super::settings::{Limits, Watch};
 use super::sightings::Lookout;
 use super::signs::{Noticed, Seen, Signs};
 use super::snapshot::{Current, Snapshot};
 use super::tls::NotYetValid;
 use super::upstream::Pool;
 use super::uses::UseLog;
+use crate::authz::Permit;
 use crate::clock::{Clock, Timestamp};
+use crate::credential::recognise;
 use crate::id::AppId;
 use crate::issuance::TokenDesk;
 use crate::pki::{Skews, Verified, VerifyError};
-use crate::registry::Credential;
-use crate::telemetry::{AccessEvent, AccessLog, CodeCounter, Metrics, Recall, Tally};
+use crate::telemetry::{AccessEvent, AccessLog, CallCounter, CodeCounter, Metrics, Recall, SpanSink, Tally};
 
 /// Access-log lines wait no longer than this for company.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
@@ -58,6 +59,9 @@ pub(super) struct Worker {
     pub(super) requests: CodeCounter,
     pub(super) outbound: CodeCounter,
     pub(super) handshakes: CodeCounter,
+    /// Requests by app, product and service.
+    pub(super) calls: CallCounter,
+    pub(super) spans: SpanSink,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tokens: TokenDesk,
     lookout: Lookout,
@@ -97,6 +101,8 @@ impl Worker {
             requests: context.metrics.requests(),
             outbound: context.metrics.outbound(),
             handshakes: context.metrics.handshakes(),
+            calls: context.metrics.by_caller(),
+            spans: context.spans.clone(),
             metrics: Arc::clone(&context.metrics),
             tokens: context.tokens.clone(),
             lookout: context.lookout.clone(),
@@ -153,9 +159,9 @@ impl Worker {
         Instant::now() + at.since(self.now()).min(Duration::from_secs(1_000_000_000))
     }
 
-    /// Remembers by which credential somebody was let in.
-    pub(super) fn note_use(&self, credential: &Credential, now: Timestamp) {
-        self.uses.note(credential, &self.metrics, now);
+    /// Remembers by which credentials somebody was let in.
+    pub(super) fn note_use(&self, permit: &Permit<'_>, now: Timestamp) {
+        permit.credentials().for_each(|credential| self.uses.note(credential, &self.metrics, now));
     }
 
     /// Remembers a peer whose clock is ahead.
@@ -253,13 +259,24 @@ impl Worker {
         }
     }
 
-    /// Reports the secret that was found in an answer, if there was one and it is on file.
-    pub(super) fn report_leak(&self, leaks: &Leaks, snapshot: &Snapshot, now: Timestamp) {
-        let Some(id) = leaks.take() else { return };
-        if let Some(found) = snapshot.registry.credential(&id) {
-            let app = found.app.id.to_string();
-            self.signs.report(now, Noticed::Leaked { credential: id, app, place: "response" });
+    /// An answer that is looked through for secrets, if it is to be: what is found and on file is told at once.
+    ///
+    /// By its hash: whoever only makes up the name of a credential accuses nobody.
+    pub(super) fn watch(&self, watch: Watch) -> Option<Rc<Leaks>> {
+        if watch == Watch::Off {
+            return None;
         }
+        let (current, clock, signs) =
+            (Arc::clone(&self.current), Arc::clone(&self.clock), self.signs.clone());
+        Leaks::of(watch, move |text, told| {
+            let snapshot = current.load();
+            let found = recognise(text.expose_secret(), &snapshot.registry, &snapshot.peppers)?;
+            if !told.contains(&found.id) {
+                let (credential, app) = (found.id.to_string(), found.app.id.to_string());
+                signs.report(clock.now(), Noticed::Leaked { credential, app, place: "response" });
+            }
+            Some(found.id.clone())
+        })
     }
 
     /// Hands over what was counted, now and then; runs as long as the thread does.

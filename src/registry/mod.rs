@@ -16,6 +16,7 @@ mod read;
 mod parse;
 mod library;
 mod lint;
+mod withheld;
 
 pub use binding::{Bindings, Hours, InvalidHours, InvalidNetwork, Network, Origin, Unbound};
 pub use changes::Changes;
@@ -35,6 +36,7 @@ pub use rule::{InvalidPathRule, PathRule};
 pub use signature_key::{InvalidPublicKey, SignatureAlgorithm, SignatureKey};
 pub use snapshot::{Counts, NameNotAdmitted, Snapshot};
 pub use token_rule::{EmptyTokenRule, TokenRule};
+pub use withheld::Withheld;
 
 #[cfg(test)]
 mod tests;

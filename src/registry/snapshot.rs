@@ -10,7 +10,7 @@ use crate::identity::{Mapping, Match, Subject};
 use crate::registry::changes::Changes;
 use crate::registry::page::Page;
 use crate::registry::token_rule::TokenRules;
-use crate::registry::{App, Credential, CredentialKind, CredentialSecret, Developer, Product};
+use crate::registry::{App, Credential, CredentialKind, CredentialSecret, Developer, Product, Withheld};
 use crate::shard_map::ShardMap;
 
 /// All that is on file at one moment. The default is empty, so nobody is known and nothing is allowed.
@@ -31,6 +31,7 @@ pub struct Snapshot {
     imported_peppers: BTreeMap<Arc<str>, usize>,
     certificates: Mapping<Arc<Credential>>,
     tokens: TokenRules,
+    withheld: Arc<Withheld>,
     version: Box<str>,
 }
 
@@ -340,6 +341,18 @@ impl Snapshot {
         changes.add("apps", &self.apps, &new.apps);
         changes.add("credentials", &self.credentials, &new.credentials);
         changes
+    }
+
+    /// The same, but what is `withheld` is of no use, whatever is on file about it.
+    #[must_use]
+    pub fn withholding(&self, withheld: Arc<Withheld>) -> Self {
+        Self { withheld, ..self.clone() }
+    }
+
+    /// What somebody else has revoked.
+    #[must_use]
+    pub fn withheld(&self) -> &Withheld {
+        &self.withheld
     }
 
     /// A word that tells this snapshot from another; empty for the empty one.

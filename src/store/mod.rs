@@ -8,6 +8,7 @@ pub mod disk;
 pub mod registry_dir;
 pub mod registry_change;
 pub mod registry_edit;
+pub mod revoked_dir;
 pub mod registry_journal;
 pub mod registry_apply;
 pub mod pepper_file;

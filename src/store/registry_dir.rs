@@ -1,6 +1,6 @@
 //! The registry's files: every `*.toml` in its folders, links followed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,8 @@ fn files<'j>(folder: &Path, journal: &'j Journal) -> io::Result<BTreeMap<PathBuf
 #[derive(Clone, Debug, Default)]
 pub struct Shelf {
     folders: Vec<PathBuf>,
+    /// Those of them that were there.
+    found: BTreeSet<PathBuf>,
     stamps: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
@@ -69,7 +71,14 @@ impl Shelf {
     /// Nothing has been read of `folders` yet.
     #[must_use]
     pub fn new(folders: Vec<PathBuf>) -> Self {
-        Self { folders, stamps: BTreeMap::new() }
+        Self { folders, ..Self::default() }
+    }
+
+    /// The same place, of which nothing has been read yet, at other `folders`: one that was there before is missed here, too.
+    #[must_use]
+    pub fn anew(&self, folders: Vec<PathBuf>) -> Self {
+        let found = self.found.iter().filter(|folder| folders.contains(folder)).cloned().collect();
+        Self { folders, found, stamps: BTreeMap::new() }
     }
 
     /// Where the files lie.
@@ -81,8 +90,11 @@ impl Shelf {
     /// What has changed since this shelf was made, and the shelf as it is now. A file that was changed so shortly before that
     /// it may change again unnoticed counts as changed next time, too.
     ///
+    /// A folder that was never there holds nothing. One that was there and is gone has not become empty: a file system that is not
+    /// mounted, or a copy that is being replaced, must not turn everybody away.
+    ///
     /// # Errors
-    /// The first file or folder that cannot be read.
+    /// The first file or folder that cannot be read, or that is gone.
     pub fn look(&self, now: Timestamp) -> Result<(Vec<Change>, Self), RegistryReadError> {
         let mut looks = 1;
         loop {
@@ -112,9 +124,16 @@ impl Shelf {
     fn look_once(&self, now: Timestamp) -> Result<(Vec<Change>, Self), RegistryReadError> {
         let mut changes = Vec::new();
         let mut stamps = BTreeMap::new();
+        let mut found = BTreeSet::new();
         let journal = journal(&self.folders)?;
         for folder in &self.folders {
             let failed = |source| RegistryReadError { path: folder.clone(), source };
+            match folder.metadata() {
+                Ok(_) => drop(found.insert(folder.clone())),
+                Err(error) if self.found.contains(folder) => return Err(failed(error)),
+                // What cannot be read is told below.
+                Err(_) => {}
+            }
             for (path, text) in files(folder, &journal).map_err(failed)? {
                 if let Some(text) = text {
                     // The file itself may not be there yet, so it is looked at again next time.
@@ -133,7 +152,7 @@ impl Shelf {
         }
         let gone = self.stamps.keys().filter(|path| !stamps.contains_key(*path));
         changes.extend(gone.cloned().map(Change::Gone));
-        Ok((changes, Self { folders: self.folders.clone(), stamps }))
+        Ok((changes, Self { folders: self.folders.clone(), found, stamps }))
     }
 }
 
@@ -159,10 +178,18 @@ impl Stamp {
 }
 
 fn toml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
+    match listed(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        files => files,
+    }
+}
+
+/// The `*.toml` files in `folder`, in the order of their names, without hidden ones.
+///
+/// # Errors
+/// The folder is not there or cannot be read.
+pub(super) fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)?;
     let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
     let visible = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -221,6 +248,26 @@ mod tests {
         assert_eq!(names(&changes), ["b.toml=2", "-a.toml"]);
         // It may have changed once more without another time on it.
         assert_eq!(names(&shelf.look(settled).unwrap().0), ["b.toml=2"]);
+    }
+
+    #[test]
+    fn a_folder_that_was_there_is_missed_and_one_that_never_was_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        let (here, never) = (place.path().join("here"), place.path().join("never"));
+        std::fs::create_dir(&here).unwrap();
+        replace(&here.join("a.toml"), b"1", 0o644).unwrap();
+        let now = SystemClock.now();
+        let folders = vec![here.clone(), never];
+        let (changes, shelf) = Shelf::new(folders.clone()).look(now).unwrap();
+        assert_eq!(changes.len(), 1);
+
+        std::fs::rename(&here, place.path().join("elsewhere")).unwrap();
+
+        let error = shelf.look(now).unwrap_err();
+        assert!(error.to_string().ends_with("here: cannot be read"), "{error}");
+        assert!(shelf.anew(folders.clone()).look(now).is_err());
+        assert!(shelf.anew(folders[1..].to_vec()).look(now).is_ok(), "it is not asked for any more");
+        assert!(Shelf::new(folders).look(now).is_ok());
     }
 
     #[test]

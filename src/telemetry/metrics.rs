@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::red::{CallCounter, Calls};
 use super::usage::Cap;
 
 /// A label whose values are the stable codes of refusals and denials.
@@ -71,6 +72,11 @@ struct CallsLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CheckLabel {
+    check: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct KindLabel {
     kind: &'static str,
 }
@@ -81,6 +87,12 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<CodeLabel, Counter>,
     calls: Family<CallsLabel, Counter>,
+    by_caller: Arc<Calls>,
+    handshake_failures: Family<CheckLabel, Counter>,
+    /// Spans that found no room, or could not be sent.
+    pub spans_dropped: Counter,
+    /// Spans that the collector has taken.
+    pub spans_exported: Counter,
     detections: Family<KindLabel, Counter>,
     /// Signs that found no room on their way to the detectors.
     pub signs_dropped: Counter,
@@ -141,7 +153,21 @@ impl Metrics {
     pub fn new(version: &'static str) -> Self {
         let mut registry = Registry::with_prefix("postern");
         registry.register("build", "The version that runs", Info::new(vec![("version", version)]));
+        let by_caller = Arc::<Calls>::default();
+        registry.register_collector(Box::new(Arc::clone(&by_caller)));
         Self {
+            by_caller,
+            handshake_failures: family(
+                &mut registry,
+                "handshake_failures",
+                "TLS handshakes that failed, by what was found wrong",
+            ),
+            spans_dropped: family(
+                &mut registry,
+                "spans_dropped",
+                "Spans that found no room or could not be sent",
+            ),
+            spans_exported: family(&mut registry, "spans_exported", "Spans that the collector has taken"),
             requests: family(&mut registry, "requests", "Inbound requests and raw connections by decision"),
             calls: family(&mut registry, "usage_calls", "Inbound requests by app, product and decision"),
             called: Mutex::default(),
@@ -298,6 +324,17 @@ impl Metrics {
     #[must_use]
     pub fn requests(&self) -> CodeCounter {
         CodeCounter::new(self.requests.clone())
+    }
+
+    /// A thread's own end of what is counted by app, product and service.
+    #[must_use]
+    pub fn by_caller(&self) -> CallCounter {
+        self.by_caller.counter()
+    }
+
+    /// Counts a handshake that failed at this check.
+    pub fn count_handshake_failure(&self, check: &'static str) {
+        self.handshake_failures.get_or_create_owned(&CheckLabel { check }).inc();
     }
 
     /// Counts what an app has called; those beyond the first thousand pairs of app and product together as `other`.

@@ -121,11 +121,11 @@ impl<'a> Jws<'a> {
     }
 }
 
-/// What is to be signed for an access token: its header and `payload`. The token is this, a dot, and the signature in
-/// base64url without padding.
+/// What is to be signed for a token of this `kind` (`at+jwt` for an access token): its header and `payload`. The token is this, a
+/// dot, and the signature in base64url without padding.
 #[must_use]
-pub fn signing_input(algorithm: Algorithm, key_id: &str, payload: &[u8]) -> String {
-    let header = json!({ "typ": "at+jwt", "alg": algorithm.as_str(), "kid": key_id }).to_string();
+pub fn signing_input(kind: &str, algorithm: Algorithm, key_id: &str, payload: &[u8]) -> String {
+    let header = json!({ "typ": kind, "alg": algorithm.as_str(), "kid": key_id }).to_string();
     let mut text = BASE64URL_NOPAD.encode(header.as_bytes());
     text.push('.');
     BASE64URL_NOPAD.encode_append(payload, &mut text);
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_is_to_be_signed_is_read_as_it_was_meant() {
-        let text = signing_input(Algorithm::EdDsa, "k", b"{}") + ".";
+        let text = signing_input("at+jwt", Algorithm::EdDsa, "k", b"{}") + ".";
 
         let jws = Jws::parse(text.as_bytes()).unwrap();
 

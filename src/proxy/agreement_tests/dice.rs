@@ -463,13 +463,11 @@ impl Dice<'_> {
     fn bare_call(&mut self) -> Call {
         let path = if self.chance(3) { self.pick(&AMBIGUOUS) } else { self.pick(&PATHS) };
         let leaks = ["k=pstn_sk_0", "access_token=x"];
+        let host =
+            if self.chance(3) { "none.test" } else { self.pick(&["red.test", "red.test", "blue.test"]) };
         Call {
             method: self.pick(&["GET", "GET", "GET", "GET", "POST", "POST", "DELETE"]),
-            host: if self.chance(3) {
-                "none.test"
-            } else {
-                self.pick(&["red.test", "red.test", "blue.test"])
-            },
+            host,
             path,
             query: match self.below(40) {
                 0 => Some(self.pick(&leaks)),
@@ -477,7 +475,8 @@ impl Dice<'_> {
                 _ => None,
             },
             address: self.pick(&["127.0.0.1", "127.0.0.1", "10.1.2.3"]),
-            sni: self.pick(&[Some("red.test"), Some("red.test"), None, Some("blue.test")]),
+            // Mostly what its host says, as everybody does.
+            sni: self.pick(&[Some(host), Some(host), Some(host), None, Some("gate.test"), Some("blue.test")]),
             certificate: None,
             key: None,
             signature: None,

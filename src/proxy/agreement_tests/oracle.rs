@@ -19,6 +19,9 @@ pub(super) fn by_the_book(book: &Book, call: &Call) -> Answered {
         "blue.test" => "blue",
         _ => "",
     };
+    // The handshake asked for a service's host, and the request is for another one.
+    let is_misdirected = matches!(call.sni, Some("red.test" | "blue.test")) && call.sni != Some(call.host);
+    let service = if is_misdirected { "" } else { service };
     let nobody = |status, code: Word, service: Word| Answered {
         status,
         code: code.to_owned(),
@@ -41,6 +44,9 @@ pub(super) fn by_the_book(book: &Book, call: &Call) -> Answered {
         Ok(proven) => proven,
         Err((status, code)) => return nobody(status, code, service),
     };
+    if is_misdirected {
+        return nobody(421, "misdirected-request", "");
+    }
     if service.is_empty() {
         return nobody(404, "no-such-service", "");
     }

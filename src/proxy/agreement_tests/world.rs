@@ -26,7 +26,7 @@ use crate::credential::{
 use crate::identity::Subject;
 use crate::limit::Throttle;
 use crate::pki::{BundleSet, Verified, Verifier};
-use crate::proxy::admission::{Purpose, Trace, Verdict, Visitor, admit, request_id};
+use crate::proxy::admission::{Purpose, Verdict, Visitor, admit, request_id};
 use crate::proxy::http_gate::{MAX_FIELDS, read_http1};
 use crate::proxy::rehearse::{Caller, Part, rehearse};
 use crate::proxy::request_id::RequestIds;
@@ -35,6 +35,7 @@ use crate::proxy::settings::{
 };
 use crate::proxy::snapshot::{Listener, Routes, Snapshot};
 use crate::proxy::tests::listener;
+use crate::proxy::trace::Trace;
 use crate::registry::{Accepts, Source, parse};
 use crate::secret::Secret;
 
@@ -133,6 +134,8 @@ impl<'k> World<'k> {
             upgrades: Arc::default(),
             send_proxy: Default::default(),
             watch: Watch::Off,
+            client_cert: Default::default(),
+            assertion: None,
         };
         let snapshot = Snapshot {
             registry: Arc::new(registry),
@@ -151,6 +154,7 @@ impl<'k> World<'k> {
             throttle: Arc::clone(&keys.throttle),
             inflight: BTreeMap::new(),
             office: None,
+            assertion_keys: Default::default(),
         };
         let Listener { settings, own_id, life, tls } = &keys.listener;
         let settings = ListenerSettings { accepts: book.listener.as_ref().map(accepted), ..settings.clone() };
