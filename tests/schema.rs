@@ -4,12 +4,16 @@
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "a skipped test must not look like one that ran")]
 
+#[path = "support/python.rs"]
+mod python;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use postern::registry::{self, Source};
 use postern::store::atomic_file;
+use python::python_with;
 use serde_json::Value;
 
 /// Where a key can stand: what the schema calls the table, and the beginning of a file with such a table at its end.
@@ -693,28 +697,9 @@ fn another_validator_agrees_with_the_reader_of_the_configuration() {
     }
 }
 
-/// A Python that has jsonschema: the one that there is, or one that is made on first use.
+/// A Python that has jsonschema: made on first use.
 fn python_with_validator() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jsonschema");
-    let made = folder.join("bin/python");
-    let has_it = |python: &Path| {
-        let program = "import jsonschema, tomllib";
-        run(Command::new(python).args(["-c", program])).is_some_and(|output| output.status.success())
-    };
-    if let Some(python) = [Path::new("python3"), &made].into_iter().find(|python| has_it(python)) {
-        return Ok(python.to_owned());
-    }
-    let (mut make, mut install) = (Command::new("python3"), Command::new(&made));
-    make.args(["-m", "venv"]).arg(&folder);
-    install.args("-m pip install --quiet --timeout 15 --retries 1 jsonschema>=4,<5".split(' '));
-    for step in [&mut make, &mut install] {
-        let output = run(step).ok_or("python3 is not installed")?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(format!("jsonschema cannot be installed from PyPI: {why}"));
-        }
-    }
-    if has_it(&made) { Ok(made) } else { Err("python3 is older than 3.11 and has no tomllib".to_owned()) }
+    python_with("jsonschema", "jsonschema, tomllib", &["jsonschema>=4,<5"])
 }
 
 fn run(command: &mut Command) -> Option<Output> {
