@@ -302,7 +302,7 @@ fn another_validator_agrees_with_the_reader() {
 }
 
 /// Where a key of the configuration can stand, as in [`LEVELS`].
-const SECTIONS: [(&str, &str); 29] = [
+const SECTIONS: [(&str, &str); 30] = [
     ("", ""),
     ("log", "[log]\n"),
     ("authority", "[authority]\n"),
@@ -326,6 +326,7 @@ const SECTIONS: [(&str, &str); 29] = [
     ("files", "[[workload]]\n[workload.files]\n"),
     ("trust", "[[trust]]\n"),
     ("listener", "[[listener]]\n"),
+    ("proxy_protocol", "[[listener]]\n[listener.proxy_protocol]\n"),
     ("service", "[[service]]\n"),
     ("concurrency", "[[service]]\n[service.concurrency]\n"),
     ("client_cert", "[[service]]\n[service.client_cert]\n"),
@@ -599,7 +600,8 @@ oldest_tls = "1.2"
 id = "raw"
 address = "[::1]:8444"
 protocol = "tcp"
-service = "whoami"
+service = "database"
+proxy_protocol = { from = ["10.0.0.0/8", "::1"] }
 [[service]]
 id = "whoami"
 hosts = ["localhost"]
@@ -612,6 +614,10 @@ error_format = "apigee"
 protocol = "http/1.1"
 client_cert = { xfcc = "forward_only", details = ["subject"], rfc9440 = "leaf", proxies = ["edge"] }
 assertion = { audience = "spiffe://postern.test/whoami", ttl = "60s" }
+[[service]]
+id = "database"
+endpoint = "127.0.0.1:5432"
+send_proxy = "v2"
 [[service]]
 id = "chat"
 base_path = "/chat"
@@ -627,7 +633,7 @@ socket = "loopback.sock"
 "#;
 
 /// What neither the reader nor the schema takes, written in place of something in [`COMPLETE_CONFIG`].
-const CONFIG_SLIPS: [(&str, &str); 22] = [
+const CONFIG_SLIPS: [(&str, &str); 24] = [
     ("trust_domain = \"postern.test\"", ""),
     ("threads = 2", "threads = \"2\""),
     ("threads = 2", "threads = 2\ntrheads = 2"),
@@ -647,7 +653,9 @@ const CONFIG_SLIPS: [(&str, &str); 22] = [
     ("failed_keys = \"10/s\"", "failed_keys = \"10\""),
     ("group = \"root\"\nexec", "gid = 0\ngroup = \"root\"\nexec"),
     ("stale_crl = \"accept\"", "stale_crl = \"ignore\""),
-    ("service = \"whoami\"\n", ""),
+    ("service = \"database\"\n", ""),
+    ("from = [\"10.0.0.0/8\", \"::1\"]", "from = []"),
+    ("send_proxy = \"v2\"", "send_proxy = \"v1\""),
     ("endpoint = \"builtin:whoami\"", "endpoint = \"whoami\""),
     ("spiffe_ids = [\"spiffe://postern.test/agent\"]", "spiffe_ids = []"),
 ];

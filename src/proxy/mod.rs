@@ -45,6 +45,7 @@ mod preface;
 mod http1;
 mod h2_guard;
 mod http2;
+mod proxy_protocol;
 mod tcp;
 mod turns;
 mod upgrade;
@@ -57,12 +58,14 @@ mod reading;
 pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
 pub use pressure::{Gauge, Pressure};
-pub use reading::{AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation};
+pub use reading::{
+    AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation, read_proxy_header,
+};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
     AssertionRules, Ceiling, CertificateFields, ClientCert, Detail, Details, Endpoint, ErrorFormat, Limits,
-    ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings, ServiceProtocol,
-    ServiceSettings, Watch, Xfcc,
+    ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings, SendProxy,
+    ServiceProtocol, ServiceSettings, Watch, Xfcc,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};
