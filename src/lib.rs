@@ -54,9 +54,9 @@
 //!
 //! # A request in
 //!
-//! 1. A data-plane thread accepts, and TLS asks for a client certificate. One that is shown and does not verify
-//!    ([`pki::Verifier`]: chain, roots of that very trust domain, validity now, SPIFFE rules, revocations) ends the
-//!    handshake; nothing else that the caller has makes up for it.
+//! 1. A data-plane thread accepts; behind a proxy that is believed, the first bytes say who the connection is from. TLS asks
+//!    for a client certificate. One that is shown and does not verify ([`pki::Verifier`]: chain, roots of that very trust
+//!    domain, validity now, SPIFFE rules, revocations) ends the handshake; nothing else that the caller has makes up for it.
 //! 2. The head is read strictly on its bytes, before any library could forgive something: one length, one host, one way to
 //!    read the path ([`registry::PolicyPath`]).
 //! 3. [`credential::Evidence`] is what was presented: the certificate's [`identity::Subject`], a signature over the request
@@ -71,7 +71,7 @@
 //! 6. The exchange runs over a kept connection of that thread, and one line goes to the access log.
 //!
 //! `postern explain` asks the same code through [`proxy::rehearse`], so it cannot disagree with the live agent. In the same way
-//! [`proxy::read_conversation`] and [`proxy::read_answer`] tell what bytes mean to it.
+//! [`proxy::read_conversation`], [`proxy::read_answer`] and [`proxy::read_proxy_header`] tell what bytes mean to it.
 //!
 //! # A token of our own
 //!

@@ -12,29 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use support::{H2cService, Scene, World, eventually};
+use support::{H2cService, Scene, World, eventually, python_with};
 
 /// A Python that has gRPC, made on first use.
 fn python_with_grpc() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("grpc");
-    let python = folder.join("bin/python");
-    let has_it = |python: &Path| {
-        run(Command::new(python).args(["-c", "import grpc"])).is_some_and(|output| output.status.success())
-    };
-    if has_it(&python) {
-        return Ok(python);
-    }
-    let (mut make, mut install) = (Command::new("python3"), Command::new(&python));
-    make.args(["-m", "venv"]).arg(&folder);
-    install.args("-m pip install --quiet --timeout 15 --retries 1 grpcio>=1.70,<2".split(' '));
-    for step in [&mut make, &mut install] {
-        let output = run(step).ok_or("python3 is not installed")?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(format!("grpcio cannot be installed from PyPI: {why}"));
-        }
-    }
-    Ok(python)
+    python_with("grpc", "grpc", &["grpcio>=1.70,<2"])
 }
 
 fn run(command: &mut Command) -> Option<Output> {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use support::{Act, Scene, Service, ok};
+use support::{Act, Scene, Service, ok, python_with};
 
 /// Cases that are known to fail, with the reason; one that passes has no place here.
 const EXCEPTIONS: &[(&str, &str)] = &[
@@ -38,28 +38,7 @@ fn run(command: &mut Command) -> Option<Output> {
 
 /// A Python that has what the cases need, made on first use.
 fn python_with_h2() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("h2");
-    let python = folder.join("bin/python");
-    let has_it = |python: &Path| {
-        let program = "import h2, hpack, hyperframe";
-        run(Command::new(python).args(["-c", program])).is_some_and(|output| output.status.success())
-    };
-    if has_it(&python) {
-        return Ok(python);
-    }
-    let (mut make, mut install) = (Command::new("python3"), Command::new(&python));
-    make.args(["-m", "venv"]).arg(&folder);
-    install.args(
-        "-m pip install --quiet --timeout 15 --retries 1 h2>=4,<5 hyperframe>=6,<7 hpack>=4,<5".split(' '),
-    );
-    for step in [&mut make, &mut install] {
-        let output = run(step).ok_or("python3 is not installed")?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(format!("h2 cannot be installed from PyPI: {why}"));
-        }
-    }
-    Ok(python)
+    python_with("h2", "h2, hpack, hyperframe", &["h2>=4,<5", "hyperframe>=6,<7", "hpack>=4,<5"])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,9 @@
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "a skipped test must not look like one that ran")]
 
+#[path = "support/python.rs"]
+mod python;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -16,6 +19,7 @@ use postern::pki::{
     LocalKeys, Profile, Revocation, Revocations, Revoked, X509Svid, crl_entries, draw_up_crl, issue,
 };
 use postern::store::{atomic_file, pem};
+use python::python_with;
 use rustls::pki_types::CertificateDer;
 
 /// A hierarchy and a leaf of it for each kind of key, in a folder of its own.
@@ -104,24 +108,7 @@ fn text(output: &Output) -> String {
 
 /// A Python that has pkilint, made on first use.
 fn python_with_pkilint() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pkilint");
-    let python = folder.join("bin/python");
-    let has_it = |python: &Path| {
-        run(Command::new(python).args(["-c", "import pkilint"])).is_some_and(|output| output.status.success())
-    };
-    if has_it(&python) {
-        return Ok(python);
-    }
-    let (mut make, mut install) = (Command::new("python3"), Command::new(&python));
-    make.args(["-m", "venv"]).arg(&folder);
-    install.args("-m pip install --quiet --timeout 15 --retries 1 pkilint".split(' '));
-    for step in [&mut make, &mut install] {
-        let output = run(step).ok_or("python3 is not installed")?;
-        if !output.status.success() {
-            return Err(format!("pkilint cannot be installed from PyPI: {}", text(&output)));
-        }
-    }
-    Ok(python)
+    python_with("pkilint", "pkilint", &["pkilint"])
 }
 
 #[test]

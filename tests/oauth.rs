@@ -18,7 +18,7 @@ use postern::admin::WithdrawOrder;
 use postern::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 use support::world::{GRANT, Key, postern};
-use support::{Answer, Identity, Scene, Service, Talk, Tls, World, eventually, write};
+use support::{Answer, Identity, Scene, Service, Talk, Tls, World, eventually, python_with, write};
 use tokio::time::Instant;
 
 const ISSUER: &str = "https://localhost:8443";
@@ -854,27 +854,7 @@ fn run(command: &mut Command) -> Option<Output> {
 
 /// A Python that has Authlib, made on first use.
 fn python_with_authlib() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("authlib");
-    let python = folder.join("bin/python");
-    let has_it = |python: &Path| {
-        let program = "import authlib, cryptography, requests";
-        run(Command::new(python).args(["-c", program])).is_some_and(|output| output.status.success())
-    };
-    if has_it(&python) {
-        return Ok(python);
-    }
-    let (mut make, mut install) = (Command::new("python3"), Command::new(&python));
-    make.args(["-m", "venv"]).arg(&folder);
-    let packages = "-m pip install --quiet --timeout 15 --retries 1 authlib>=1.7,<2 requests>=2,<3";
-    install.args(packages.split(' '));
-    for step in [&mut make, &mut install] {
-        let output = run(step).ok_or("python3 is not installed")?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(format!("authlib cannot be installed from PyPI: {why}"));
-        }
-    }
-    Ok(python)
+    python_with("authlib", "authlib, cryptography, requests", &["authlib>=1.7,<2", "requests>=2,<3"])
 }
 
 /// Authlib gets tokens by every method, uses them, asks about them and takes them back.

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
-use support::{Answer, Identity, Scene, Service, World, eventually};
+use support::{Answer, Identity, Scene, Service, World, eventually, python_with};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/onward.py");
 
@@ -66,26 +66,7 @@ async fn a_proxy_that_is_listed_speaks_for_those_before_it() {
 
 /// A Python that has `PyJWT`, made on first use.
 fn python_with_jwt() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("onward-pyjwt");
-    let python = folder.join("bin/python");
-    let has_it = |python: &Path| {
-        let output = Command::new(python).args(["-c", "import jwt, cryptography"]).output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    if has_it(&python) {
-        return Ok(python);
-    }
-    let (mut make, mut install) = (Command::new("python3"), Command::new(&python));
-    make.args(["-m", "venv"]).arg(&folder);
-    install.args("-m pip install --quiet --timeout 15 --retries 1 pyjwt[crypto]>=2.8,<3".split(' '));
-    for step in [&mut make, &mut install] {
-        let output = step.output().map_err(|_| "python3 is not installed")?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(format!("PyJWT cannot be installed from PyPI: {why}"));
-        }
-    }
-    Ok(python)
+    python_with("pyjwt", "jwt, cryptography", &["pyjwt[crypto]>=2.8,<3"])
 }
 
 /// What PyJWT believes of each token by the keys that the agent publishes.

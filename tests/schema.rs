@@ -4,12 +4,16 @@
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "a skipped test must not look like one that ran")]
 
+#[path = "support/python.rs"]
+mod python;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use postern::registry::{self, Source};
 use postern::store::atomic_file;
+use python::python_with;
 use serde_json::Value;
 
 /// Where a key can stand: what the schema calls the table, and the beginning of a file with such a table at its end.
@@ -298,7 +302,7 @@ fn another_validator_agrees_with_the_reader() {
 }
 
 /// Where a key of the configuration can stand, as in [`LEVELS`].
-const SECTIONS: [(&str, &str); 29] = [
+const SECTIONS: [(&str, &str); 30] = [
     ("", ""),
     ("log", "[log]\n"),
     ("authority", "[authority]\n"),
@@ -322,6 +326,7 @@ const SECTIONS: [(&str, &str); 29] = [
     ("files", "[[workload]]\n[workload.files]\n"),
     ("trust", "[[trust]]\n"),
     ("listener", "[[listener]]\n"),
+    ("proxy_protocol", "[[listener]]\n[listener.proxy_protocol]\n"),
     ("service", "[[service]]\n"),
     ("concurrency", "[[service]]\n[service.concurrency]\n"),
     ("client_cert", "[[service]]\n[service.client_cert]\n"),
@@ -595,7 +600,8 @@ oldest_tls = "1.2"
 id = "raw"
 address = "[::1]:8444"
 protocol = "tcp"
-service = "whoami"
+service = "database"
+proxy_protocol = { from = ["10.0.0.0/8", "::1"] }
 [[service]]
 id = "whoami"
 hosts = ["localhost"]
@@ -608,6 +614,10 @@ error_format = "apigee"
 protocol = "http/1.1"
 client_cert = { xfcc = "forward_only", details = ["subject"], rfc9440 = "leaf", proxies = ["edge"] }
 assertion = { audience = "spiffe://postern.test/whoami", ttl = "60s" }
+[[service]]
+id = "database"
+endpoint = "127.0.0.1:5432"
+send_proxy = "v2"
 [[service]]
 id = "chat"
 base_path = "/chat"
@@ -623,7 +633,7 @@ socket = "loopback.sock"
 "#;
 
 /// What neither the reader nor the schema takes, written in place of something in [`COMPLETE_CONFIG`].
-const CONFIG_SLIPS: [(&str, &str); 22] = [
+const CONFIG_SLIPS: [(&str, &str); 24] = [
     ("trust_domain = \"postern.test\"", ""),
     ("threads = 2", "threads = \"2\""),
     ("threads = 2", "threads = 2\ntrheads = 2"),
@@ -643,7 +653,9 @@ const CONFIG_SLIPS: [(&str, &str); 22] = [
     ("failed_keys = \"10/s\"", "failed_keys = \"10\""),
     ("group = \"root\"\nexec", "gid = 0\ngroup = \"root\"\nexec"),
     ("stale_crl = \"accept\"", "stale_crl = \"ignore\""),
-    ("service = \"whoami\"\n", ""),
+    ("service = \"database\"\n", ""),
+    ("from = [\"10.0.0.0/8\", \"::1\"]", "from = []"),
+    ("send_proxy = \"v2\"", "send_proxy = \"v1\""),
     ("endpoint = \"builtin:whoami\"", "endpoint = \"whoami\""),
     ("spiffe_ids = [\"spiffe://postern.test/agent\"]", "spiffe_ids = []"),
 ];
@@ -685,28 +697,9 @@ fn another_validator_agrees_with_the_reader_of_the_configuration() {
     }
 }
 
-/// A Python that has jsonschema: the one that there is, or one that is made on first use.
+/// A Python that has jsonschema: made on first use.
 fn python_with_validator() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jsonschema");
-    let made = folder.join("bin/python");
-    let has_it = |python: &Path| {
-        let program = "import jsonschema, tomllib";
-        run(Command::new(python).args(["-c", program])).is_some_and(|output| output.status.success())
-    };
-    if let Some(python) = [Path::new("python3"), &made].into_iter().find(|python| has_it(python)) {
-        return Ok(python.to_owned());
-    }
-    let (mut make, mut install) = (Command::new("python3"), Command::new(&made));
-    make.args(["-m", "venv"]).arg(&folder);
-    install.args("-m pip install --quiet --timeout 15 --retries 1 jsonschema>=4,<5".split(' '));
-    for step in [&mut make, &mut install] {
-        let output = run(step).ok_or("python3 is not installed")?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(format!("jsonschema cannot be installed from PyPI: {why}"));
-        }
-    }
-    if has_it(&made) { Ok(made) } else { Err("python3 is older than 3.11 and has no tomllib".to_owned()) }
+    python_with("jsonschema", "jsonschema, tomllib", &["jsonschema>=4,<5"])
 }
 
 fn run(command: &mut Command) -> Option<Output> {

@@ -17,7 +17,7 @@ use postern::clock::{Clock as _, SystemClock};
 use postern::credential::ContentDigest;
 use support::sign::{Fields, lines, nonce, pairs};
 use support::world::{GRANT, postern};
-use support::{Act, Answer, Scene, Service, SigningKey, World, write};
+use support::{Act, Answer, Scene, Service, SigningKey, World, python_with, write};
 
 /// An agent that guards `service`, and the app `signer` with this credential.
 fn scene_with(service: &Service, accepts: &str, tables: &str) -> Scene {
@@ -581,26 +581,11 @@ async fn the_command_line_shows_where_two_sides_part() {
 
 /// A Python that has http-message-signatures, made on first use.
 fn python_with_signer() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("http-message-signatures");
-    let python = folder.join("bin/python");
-    let has_it = |python: &Path| {
-        let program = "import http_message_signatures, cryptography";
-        run(Command::new(python).args(["-c", program])).is_some_and(|output| output.status.success())
-    };
-    if has_it(&python) {
-        return Ok(python);
-    }
-    let (mut make, mut install) = (Command::new("python3"), Command::new(&python));
-    make.args(["-m", "venv"]).arg(&folder);
-    let packages = "-m pip install --quiet --timeout 15 --retries 1 http-message-signatures>=3,<4";
-    install.args(packages.split(' '));
-    for step in [&mut make, &mut install] {
-        let output = run(step).ok_or("python3 is not installed")?;
-        if !output.status.success() {
-            return Err(format!("http-message-signatures cannot be installed from PyPI: {}", text(&output)));
-        }
-    }
-    Ok(python)
+    python_with(
+        "http-message-signatures",
+        "http_message_signatures, cryptography",
+        &["http-message-signatures>=3,<4"],
+    )
 }
 
 /// Signatures that http-message-signatures has made are taken here, and those that are made here are taken there.

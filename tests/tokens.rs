@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde_json::json;
 use support::token::{AUDIENCE, TokenKey, bearer, claims, jwks};
 use support::world::{GRANT, postern};
-use support::{Act, Answer, ForeignCa, Scene, Seen, Service, World, eventually, write};
+use support::{Act, Answer, ForeignCa, Scene, Seen, Service, World, eventually, python_with, write};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -577,26 +577,7 @@ async fn a_bad_token_is_not_made_up_for_by_a_good_key_nor_the_other_way_round() 
 
 /// A Python that has `PyJWT`, made on first use.
 fn python_with_jwt() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pyjwt");
-    let python = folder.join("bin/python");
-    let has_it = |python: &Path| {
-        let output = Command::new(python).args(["-c", "import jwt, cryptography"]).output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    if has_it(&python) {
-        return Ok(python);
-    }
-    let (mut make, mut install) = (Command::new("python3"), Command::new(&python));
-    make.args(["-m", "venv"]).arg(&folder);
-    install.args("-m pip install --quiet --timeout 15 --retries 1 pyjwt[crypto]>=2.8,<3".split(' '));
-    for step in [&mut make, &mut install] {
-        let output = step.output().map_err(|_| "python3 is not installed")?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(format!("PyJWT cannot be installed from PyPI: {why}"));
-        }
-    }
-    Ok(python)
+    python_with("pyjwt", "jwt, cryptography", &["pyjwt[crypto]>=2.8,<3"])
 }
 
 /// Tokens that somebody else's library has made, with the key set that it has written.

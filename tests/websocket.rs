@@ -9,12 +9,14 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::world::postern;
-use support::{Act, Identity, Scene, Seen, Service, Talk, Tls, World, eventually, ok, soon, write};
+use support::{
+    Act, Identity, Scene, Seen, Service, Talk, Tls, World, eventually, ok, python_with, soon, write,
+};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -363,32 +365,9 @@ async fn what_cannot_be_tunnelled_safely_cannot_be_configured() {
     }
 }
 
-fn run(command: &mut Command) -> Option<Output> {
-    command.output().ok()
-}
-
 /// A Python that has websockets, made on first use.
 fn python_with_websockets() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("websockets");
-    let python = folder.join("bin/python");
-    let has_it = |python: &Path| {
-        run(Command::new(python).args(["-c", "import websockets.asyncio.client"]))
-            .is_some_and(|output| output.status.success())
-    };
-    if has_it(&python) {
-        return Ok(python);
-    }
-    let (mut make, mut install) = (Command::new("python3"), Command::new(&python));
-    make.args(["-m", "venv"]).arg(&folder);
-    install.args("-m pip install --quiet --timeout 15 --retries 1 websockets>=15,<17".split(' '));
-    for step in [&mut make, &mut install] {
-        let output = run(step).ok_or("python3 is not installed")?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(format!("websockets cannot be installed from PyPI: {why}"));
-        }
-    }
-    Ok(python)
+    python_with("websockets", "websockets.asyncio.client", &["websockets>=15,<17"])
 }
 
 /// The script with these arguments.

@@ -10,7 +10,7 @@ use crate::causes::Causes;
 use crate::id::WorkloadId;
 use crate::issuance;
 use crate::pki::Lifetimes;
-use crate::proxy::{ListenerProtocol, ListenerSettings, RemoteSettings};
+use crate::proxy::{ListenerProtocol, ListenerSettings, RemoteSettings, SendProxy};
 use crate::suggest;
 use crate::toml_text::{Document, Place, Problem, TableReader, Value};
 use crate::workload::Directory;
@@ -146,6 +146,12 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
         if let ListenerProtocol::Tcp(service) = &listener.item.protocol {
             let known: Vec<&str> = services.iter().map(|service| service.item.id.as_str()).collect();
             must_exist(&listener.place, "service", service.as_str(), &known);
+        }
+    }
+    for service in services.iter().filter(|service| service.item.send_proxy != SendProxy::Off) {
+        let leads_here = |listener: &Placed<'_, ListenerSettings>| matches!(&listener.item.protocol, ListenerProtocol::Tcp(id) if *id == service.item.id);
+        if !listeners.iter().any(leads_here) {
+            service.place.problem("`send_proxy` is for services that a tcp listener leads to: connections for HTTP are shared by callers, so that none could be told of");
         }
     }
     for service in services.iter().filter(|service| service.item.assertion.is_some() && !has_metrics) {

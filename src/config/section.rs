@@ -15,9 +15,9 @@ use crate::oauth::{self, Binding, Issuer};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
     Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, ServiceProtocol, ServiceSettings, UpgradeProtocol, Watch,
+    RemoteSettings, SendProxy, ServiceProtocol, ServiceSettings, UpgradeProtocol, Watch,
 };
-use crate::registry::accepts;
+use crate::registry::{Network, accepts};
 use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
 use crate::telemetry::{AuditSettings, LogFormat, ROTATE_AT, Settings as LogSettings};
 use crate::toml_text::{Place, TableReader, Value};
@@ -547,9 +547,21 @@ pub(super) fn listener<'d>(
     let workload = table.optional("workload", Value::parse).unwrap_or_else(|| own.clone());
     let versions = [("1.2", OldestTls::V12), ("1.3", OldestTls::V13)];
     let oldest_tls = table.optional("oldest_tls", |value| value.word(&versions)).unwrap_or_default();
+    let has_proxies = table.has("proxy_protocol");
+    let proxy_protocol = table.table("proxy_protocol").and_then(proxy_protocol);
     table.finish();
-    let item =
-        ListenerSettings { id: id?, address: address?, protocol: protocol?, accepts, workload, oldest_tls };
+    if has_proxies && proxy_protocol.is_none() {
+        return None;
+    }
+    let item = ListenerSettings {
+        id: id?,
+        address: address?,
+        protocol: protocol?,
+        accepts,
+        workload,
+        oldest_tls,
+        proxy_protocol,
+    };
     Some(Placed { place, item })
 }
 
@@ -572,6 +584,11 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
     let concurrency = table.table("concurrency").and_then(concurrency);
     let error_format = table.optional("error_format", |value| value.word(&ERROR_FORMATS)).unwrap_or_default();
     let watch = table.optional("watch_responses", |value| value.word(&WATCHES)).unwrap_or_default();
+    let versions = [("off", SendProxy::Off), ("v2", SendProxy::V2)];
+    let send_proxy = table.optional("send_proxy", |value| value.word(&versions)).unwrap_or_default();
+    if send_proxy != SendProxy::Off && (table.has("hosts") || table.has("base_path")) {
+        table.problem("a service with `send_proxy` is reached by tcp listeners only, as connections for HTTP are shared by callers: `hosts` and `base_path` mean nothing for it");
+    }
     let upgrades = table.optional("upgrades", upgrades).unwrap_or_default();
     if !upgrades.is_empty() && endpoint == Some(Endpoint::Whoami) {
         table.problem("the built-in service speaks HTTP and nothing else; `upgrades` means nothing for it");
@@ -602,10 +619,24 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
         error_format,
         watch,
         upgrades,
+        send_proxy,
         client_cert,
         assertion,
     };
     Some(Placed { place, item })
+}
+
+/// Whose word is taken for who a connection is from.
+fn proxy_protocol(mut table: TableReader<'_>) -> Option<Arc<[Network]>> {
+    let proxies = table.required("from", |value| {
+        let proxies: Vec<Network> = value.list(Value::parse)?;
+        if proxies.is_empty() {
+            value.problem("an empty list means nobody: name the proxies that pass connections on");
+        }
+        Some(proxies)
+    });
+    table.finish();
+    proxies.map(Arc::from)
 }
 
 /// Protocols that a connection may go over to from HTTP/1.1.

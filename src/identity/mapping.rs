@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::identity::name::COMMON_NAME;
 use crate::identity::{CertificateRule, RelativeName, SpiffeId, Subject, TrustDomain};
 use crate::shard_map::ShardMap;
 
@@ -188,8 +189,6 @@ impl<T> Default for Mapping<T> {
         }
     }
 }
-
-const COMMON_NAME: &str = "2.5.4.3";
 
 #[cfg(test)]
 mod tests {

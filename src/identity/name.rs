@@ -28,6 +28,9 @@ impl Attribute {
     }
 }
 
+/// The type of common names, as a dotted object identifier.
+pub(super) const COMMON_NAME: &str = "2.5.4.3";
+
 /// The attributes of one relative name: one of them as a rule, several where the name is multi-valued. Two are equal if they
 /// have the same attributes, in whatever order: it is a set (X.501 §9.2).
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

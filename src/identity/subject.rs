@@ -11,7 +11,7 @@ use x509_parser::extensions::GeneralName;
 
 use crate::clock::Timestamp;
 use crate::identity::certificate::{self, InvalidCertificate};
-use crate::identity::name;
+use crate::identity::name::{self, COMMON_NAME};
 use crate::identity::{InvalidName, InvalidSpiffeId, RelativeName, SpiffeId};
 
 /// What a leaf certificate says of its holder: exactly one SPIFFE ID, and beside it what rules may look at.
@@ -103,6 +103,17 @@ impl From<InvalidCertificate> for InvalidSubject {
 }
 
 impl Subject {
+    /// The common name, if there is exactly one.
+    #[must_use]
+    pub fn common_name(&self) -> Option<&str> {
+        let attributes = self.attributes.iter().flat_map(RelativeName::attributes);
+        let mut names = attributes.filter(|attribute| attribute.oid == COMMON_NAME);
+        match (names.next(), names.next()) {
+            (Some(only), None) => Some(&only.value),
+            (Some(_), Some(_)) | (None, _) => None,
+        }
+    }
+
     /// Reads a leaf certificate, and refuses one that breaks the rules for workload certificates.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub(super) struct Visitor {
     pub(super) listener: Arc<Listener>,
     pub(super) peer: SocketAddr,
     /// The name that it asked for in the handshake.
-    sni: Option<Box<str>>,
+    pub(super) sni: Option<Box<str>>,
     /// Its certificate, if it showed one.
     pub(super) verified: Option<Arc<Verified>>,
     /// Field lines that are the same for every request of the connection.

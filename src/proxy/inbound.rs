@@ -17,6 +17,7 @@ use super::admission::{Visitor, source};
 use super::crowd::Member;
 use super::http1::Peer;
 use super::pressure::Pressure;
+use super::proxy_protocol::{self, Unread};
 use super::settings::{Limits, ListenerProtocol};
 use super::snapshot::{Listener, Snapshot};
 use super::tls::{not_yet_valid, shown, verdict, verify_error};
@@ -44,16 +45,15 @@ pub(super) async fn accept(
             Ok((stream, peer)) => {
                 failures = 0;
                 let snapshot = worker.snapshot();
-                let place = match place(&worker, &snapshot.limits, peer) {
+                let Some(listener) = listener(&snapshot, address, &id) else { continue };
+                let place = match place(&worker, &snapshot.limits, &listener, peer) {
                     Ok(place) => place,
                     Err(code) => {
                         worker.handshakes.count(code);
                         continue;
                     }
                 };
-                if let Some(listener) = listener(&snapshot, address, &id) {
-                    tokio::task::spawn_local(welcome(Rc::clone(&worker), listener, stream, peer, place));
-                }
+                tokio::task::spawn_local(welcome(Rc::clone(&worker), listener, stream, peer, place));
             }
             Err(error) => {
                 for _ in 0..reserve.turn_away(&error, &socket).await {
@@ -65,19 +65,60 @@ pub(super) async fn accept(
     }
 }
 
-/// A place for one more connection from `peer`.
+/// A place for one more connection from `peer`; none of its own for one that comes by way of a proxy, which says later who it is
+/// from.
 ///
 /// # Errors
 /// What it is counted as that there is none.
-fn place(worker: &Worker, limits: &Limits, peer: SocketAddr) -> Result<Member<u128>, &'static str> {
+fn place(
+    worker: &Worker,
+    limits: &Limits,
+    listener: &Listener,
+    peer: SocketAddr,
+) -> Result<Option<Member<u128>>, &'static str> {
     if worker.pressure() >= Pressure::Connections {
         return Err("memory-ceiling");
     }
     if worker.open() >= limits.connections {
         return Err("too-many-connections");
     }
+    match &listener.settings.proxy_protocol {
+        Some(proxies) if !proxies.iter().any(|proxy| proxy.contains(peer.ip())) => Err("not-a-proxy"),
+        Some(_) => Ok(None),
+        None => place_of_source(worker, limits, peer).map(Some),
+    }
+}
+
+fn place_of_source(worker: &Worker, limits: &Limits, peer: SocketAddr) -> Result<Member<u128>, &'static str> {
     let place = worker.sources.join(source(peer.ip()), limits.source_connections);
     place.ok_or("too-many-from-source")
+}
+
+/// Who the connection is from, and a place for it: where a proxy passes it on, that is told by what it begins with. The proxy's
+/// own connections are its own.
+///
+/// # Errors
+/// What it is counted as that nobody is let in by it.
+async fn introduced(
+    worker: &Worker,
+    listener: &Listener,
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+    until: Instant,
+) -> Result<(SocketAddr, Member<u128>), &'static str> {
+    let told = match timeout_at(until, proxy_protocol::read(stream)).await {
+        Ok(Ok(told)) => told.unwrap_or(peer),
+        Ok(Err(error)) => {
+            tracing::warn!(target: "postern::proxy", proxy = %peer, listener = %listener.settings.id, reason = %error, "connection refused: its PROXY header cannot be read");
+            return Err(match error {
+                Unread::Closed(_) => "closed",
+                Unread::Invalid(_) => "bad-proxy-header",
+            });
+        }
+        Err(_) => return Err("timeout"),
+    };
+    let limits = Arc::clone(&worker.snapshot().limits);
+    place_of_source(worker, &limits, told).map(|place| (told, place))
 }
 
 /// The listener at `address`, whatever its name is by now; one that was given no port of its own is found by the name that it was
@@ -90,9 +131,9 @@ fn listener(snapshot: &Snapshot, address: SocketAddr, id: &ListenerId) -> Option
 async fn welcome(
     worker: Rc<Worker>,
     listener: Arc<Listener>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
-    _place: Member<u128>,
+    place: Option<Member<u128>>,
 ) {
     let _open = OpenConnection::on(&worker);
     if stream.set_nodelay(true).is_err() {
@@ -103,14 +144,23 @@ async fn welcome(
         (limits.handshake, limits.handshakes)
     };
     let until = Instant::now() + within;
+    let Ok(destination) = stream.local_addr() else { return };
+    let (peer, _place) = match place {
+        Some(place) => (peer, place),
+        None => match introduced(&worker, &listener, &mut stream, peer, until).await {
+            Ok(introduced) => introduced,
+            Err(code) => return worker.handshakes.count(code),
+        },
+    };
     let Some(turn) = worker.handshaking.enter(at_once, until).await else {
         worker.handshakes.count("too-many-handshakes");
         return;
     };
     let Some(listener) = presentable(&worker, listener, within).await else { return };
     let mut hello = Hello::default();
-    let shaking = shake_hands(Arc::clone(&listener.tls), stream, &mut hello);
-    let stream = match timeout_at(until, shaking).await {
+    // The connection is going to outlive its handshake, and need not be as large.
+    let shaking = Box::pin(shake_hands(Arc::clone(&listener.tls), stream, &mut hello));
+    let stream = match timeout_at(until, worker.turns.take(shaking)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err((error, stream))) => {
             note_failure(&worker, &listener, peer, &hello, &error);
@@ -158,10 +208,28 @@ async fn welcome(
     drop(snapshot);
     match &listener.settings.protocol {
         ListenerProtocol::Http if is_http2 => {
-            http2::serve(worker, Peer::Visitor(visitor), stream, until).await
+            Box::pin(http2::serve(worker, Peer::Visitor(visitor), stream, until)).await
         }
         ListenerProtocol::Http => http1::serve(worker, Peer::Visitor(visitor), stream, until).await,
-        ListenerProtocol::Tcp(service) => tcp::serve(&worker, &visitor, service, stream, until).await,
+        ListenerProtocol::Tcp(service) => {
+            let tls = stream.get_ref().1;
+            let arrival = tcp::Arrival {
+                until,
+                destination,
+                tls: version_name(tls.protocol_version()),
+                alpn: tls.alpn_protocol().map(Box::from),
+                resumed: tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+            };
+            tcp::serve(&worker, &visitor, service, stream, &arrival).await;
+        }
+    }
+}
+
+/// A version of TLS as OpenSSL calls it, and so everybody who reads of it in a PROXY header.
+const fn version_name(version: Option<rustls::ProtocolVersion>) -> &'static str {
+    match version {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "TLSv1.3",
     }
 }
 
@@ -246,14 +314,15 @@ async fn shake_hands(
     config: Arc<ServerConfig>,
     stream: TcpStream,
     hello: &mut Hello,
-) -> Result<TlsStream<TcpStream>, (io::Error, Option<TcpStream>)> {
+) -> Result<Box<TlsStream<TcpStream>>, (io::Error, Option<TcpStream>)> {
     let mut first = LazyConfigAcceptor::new(Acceptor::default(), stream);
     let begun = match (&mut first).await {
         Ok(begun) => begun,
         Err(error) => return Err((error, first.take_io())),
     };
     hello.note(&begun.client_hello());
-    begun.into_stream(config).into_fallible().await.map_err(|(error, stream)| (error, Some(stream)))
+    let shaken = begun.into_stream(config).into_fallible().await;
+    shaken.map(Box::new).map_err(|(error, stream)| (error, Some(stream)))
 }
 
 /// Counts and tells of a handshake that failed: once, with what was asked for and shown, and which check failed.

@@ -15,6 +15,7 @@ mod drip;
 mod buffer;
 mod linger;
 mod framing;
+mod judgement;
 mod leaks;
 mod pump;
 mod headers;
@@ -45,7 +46,9 @@ mod preface;
 mod http1;
 mod h2_guard;
 mod http2;
+mod proxy_protocol;
 mod tcp;
+mod turns;
 mod upgrade;
 mod inbound;
 mod outbound;
@@ -56,12 +59,14 @@ mod reading;
 pub use context::{Attestor, NotAttested, PlaneContext};
 pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Scissors, Socket};
 pub use pressure::{Gauge, Pressure};
-pub use reading::{AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation};
+pub use reading::{
+    AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation, read_proxy_header,
+};
 pub use rehearse::{Caller, Outcome, Part, rehearse};
 pub use settings::{
     AssertionRules, Ceiling, CertificateFields, ClientCert, Detail, Details, Endpoint, ErrorFormat, Limits,
-    ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings, ServiceProtocol,
-    ServiceSettings, Watch, Xfcc,
+    ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol, RemoteSettings, SendProxy,
+    ServiceProtocol, ServiceSettings, Watch, Xfcc,
 };
 pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};

@@ -3,13 +3,19 @@
 //! **Invariant:** the bytes go through the very functions that live traffic goes through, so that whoever wants to know how a
 //! message is read (a test, a fuzzer, a person with a capture) is told what is true.
 
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::admission::dispatch;
 use super::buffer::Buffer;
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::{Fate, fate_of_request_field};
 use super::http_gate::{MAX_FIELDS, Version, head_end, is_nominated, read_http1};
+use super::proxy_protocol::{self, Unread};
 use super::pump::Pump;
 use super::request_id::RequestIds;
 use super::response::{self, Caller};
@@ -172,6 +178,34 @@ impl Steps<'_> {
         unread.extend(now);
         self.rest = later;
         !now.is_empty()
+    }
+}
+
+impl AsyncRead for Steps<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (now, later) = self.rest.split_at(self.step.min(self.rest.len()).min(into.remaining()));
+        into.put_slice(now);
+        self.rest = later;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Reads the PROXY header at the front of `bytes`, of which `step` arrive at a time: who the connection is from, if the header
+/// names somebody, and how many bytes it takes. None while it is incomplete.
+///
+/// # Errors
+/// Why nobody is let in by it.
+pub fn read_proxy_header(bytes: &[u8], step: usize) -> Result<Option<(Option<SocketAddr>, usize)>, String> {
+    let mut io = Steps { rest: bytes, step: step.max(1) };
+    let read = pin!(proxy_protocol::read(&mut io)).poll(&mut Context::from_waker(Waker::noop()));
+    match read {
+        Poll::Ready(Ok(source)) => Ok(Some((source, bytes.len() - io.rest.len()))),
+        Poll::Ready(Err(Unread::Closed(_))) | Poll::Pending => Ok(None),
+        Poll::Ready(Err(Unread::Invalid(reason))) => Err(reason.to_string()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::id::{AppId, ListenerId, RemoteId, ServiceId, WorkloadId};
 use crate::identity::SpiffeId;
 use crate::limit::{Concurrency, Spike};
-use crate::registry::Accepts;
+use crate::registry::{Accepts, Network};
 
 use super::upgrade::UpgradeProtocol;
 
@@ -27,6 +27,9 @@ pub struct ListenerSettings {
     pub workload: WorkloadId,
     /// The oldest TLS version that is spoken.
     pub oldest_tls: OldestTls,
+    /// The sources that must say by the PROXY protocol who a connection is from, and without whom none comes in; nobody is asked if
+    /// this is absent.
+    pub proxy_protocol: Option<Arc<[Network]>>,
 }
 
 /// What a listener speaks.
@@ -75,6 +78,18 @@ pub struct ServiceSettings {
     pub client_cert: ClientCert,
     /// What is asserted of callers under our signature, if anything is.
     pub assertion: Option<AssertionRules>,
+    /// Whether it is told by the PROXY protocol who a raw connection is from.
+    pub send_proxy: SendProxy,
+}
+
+/// Whether a service is told by the PROXY protocol who a raw connection is from.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SendProxy {
+    /// It is not.
+    #[default]
+    Off,
+    /// In a header of version 2, with what TLS has told.
+    V2,
 }
 
 /// What a local service speaks.

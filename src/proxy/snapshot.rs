@@ -13,7 +13,7 @@ use crate::identity::SpiffeId;
 use crate::limit::{Inflight, Ledger, Throttle};
 use crate::oauth::{KeyRing, Office};
 use crate::pki::{Life, Verified, Verifier};
-use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, ServiceSettings};
+use crate::proxy::settings::{Limits, ListenerSettings, RemoteSettings, SendProxy, ServiceSettings};
 use crate::registry::{Accepts, Snapshot as Registry};
 
 /// The data plane's view of the world. Loaded once per request.
@@ -152,14 +152,15 @@ impl Routes {
     }
 
     /// The service for `authority` (host and optional port) and the normalised `path`: the longest base path wins, and among
-    /// equals the one that names the host.
+    /// equals the one that names the host. A service that is told who each connection is from is none for HTTP, whose callers share
+    /// connections.
     #[must_use]
     pub fn find(&self, authority: &str, path: &str) -> Option<&Arc<ServiceSettings>> {
         let host = host_of(authority);
         self.services.iter().find(|service| {
             let for_host =
                 service.hosts.is_empty() || service.hosts.iter().any(|name| name.eq_ignore_ascii_case(host));
-            for_host && is_below(path, &service.base_path)
+            for_host && is_below(path, &service.base_path) && service.send_proxy == SendProxy::Off
         })
     }
 
@@ -222,6 +223,7 @@ mod tests {
             concurrency: None,
             error_format: ErrorFormat::default(),
             upgrades: Arc::default(),
+            send_proxy: Default::default(),
             watch: crate::proxy::Watch::Off,
             client_cert: Default::default(),
             assertion: None,

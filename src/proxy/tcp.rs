@@ -1,11 +1,12 @@
 //! Raw connections: who is it, may it, and then bytes both ways until somebody has had enough or the certificate ends.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -14,14 +15,31 @@ use super::buffer::{Buffer, poll_read_with};
 use super::context::Signal;
 use super::deadline::{Deadline, Phase};
 use super::forward::{Route, dial, valid_way};
-use super::settings::Limits;
+use super::proxy_protocol::{self, Passage, Shown};
+use super::settings::{Limits, SendProxy};
 use super::snapshot::Snapshot;
+use super::upstream::Upstream;
 use super::worker::Worker;
 use crate::authz::{Ask, Door, Till, check};
 use crate::clock::Timestamp;
 use crate::credential::{Evidence, HeaderEvidence};
 use crate::id::ServiceId;
+use crate::identity::Subject;
 use crate::telemetry::AccessEvent;
+
+/// How a raw connection came in.
+pub(super) struct Arrival {
+    /// When the certificate ends that it rests on, if it rests on one.
+    pub(super) until: Option<Timestamp>,
+    /// Our end of it.
+    pub(super) destination: SocketAddr,
+    /// The version of TLS.
+    pub(super) tls: &'static str,
+    /// The protocol that was agreed on in the handshake.
+    pub(super) alpn: Option<Box<[u8]>>,
+    /// Whether its session began on an earlier connection.
+    pub(super) resumed: bool,
+}
 
 /// Serves one raw connection from outside.
 pub(super) async fn serve<S>(
@@ -29,7 +47,7 @@ pub(super) async fn serve<S>(
     visitor: &Visitor,
     service: &ServiceId,
     mut stream: S,
-    until: Option<Timestamp>,
+    arrival: &Arrival,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -40,11 +58,12 @@ pub(super) async fn serve<S>(
         (verdict, None) => (verdict, Moved::default()),
         (verdict, Some(admission)) => {
             worker.note_use(&admission.permit, now);
-            match connect(worker, &Route::Service(admission), &snapshot.limits).await {
+            let header = header(visitor, admission.service.send_proxy, arrival);
+            match introduce(worker, &Route::Service(admission), &snapshot.limits, &header).await {
                 Ok(mut upstream) => {
                     let allowed = || may_go_on(worker, visitor, service);
                     let (near, far) = (End::new(&mut stream), End::new(&mut upstream.io));
-                    let moved = pipe(worker, near, far, until, &snapshot.limits, allowed).await;
+                    let moved = pipe(worker, near, far, arrival.until, &snapshot.limits, allowed).await;
                     (Verdict { code: moved.ended.unwrap_or(verdict.code), ..verdict }, moved)
                 }
                 Err(code) => (Verdict { code, ..verdict }, Moved::default()),
@@ -130,9 +149,49 @@ pub(super) async fn connect(
     worker: &Worker,
     route: &Route<'_>,
     limits: &Limits,
-) -> Result<super::upstream::Upstream, &'static str> {
+) -> Result<Upstream, &'static str> {
     let way = valid_way(worker, route, limits).await.ok_or("no-identity")?;
     dial(worker, &way, limits).await.map_err(|_| "upstream-unavailable")
+}
+
+/// A fresh upstream connection that begins with `header`.
+///
+/// # Errors
+/// The code of what went wrong.
+async fn introduce(
+    worker: &Worker,
+    route: &Route<'_>,
+    limits: &Limits,
+    header: &[u8],
+) -> Result<Upstream, &'static str> {
+    let mut upstream = connect(worker, route, limits).await?;
+    let written = tokio::time::timeout(limits.connect, upstream.io.write_all(header)).await;
+    match written {
+        Ok(Ok(())) => Ok(upstream),
+        Ok(Err(_)) | Err(_) => Err("upstream-unavailable"),
+    }
+}
+
+/// What a service is told ahead of who comes, where it is told.
+fn header(visitor: &Visitor, send_proxy: SendProxy, arrival: &Arrival) -> Vec<u8> {
+    if send_proxy == SendProxy::Off {
+        return Vec::new();
+    }
+    let subject = visitor.subject();
+    proxy_protocol::write(&Passage {
+        source: visitor.peer,
+        destination: arrival.destination,
+        alpn: arrival.alpn.as_deref(),
+        sni: visitor.sni.as_deref(),
+        tls: arrival.tls,
+        shown: match subject {
+            None => Shown::Never,
+            Some(_) if arrival.resumed => Shown::Once,
+            Some(_) => Shown::Now,
+        },
+        common_name: subject.and_then(Subject::common_name),
+        spiffe_id: subject.map(|subject| subject.spiffe_id.as_str()),
+    })
 }
 
 /// What a raw connection carried, and why it was ended if not by its own ends.

@@ -165,6 +165,7 @@ impl World {
             concurrency: None,
             error_format: ErrorFormat::default(),
             upgrades: Arc::default(),
+            send_proxy: Default::default(),
             watch: super::settings::Watch::Off,
             client_cert: Default::default(),
             assertion: None,
@@ -335,6 +336,7 @@ pub(super) fn listener() -> Listener {
             accepts: None,
             workload: "agent".parse().unwrap(),
             oldest_tls: OldestTls::V13,
+            proxy_protocol: None,
         },
         own_id: "spiffe://postern.test/agent".parse().unwrap(),
         life: Life {
@@ -584,7 +586,14 @@ async fn a_raw_connection_that_was_cut_on_one_side_does_not_look_closed_on_the_o
             let far = Watched { inner: far, shut_down: Rc::clone(&shut_down) };
             let (worker, visitor) = (Rc::clone(&world.worker), world.visitor());
             tokio::task::spawn_local(async move {
-                tcp::serve(&worker, &visitor, &"service".parse().unwrap(), far, None).await;
+                let arrival = tcp::Arrival {
+                    until: None,
+                    destination: visitor.peer,
+                    tls: "TLSv1.3",
+                    alpn: None,
+                    resumed: false,
+                };
+                tcp::serve(&worker, &visitor, &"service".parse().unwrap(), far, &arrival).await;
             });
             let (service, _) = world.service.accept().await.unwrap();
             caller.write_all(b"unread").await.unwrap();

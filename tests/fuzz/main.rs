@@ -51,6 +51,11 @@ fn a_path_has_one_meaning() {
 }
 
 #[test]
+fn a_proxy_header_ends_where_it_says() {
+    hold("proxy");
+}
+
+#[test]
 fn a_registry_is_read_in_one_way() {
     hold("registry");
 }

@@ -16,7 +16,9 @@ use postern::credential::{
 };
 use postern::identity::{SpiffeId, Subject, distinguished_name};
 use postern::pki::ForeignCrl;
-use postern::proxy::{AnswerBody, Conversation, End, Request, read_answer, read_conversation};
+use postern::proxy::{
+    AnswerBody, Conversation, End, Request, read_answer, read_conversation, read_proxy_header,
+};
 use postern::registry::{Change, Library, PathRule, PolicyPath, Source, lint};
 use postern::store::pem;
 use postern::toml_text::Problem;
@@ -25,11 +27,12 @@ use postern::toml_text::Problem;
 type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub(crate) const ALL: [(&str, Target); 7] = [
+pub(crate) const ALL: [(&str, Target); 8] = [
     ("answer", answer),
     ("certificate", certificate),
     ("config", config),
     ("path", path),
+    ("proxy", proxy),
     ("registry", registry),
     ("request", request),
     ("signature", signature),
@@ -209,6 +212,32 @@ fn unescaped(text: &str) -> Vec<u8> {
         rest = if byte.is_some() { behind.get(2..).unwrap_or_default() } else { behind };
     }
     decoded
+}
+
+/// The front of a connection that a proxy passes on.
+pub(crate) fn proxy(data: &[u8]) {
+    let whole = read_proxy_header(data, usize::MAX);
+    for step in [1, 7] {
+        assert_eq!(read_proxy_header(data, step), whole, "by {step}");
+    }
+    let Ok(Some((source, length))) = whole else { return };
+    let header = data.get(..length).expect("no more is read than there is");
+    let is_text = header.starts_with(b"PROXY ") && header.ends_with(b"\r\n") && length <= 107;
+    assert!(is_text || header.starts_with(b"\r\n\r\n\0\r\nQUIT\n"), "{}", header.escape_ascii());
+    // What follows is none of its business, and all of it is needed.
+    let longer = [header, b"\x16\x03\x01PROXY \r\n"].concat();
+    assert_eq!(read_proxy_header(&longer, usize::MAX), Ok(Some((source, length))));
+    for cut in [0, length / 2, length - 1] {
+        let part = header.get(..cut).unwrap_or_default();
+        assert_eq!(read_proxy_header(part, usize::MAX), Ok(None), "{cut} of {}", header.escape_ascii());
+    }
+    if let Some(source) = source {
+        let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+        let ip = source.ip();
+        let line = format!("PROXY {family} {ip} {ip} {} 0\r\n", source.port());
+        let again = read_proxy_header(line.as_bytes(), usize::MAX);
+        assert_eq!(again, Ok(Some((Some(source), line.len()))), "{line:?}");
+    }
 }
 
 /// A certificate, a list of revoked ones, or a file of them.

@@ -132,6 +132,7 @@ impl<'k> World<'k> {
             concurrency: None,
             error_format: ErrorFormat::default(),
             upgrades: Arc::default(),
+            send_proxy: Default::default(),
             watch: Watch::Off,
             client_cert: Default::default(),
             assertion: None,
