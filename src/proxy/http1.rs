@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::admission::{Admission, Visitor, request_id, user_agent};
-use super::buffer::{Buffer, Scratch, poll_read_with};
+use super::buffer::{Buffer, Scratch, poll_read_secret};
 use super::deadline::{Deadline, Phase};
 use super::drip::Drip;
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward, note_delay};
@@ -201,13 +201,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 begun = true;
                 deadline.set(Phase::Head, within);
             }
-            self.unread.shrink();
+            self.unread.rest();
             let Self { io, unread, .. } = self;
             let read = poll_fn(|cx| {
                 if ending.get() && unread.is_empty() {
                     return Poll::Ready(Ok(0));
                 }
-                poll_read_with(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes))
+                poll_read_secret(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes))
             });
             match read.await {
                 Ok(0) | Err(_) => return Ok(0),
@@ -574,7 +574,8 @@ async fn read_form<S: AsyncRead + AsyncWrite + Unpin>(
             Piece::NeedMore => {
                 let Connection { io, unread, .. } = &mut *connection;
                 let read =
-                    poll_fn(|cx| poll_read_with(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes))).await;
+                    poll_fn(|cx| poll_read_secret(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes)))
+                        .await;
                 match read {
                     Ok(0) | Err(_) => return Err(FormFailure::Broken),
                     Ok(_) => continue,
