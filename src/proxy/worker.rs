@@ -243,6 +243,11 @@ impl Worker {
         self.open.get()
     }
 
+    /// Some moment within `span`, so that what many are told at once is not done by all of them at once.
+    pub(super) fn some_moment_in(&self, span: Duration) -> Duration {
+        span / 1024 * u32::try_from(self.ids.random() % 1024).unwrap_or(0)
+    }
+
     /// Leaves `event` in the access log, remembers it, and counts it as usage.
     pub(super) fn log(&self, event: &AccessEvent<'_>) {
         self.recall.remember(event);
