@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::admission::{Admission, Visitor, request_id, user_agent};
-use super::buffer::{Buffer, Scratch, poll_read_with};
+use super::buffer::{Buffer, Scratch, poll_read_secret};
 use super::deadline::{Deadline, Phase};
 use super::drip::Drip;
 use super::ending::{Ending, Wish};
@@ -206,10 +206,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 begun = true;
                 deadline.set(Phase::Head, within);
             }
-            self.unread.shrink();
+            self.unread.rest();
             let Self { io, unread, .. } = self;
             let read = poll_fn(|cx| {
-                let read = poll_read_with(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes));
+                let read = poll_read_secret(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes));
                 // What has come already is answered, whatever was said meanwhile.
                 if read.is_pending() && ending.is(Wish::AtOnce) && unread.is_empty() {
                     return Poll::Ready(Ok(0));
@@ -581,7 +581,8 @@ async fn read_form<S: AsyncRead + AsyncWrite + Unpin>(
             Piece::NeedMore => {
                 let Connection { io, unread, .. } = &mut *connection;
                 let read =
-                    poll_fn(|cx| poll_read_with(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes))).await;
+                    poll_fn(|cx| poll_read_secret(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes)))
+                        .await;
                 match read {
                     Ok(0) | Err(_) => return Err(FormFailure::Broken),
                     Ok(_) => continue,

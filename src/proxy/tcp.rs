@@ -357,7 +357,7 @@ impl OneWay {
                 }
                 continue;
             }
-            self.unread.shrink();
+            self.unread.rest();
             let unread = &mut self.unread;
             match poll_read_with(cx, Pin::new(&mut *from), |bytes| unread.extend(bytes)) {
                 Poll::Ready(Ok(0)) => self.ended = true,
