@@ -125,7 +125,7 @@
 //! and the lock of the state directory ([`store::courier`], `SCM_RIGHTS`). Whoever writes is at rest from then on; certificates, decisions
 //! and connections go on from memory. The heir opens the doors only when nothing can fail any more, and until it says so the elder goes on as if
 //! nothing had happened, should the heir die. Limits are counted in one place at any time: while both let callers pass, the elder asks the
-//! heir's [`limit::Ledger`] ([`limit::Arbiter`]). Sockets may also come from the service manager.
+//! heir's [`limit::Ledger`] ([`limit::Arbiter`]), and its [`credential::NonceMemory`], which knows all that the elder's does. Sockets may also come from the service manager.
 //!
 //! # Time
 //!

@@ -22,8 +22,11 @@ use postern::store::courier::Courier;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use support::caller::dial;
+use support::sign::lines;
 use support::world::{GRANT, Key, postern};
-use support::{Act, Answer, H2, Identity, Scene, Seen, Service, Talk, Tls, World, eventually, soon, write};
+use support::{
+    Act, Answer, H2, Identity, Scene, Seen, Service, SigningKey, Talk, Tls, World, eventually, soon, write,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -493,7 +496,8 @@ async fn an_heir_that_dies_at_any_point_leaves_everything_as_it_was() {
                 return pretender;
             }
             pretender.say("Ready");
-            assert_eq!(pretender.hear(), (json!("Yours"), 1));
+            let (told, open) = pretender.hear();
+            assert_eq!((told["Yours"].as_array().map(Vec::len), open), (Some(2), 1), "{told}");
             if last == "Counting" {
                 pretender.say("Counting");
                 while pretender.hear() != (json!("Go"), 0) {}
@@ -624,6 +628,25 @@ async fn end_all(world: &World) {
     eventually("all agents end", async || processes(world).is_empty().then_some(())).await;
 }
 
+#[tokio::test]
+async fn who_has_nothing_more_to_ask_of_the_former_agent_goes_in_the_second_half() {
+    let service = mirror().await;
+    let mut world = scene(&service, echo().await, "3s").start().await;
+    let identity = world.identity("caller");
+    let mut idle = world.talk(Some(&identity)).await;
+    assert_eq!(idle.get("/before", "").await.header("connection"), None);
+
+    let former = world.take_over();
+    world.log_with("another agent has taken over").await;
+    let begun = Instant::now();
+
+    assert!(idle.is_closed().await);
+    let took = begun.elapsed().as_millis();
+    assert!((1000..3000).contains(&took), "{took} ms");
+    ended(former).await;
+    assert!(!world.log().contains("connections cut"), "it was closed and not cut");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_agents_that_serve_at_the_same_time_count_as_one() {
     const QUOTA: usize = 10;
@@ -669,6 +692,39 @@ async fn three_agents_that_serve_at_the_same_time_count_as_one() {
     for former in former {
         ended(former).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nonce_is_used_once_whichever_agent_it_meets() {
+    let service = mirror().await;
+    let mut scene = scene(&service, echo().await, "20s");
+    let key = SigningKey::ed25519("ed");
+    scene.app("signer", &format!("accepts = [[\"signature\"]]\n{}{GRANT}", key.table()));
+    let mut world = scene.start().await;
+    let sign = || lines(&key.sign("GET", "/signed", &[]));
+    let ask = async |talk: &mut Talk<Tls>, signed: &str| {
+        let answer = talk.get("/signed", signed).await;
+        (answer.status, answer.code())
+    };
+    let (fine, replayed) = ((200, String::new()), (401, "replayed".to_owned()));
+    // Signatures are of whole seconds, and those of the second of the start may have come in before it.
+    sleep(Duration::from_millis(1100)).await;
+    let mut early = world.talk(None).await;
+    let mut witness = world.talk(Some(&world.identity("caller"))).await;
+    let [before, unused, late] = [sign(), sign(), sign()];
+    assert_eq!(ask(&mut early, &before).await, fine);
+    assert_eq!(ask(&mut early, &before).await, replayed);
+
+    let former = world.take_over();
+    until_dismissed(&mut witness).await;
+    let mut talk = world.talk(None).await;
+
+    assert_eq!(ask(&mut talk, &before).await, replayed, "what the former agent was shown");
+    assert_eq!(ask(&mut talk, &unused).await, fine, "what was signed before the start of this one");
+    assert_eq!(ask(&mut early, &late).await, fine, "the former agent asks this one");
+    assert_eq!(ask(&mut talk, &late).await, replayed);
+    drop((early, talk));
+    ended(former).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -130,6 +130,11 @@ impl Assembly {
         }
     }
 
+    /// What may be used once: nonces of signatures, and client assertions.
+    pub(super) fn memories(&self) -> [Arc<NonceMemory>; 2] {
+        [Arc::clone(&self.nonces), Arc::clone(&self.assertions)]
+    }
+
     /// Whether some listener's sessions, or a key, grow too old unless everything is assembled again.
     pub(super) fn is_stale(&self) -> bool {
         let now = self.clock.since_boot();

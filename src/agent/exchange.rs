@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 use crate::causes::Causes;
+use crate::clock::{Clock, Timestamp};
+use crate::credential::{NonceClaim, NonceMemory, NonceUsed, UsedNonce};
 use crate::limit::{Arbiter, Bill, Charge, Echo, Ledger, Limits, Line, Ruling, Scope, Told};
 use crate::proxy::Current;
 use crate::registry;
@@ -21,6 +24,26 @@ pub(super) struct Accounts {
     pub(super) ledger: Arc<Ledger>,
     pub(super) usage: Arc<Mutex<UsageBook>>,
     pub(super) current: Current,
+    pub(super) clock: Arc<dyn Clock>,
+    /// What may be used once.
+    pub(super) memories: [Arc<NonceMemory>; 2],
+}
+
+/// A question about what must be decided in one place, and the answer.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) enum Question {
+    /// May these be charged?
+    Charge(Vec<Charge>),
+    /// May this one, of the memory with this number, be used?
+    Nonce(usize, NonceClaim),
+}
+
+/// Nonces that were used, of the memory with this number, and the latest end of those that are forgotten.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Nonces {
+    memory: usize,
+    used: Vec<UsedNonce>,
+    forgotten: Option<i64>,
 }
 
 /// What two agents let each other know.
@@ -67,12 +90,63 @@ impl Exchange {
 
     /// Lets the other one have the last word from now on.
     pub(super) fn defer_to(&self, questions: Questions) {
-        let ask = Arc::new(move |charges: &[Charge]| questions.ask(charges));
+        let questions = Arc::new(questions);
+        for (number, memory) in self.accounts.memories.iter().enumerate() {
+            let questions = Arc::clone(&questions);
+            memory.defer_to(Some(Arc::new(move |claim: &NonceClaim| {
+                questions.ask::<NonceUsed>(&Question::Nonce(number, claim.clone()))
+            })));
+        }
+        let ask = Arc::new(move |charges: &[Charge]| questions.ask(&Question::Charge(charges.to_vec())));
         self.accounts.ledger.defer_to(Some(Arbiter { ask, echo: self.echo.clone() }));
     }
 
+    /// Since when each memory has known what came in.
+    pub(super) fn since(&self) -> Vec<Timestamp> {
+        self.accounts.memories.iter().map(|memory| memory.since()).collect()
+    }
+
+    /// The other one's memories reach back so far.
+    pub(super) fn reach_back_to(&self, since: &[Timestamp]) {
+        self.accounts.memories.iter().zip(since).for_each(|(memory, since)| memory.reach_back_to(*since));
+    }
+
+    /// All nonces that were used, in pieces.
+    pub(super) fn nonces(&self) -> Vec<Nonces> {
+        let now = self.accounts.clock.now();
+        let all = self.accounts.memories.iter().enumerate().flat_map(|(memory, nonces)| {
+            let (used, forgotten) = nonces.all(now);
+            let some = |used: &[UsedNonce]| Nonces { memory, used: used.to_vec(), forgotten };
+            let pieces: Vec<_> = used.chunks(NONCES_AT_A_TIME).map(some).collect();
+            if pieces.is_empty() { vec![some(&[])] } else { pieces }
+        });
+        all.collect()
+    }
+
+    /// Remembers what the other one has known.
+    pub(super) fn adopt(&self, nonces: &Nonces) {
+        if let Some(memory) = self.accounts.memories.get(nonces.memory) {
+            memory.adopt(&nonces.used, nonces.forgotten);
+        }
+    }
+
+    /// Answers a question of the other one over `questions`.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(super) fn answer(&self, question: &Question, questions: &Courier) -> Result<(), CourierError> {
+        match question {
+            Question::Charge(charges) => questions.send(&self.rule(charges), &[]),
+            Question::Nonce(number, claim) => {
+                let memory = self.accounts.memories.get(*number);
+                let now = self.accounts.clock.now();
+                questions.send(&memory.map_or(NonceUsed::Full, |memory| memory.take_for(claim, now)), &[])
+            }
+        }
+    }
+
     /// Charges what the other one wants to let pass, if there is room for it.
-    pub(super) fn rule(&self, charges: &[Charge]) -> Ruling {
+    fn rule(&self, charges: &[Charge]) -> Ruling {
         let registry = Arc::clone(&self.accounts.current.load().registry);
         let Some(Charge { app, weight, at, .. }) = charges.first() else { return Ruling::Charged };
         let limits: Vec<_> = charges.iter().map(|charge| limits(&registry, charge)).collect();
@@ -115,17 +189,17 @@ impl Questions {
         Ok((Self { courier: Mutex::new(courier), broken: AtomicBool::new(false) }, theirs.into()))
     }
 
-    /// Whether `charges` may be charged; nothing when nobody answers.
-    fn ask(&self, charges: &[Charge]) -> Option<Ruling> {
+    /// What the other one says; nothing when nobody answers.
+    fn ask<T: DeserializeOwned>(&self, question: &Question) -> Option<T> {
         let courier = self.courier.lock().unwrap_or_else(PoisonError::into_inner);
         if self.broken.load(Ordering::Relaxed) {
             return None;
         }
-        match courier.send(&charges, &[]).and_then(|()| courier.receive()) {
-            Ok((ruling, _)) => Some(ruling),
+        match courier.send(question, &[]).and_then(|()| courier.receive()) {
+            Ok((answer, _)) => Some(answer),
             Err(error) => {
                 self.broken.store(true, Ordering::Relaxed);
-                tracing::error!(error = %Causes(&error), "the next agent does not say what may be charged; it is counted here");
+                tracing::error!(error = %Causes(&error), "the next agent does not answer; limits are counted here, and no nonce is taken");
                 None
             }
         }
@@ -152,5 +226,8 @@ pub(super) struct Used {
     pub(super) rows: Vec<UsageRow>,
 }
 
-/// Whether something may be charged is answered within this time, or not at all.
+/// So many nonces go into one message.
+const NONCES_AT_A_TIME: usize = 700;
+
+/// A question is answered within this time, or not at all.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(250);

@@ -8,9 +8,9 @@
 //!   Ready ────────────────────────────────────▶  writes limits and usage; still lets callers in
 //!         ◀───────────────────────────── Yours
 //!   reads limits and usage, and has the last
-//!   word on what may be charged
+//!   word on what may be charged or used once
 //!   Counting ─────────────────────────────────▶  asks the heir before it lets anything pass that is counted
-//!         ◀───────────────── Used …, and then Go  has told what it let pass meanwhile
+//!         ◀────────── Nonces …, Used …, then Go  has told what it let pass meanwhile
 //!   lets callers in
 //!   Open  ────────────────────────────────────▶  closes its doors (the sockets live on), drains
 //!         ◀────────────── Used ──────────────▶   each tells the other what it has let pass
@@ -29,8 +29,9 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
-use super::exchange::{Exchange, Questions, Used};
+use super::exchange::{Exchange, Nonces, Question, Questions, Used};
 use super::inheritance::{Inheritance, InheritanceError};
+use crate::clock::Timestamp;
 use crate::limit::Charge;
 use crate::proxy::Socket;
 use crate::store::courier::{Courier, CourierError};
@@ -100,8 +101,11 @@ enum ToHeir {
     Sockets(Vec<String>),
     /// The lock of the state directory goes along with this.
     Lock,
-    /// Everything is on the disk. A socket goes along with this, over which it is asked what may be charged.
-    Yours,
+    /// Everything is on the disk, and the elder's memories of nonces reach back so far. A socket goes along with this, over which the
+    /// heir is asked.
+    Yours(Vec<Timestamp>),
+    /// What was used once.
+    Nonces(Nonces),
     /// Everything that was let pass before it was asked has been told.
     Go,
     Used(Used),
@@ -166,7 +170,9 @@ impl Heir {
                     let lock = open.into_iter().next().ok_or(HandOverError::Unexpected)?.into();
                     return Ok(Some(Claimed { heir: Self(Arc::new(courier)), inheritance, lock }));
                 }
-                ToHeir::Go | ToHeir::Used(_) | ToHeir::Yours => return Err(HandOverError::Unexpected),
+                ToHeir::Go | ToHeir::Nonces(_) | ToHeir::Used(_) | ToHeir::Yours(_) => {
+                    return Err(HandOverError::Unexpected);
+                }
             }
         }
     }
@@ -176,13 +182,16 @@ impl Heir {
     ///
     /// # Errors
     /// The elder is gone, or goes on.
-    pub(super) fn ready(&self) -> Result<OwnedFd, HandOverError> {
+    pub(super) fn ready(&self) -> Result<Handle, HandOverError> {
         self.0.be_patient(FLUSH_PATIENCE)?;
         self.0.send(&ToElder::Ready, &[])?;
         match self.0.receive()? {
-            (ToHeir::Yours, open) => open.into_iter().next().ok_or(HandOverError::Unexpected),
+            (ToHeir::Yours(since), open) => {
+                let questions = open.into_iter().next().ok_or(HandOverError::Unexpected)?;
+                Ok(Handle { questions, since })
+            }
             (ToHeir::Refused(why), _) => Err(HandOverError::Refused(why)),
-            (ToHeir::Go | ToHeir::Lock | ToHeir::Sockets(_) | ToHeir::Used(_), _) => {
+            (ToHeir::Go | ToHeir::Lock | ToHeir::Nonces(_) | ToHeir::Sockets(_) | ToHeir::Used(_), _) => {
                 Err(HandOverError::Unexpected)
             }
         }
@@ -192,12 +201,13 @@ impl Heir {
     ///
     /// # Errors
     /// The elder is gone, or there is no thread.
-    pub(super) fn count(&self, questions: OwnedFd, exchange: &Exchange) -> Result<(), HandOverError> {
-        let questions = Courier::over(questions)?;
+    pub(super) fn count(&self, handle: Handle, exchange: &Exchange) -> Result<(), HandOverError> {
+        let questions = Courier::over(handle.questions)?;
+        exchange.reach_back_to(&handle.since);
         let own = exchange.clone();
         let answering = std::thread::Builder::new().name("arbiter".into()).spawn(move || {
-            while let Ok((charges, _)) = questions.receive::<Vec<Charge>>() {
-                if questions.send(&own.rule(&charges), &[]).is_err() {
+            while let Ok((question, _)) = questions.receive::<Question>() {
+                if own.answer(&question, &questions).is_err() {
                     break;
                 }
             }
@@ -206,10 +216,13 @@ impl Heir {
         self.0.send(&ToElder::Counting, &[])?;
         loop {
             match self.0.receive()?.0 {
+                ToHeir::Nonces(nonces) => exchange.adopt(&nonces),
                 ToHeir::Used(used) => exchange.add(used),
                 ToHeir::Go => return Ok(()),
                 ToHeir::Refused(why) => return Err(HandOverError::Refused(why)),
-                ToHeir::Lock | ToHeir::Sockets(_) | ToHeir::Yours => return Err(HandOverError::Unexpected),
+                ToHeir::Lock | ToHeir::Sockets(_) | ToHeir::Yours(_) => {
+                    return Err(HandOverError::Unexpected);
+                }
             }
         }
     }
@@ -257,6 +270,13 @@ impl Heir {
         });
         is_gone
     }
+}
+
+/// What lets an heir decide for both.
+#[derive(Debug)]
+pub(super) struct Handle {
+    questions: OwnedFd,
+    since: Vec<Timestamp>,
 }
 
 /// Where the elder waits for an heir.
@@ -380,12 +400,15 @@ impl Claimant {
     /// It is gone, or does not say what it should.
     pub(super) async fn yield_to(&self, exchange: &Exchange) -> Result<(), HandOverError> {
         let (questions, theirs) = Questions::open()?;
-        self.courier.send(&ToHeir::Yours, &[theirs.as_fd()])?;
+        self.courier.send(&ToHeir::Yours(exchange.since()), &[theirs.as_fd()])?;
         drop(theirs);
         self.courier.be_patient(FLUSH_PATIENCE)?;
         self.expect(|message| matches!(message, ToElder::Counting)).await?;
         exchange.defer_to(questions);
         tokio::time::sleep(SETTLING).await;
+        for nonces in exchange.nonces() {
+            self.courier.send(&ToHeir::Nonces(nonces), &[])?;
+        }
         tell(&self.courier, exchange.charges(), Vec::new(), ToHeir::Used)?;
         Ok(self.courier.send(&ToHeir::Go, &[])?)
     }

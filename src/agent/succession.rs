@@ -171,6 +171,7 @@ impl Estate {
     fn resume(&mut self, resting: Resting, closed: bool) {
         if closed {
             self.accounts.ledger.defer_to(None);
+            self.accounts.memories.iter().for_each(|memory| memory.defer_to(None));
             tokio::task::block_in_place(|| self.books.reopen());
             if let Err(error) = self.reception.open() {
                 tracing::error!(%error, "operators cannot be answered any more");

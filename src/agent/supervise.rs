@@ -77,6 +77,12 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// One agent does not take over from another.
+    #[error("this agent does not take over")]
+    HandOver(#[from] HandOverError),
+    /// The sockets that were passed cannot be used.
+    #[error("the sockets that were passed cannot be used")]
+    Inheritance(#[from] InheritanceError),
     /// The local CA cannot be used.
     #[error("the local CA cannot be used")]
     Issuance(#[from] IssuanceError),
@@ -89,12 +95,6 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
-    /// One agent does not take over from another.
-    #[error("this agent does not take over")]
-    HandOver(#[from] HandOverError),
-    /// The sockets that were passed cannot be used.
-    #[error("the sockets that were passed cannot be used")]
-    Inheritance(#[from] InheritanceError),
     /// What apps have used of their limits cannot be kept.
     #[error("what apps have used of their limits cannot be kept")]
     Limits(#[from] KeeperError),
@@ -406,8 +406,13 @@ async fn supervise(
         troubles: Arc::clone(&troubles),
         setbacks: Setbacks::default(),
     });
-    let accounts =
-        Accounts { ledger: Arc::clone(&ledger), usage: usage_keeper.book(), current: Arc::clone(&current) };
+    let accounts = Accounts {
+        ledger: Arc::clone(&ledger),
+        usage: usage_keeper.book(),
+        current: Arc::clone(&current),
+        clock: Arc::clone(&clock),
+        memories: assembly.memories(),
+    };
     let scissors = plane.scissors();
     tokio::spawn(watchdog::keep_alive(plane.recollection()));
     let current_limits = Arc::clone(&current);
@@ -543,10 +548,10 @@ async fn supervise(
 /// Takes up what the former agent leaves. Up to here it can go on as if nothing had happened, and it can for as long as this fails.
 fn take_over(heir: &Heir, books: &mut Books, accounts: &Accounts) -> Result<Exchange, AgentError> {
     tokio::task::block_in_place(|| {
-        let questions = heir.ready()?;
+        let handle = heir.ready()?;
         books.open()?;
         let exchange = Exchange::new(accounts.clone(), accounts.ledger.listen());
-        heir.count(questions, &exchange)?;
+        heir.count(handle, &exchange)?;
         Ok(exchange)
     })
 }

@@ -24,7 +24,7 @@ pub use client_secret::ClientSecret;
 pub use content_digest::{ContentDigest, DigestCheck};
 pub use evidence::{Evidence, HeaderEvidence};
 pub use message::{Content, Message};
-pub use nonces::{NonceMemory, NonceUsed};
+pub use nonces::{AskForNonce, NonceClaim, NonceMemory, NonceUsed, UsedNonce};
 pub use principal::Principal;
 pub use refusal::Refusal;
 pub use signature::{BaseError, NonceRule, NonceUse, SignatureRules, SignatureTerms, Signed, signature_base};

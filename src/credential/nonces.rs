@@ -9,21 +9,51 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
 /// The nonces that were used, shared by all threads.
-#[derive(Debug)]
 pub struct NonceMemory {
     shards: Box<[Mutex<Shard>]>,
     /// How many nonces may be remembered, in all.
     capacity: AtomicUsize,
-    /// What was signed before this may have come in before this memory was made.
-    since: Timestamp,
+    /// What was signed before this second since the Unix epoch may have come in before this memory was made.
+    since: AtomicI64,
+    /// Whether another process has the last word, and how it is asked.
+    defers: AtomicBool,
+    arbiter: RwLock<Option<Arc<AskForNonce>>>,
+}
+
+/// How another process is asked; it may not answer. Blocks for as long as that takes.
+pub type AskForNonce = dyn Fn(&NonceClaim) -> Option<NonceUsed> + Send + Sync;
+
+/// A nonce that somebody wants to use, as one process tells another.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct NonceClaim {
+    word: Word,
+    owner: Word,
+    created: Timestamp,
+    until: Timestamp,
+}
+
+/// A nonce that was used, as one process tells another.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct UsedNonce {
+    word: Word,
+    owner: Word,
+    end: i64,
+}
+
+impl fmt::Debug for NonceMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NonceMemory").field("since", &self.since).finish_non_exhaustive()
+    }
 }
 
 /// A nonce, and what is known of the signature that carries it.
@@ -47,7 +77,7 @@ pub(super) enum Rejected {
 }
 
 /// What became of a word that may be used once.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum NonceUsed {
     /// It was not used before, and is now.
     Fresh,
@@ -81,7 +111,13 @@ impl NonceMemory {
     #[must_use]
     pub fn new(capacity: usize, since: Timestamp) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, capacity: AtomicUsize::new(capacity), since: since.to_whole_second() }
+        Self {
+            shards,
+            capacity: AtomicUsize::new(capacity),
+            since: AtomicI64::new(since.unix()),
+            defers: AtomicBool::new(false),
+            arbiter: RwLock::new(None),
+        }
     }
 
     /// Changes how many nonces may be remembered; none is forgotten for it.
@@ -111,16 +147,7 @@ impl NonceMemory {
     /// # Errors
     /// It was, or nobody can tell.
     pub(super) fn spend(&self, one: &Use<'_>, now: Timestamp) -> Result<(), Rejected> {
-        let word = word(one.credential, one.nonce);
-        let mut shard = self.shard(&word);
-        shard.forget(now.unix());
-        self.look_in(&shard, &word, one)?;
-        let end = one.until.unix().saturating_add(1);
-        let owner = self::word(one.credential, "");
-        shard.owners.insert(word, owner);
-        shard.ends.push(Reverse((end, word)));
-        *shard.counts.entry(owner).or_default() += 1;
-        Ok(())
+        self.take(&NonceClaim::of(one), now)
     }
 
     /// Whether a nonce would be taken.
@@ -128,19 +155,103 @@ impl NonceMemory {
     /// # Errors
     /// As for [`NonceMemory::spend`].
     pub(super) fn look(&self, one: &Use<'_>, now: Timestamp) -> Result<(), Rejected> {
-        let word = word(one.credential, one.nonce);
-        let mut shard = self.shard(&word);
+        let claim = NonceClaim::of(one);
+        let mut shard = self.shard(&claim.word);
         shard.forget(now.unix());
-        self.look_in(&shard, &word, one)
+        self.look_in(&shard, &claim)
     }
 
-    fn look_in(&self, shard: &Shard, word: &Word, one: &Use<'_>) -> Result<(), Rejected> {
-        let is_forgotten = shard.forgotten.is_some_and(|end| one.until.unix() < end);
-        if one.created < self.since || is_forgotten || shard.owners.contains_key(word) {
+    /// Uses up a nonce for another process.
+    pub fn take_for(&self, claim: &NonceClaim, now: Timestamp) -> NonceUsed {
+        match self.take(claim, now) {
+            Ok(()) => NonceUsed::Fresh,
+            Err(Rejected::Full) => NonceUsed::Full,
+            Err(Rejected::Used) => NonceUsed::Used,
+        }
+    }
+
+    /// Lets another process have the last word from now on; or nobody any more. While it does not answer, no nonce is taken.
+    pub fn defer_to(&self, arbiter: Option<Arc<AskForNonce>>) {
+        let defers = arbiter.is_some();
+        *self.arbiter.write().unwrap_or_else(PoisonError::into_inner) = arbiter;
+        self.defers.store(defers, Ordering::Release);
+    }
+
+    /// Since when this memory has known what came in.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        Timestamp::from_unix(self.since.load(Ordering::Acquire))
+    }
+
+    /// Another process, whose memory reaches back to `since`, tells what it knows.
+    pub fn reach_back_to(&self, since: Timestamp) {
+        self.since.fetch_min(since.unix(), Ordering::AcqRel);
+    }
+
+    /// All nonces that are remembered at `now`, and the latest end of those that are not any more.
+    pub fn all(&self, now: Timestamp) -> (Vec<UsedNonce>, Option<i64>) {
+        let (mut all, mut forgotten) = (Vec::new(), None);
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.forget(now.unix());
+            forgotten = forgotten.max(shard.forgotten);
+            let used = shard.ends.iter().filter_map(|Reverse((end, word))| {
+                Some(UsedNonce { word: *word, owner: *shard.owners.get(word)?, end: *end })
+            });
+            all.extend(used);
+        }
+        (all, forgotten)
+    }
+
+    /// Remembers what another process has known, however many there are.
+    pub fn adopt(&self, used: &[UsedNonce], forgotten: Option<i64>) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.forgotten = shard.forgotten.max(forgotten);
+        }
+        for UsedNonce { word, owner, end } in used {
+            self.shard(word).remember(*word, *owner, *end);
+        }
+    }
+
+    fn take(&self, claim: &NonceClaim, now: Timestamp) -> Result<(), Rejected> {
+        let ask = {
+            let mut shard = self.shard(&claim.word);
+            shard.forget(now.unix());
+            self.look_in(&shard, claim)?;
+            // Under the lock, so that whoever tells all of this to another process and lets it decide misses nothing between.
+            match self.arbiter() {
+                Some(ask) => ask,
+                None => {
+                    shard.remember(claim.word, claim.owner, claim.end());
+                    return Ok(());
+                }
+            }
+        };
+        match ask(claim) {
+            Some(NonceUsed::Fresh) => {
+                self.shard(&claim.word).remember(claim.word, claim.owner, claim.end());
+                Ok(())
+            }
+            Some(NonceUsed::Used) => Err(Rejected::Used),
+            Some(NonceUsed::Full) | None => Err(Rejected::Full),
+        }
+    }
+
+    fn arbiter(&self) -> Option<Arc<AskForNonce>> {
+        if !self.defers.load(Ordering::Acquire) {
+            return None;
+        }
+        self.arbiter.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn look_in(&self, shard: &Shard, claim: &NonceClaim) -> Result<(), Rejected> {
+        let is_forgotten = shard.forgotten.is_some_and(|end| claim.until.unix() < end);
+        if claim.created < self.since() || is_forgotten || shard.owners.contains_key(&claim.word) {
             return Err(Rejected::Used);
         }
         let room = self.capacity.load(Ordering::Relaxed).div_ceil(SHARDS);
-        let own = shard.counts.get(&self::word(one.credential, "")).copied().unwrap_or(0);
+        let own = shard.counts.get(&claim.owner).copied().unwrap_or(0);
         if shard.owners.len() >= room || own >= room.div_ceil(SHARE) {
             return Err(Rejected::Full);
         }
@@ -157,7 +268,25 @@ impl NonceMemory {
     }
 }
 
+impl NonceClaim {
+    fn of(one: &Use<'_>) -> Self {
+        let Use { credential, nonce, created, until } = *one;
+        Self { word: word(credential, nonce), owner: word(credential, ""), created, until }
+    }
+
+    fn end(&self) -> i64 {
+        self.until.unix().saturating_add(1)
+    }
+}
+
 impl Shard {
+    fn remember(&mut self, word: Word, owner: Word, end: i64) {
+        if self.owners.insert(word, owner).is_none() {
+            self.ends.push(Reverse((end, word)));
+            *self.counts.entry(owner).or_default() += 1;
+        }
+    }
+
     fn forget(&mut self, now: i64) {
         while let Some(Reverse((end, word))) = self.ends.peek().copied() {
             if end > now {
@@ -300,5 +429,71 @@ mod tests {
         });
 
         assert_eq!(total, 2000);
+    }
+
+    /// A process that asks another one.
+    fn pair() -> (NonceMemory, Arc<NonceMemory>) {
+        let (elder, heir) = (NonceMemory::new(1000, start()), NonceMemory::new(1000, start() + MINUTE));
+        (elder, Arc::new(heir))
+    }
+
+    fn defer(elder: &NonceMemory, heir: &Arc<NonceMemory>, now: Timestamp) {
+        let asked = Arc::clone(heir);
+        elder.defer_to(Some(Arc::new(move |claim| {
+            let text = serde_json::to_string(claim).unwrap();
+            Some(asked.take_for(&serde_json::from_str(&text).unwrap(), now))
+        })));
+    }
+
+    #[test]
+    fn a_nonce_is_taken_once_by_two_processes() {
+        let (elder, heir) = pair();
+        let (before, now) = (start() + SECOND * 30, start() + SECOND * 61);
+        elder.spend(&one("a", "old", before), now).unwrap();
+        assert_eq!(heir.look(&one("a", "fresh", before), now), Err(Rejected::Used), "it cannot tell");
+
+        heir.reach_back_to(elder.since());
+        defer(&elder, &heir, now);
+        elder.spend(&one("a", "meanwhile", before), now).unwrap();
+        let (used, forgotten) = elder.all(now);
+        heir.adopt(&used, forgotten);
+        elder.spend(&one("a", "behind", before), now).unwrap();
+
+        for nonce in ["old", "meanwhile", "behind"] {
+            assert_eq!(elder.spend(&one("a", nonce, before), now), Err(Rejected::Used), "{nonce}");
+            assert_eq!(heir.spend(&one("a", nonce, before), now), Err(Rejected::Used), "{nonce}");
+        }
+        heir.spend(&one("a", "fresh", before), now).unwrap();
+        assert_eq!(elder.spend(&one("a", "fresh", before), now), Err(Rejected::Used));
+        assert_eq!(
+            heir.look(&one("a", "new", start() - SECOND), now),
+            Err(Rejected::Used),
+            "older than both"
+        );
+    }
+
+    #[test]
+    fn what_one_process_has_forgotten_the_other_does_not_believe_either() {
+        let (elder, heir) = pair();
+        elder.spend(&one("a", "1", start()), start()).unwrap();
+        let later = start() + MINUTE * 2;
+
+        let (used, forgotten) = elder.all(later);
+        heir.reach_back_to(elder.since());
+        heir.adopt(&used, forgotten);
+
+        assert!(used.is_empty());
+        // The clock was set back.
+        assert_eq!(heir.look(&one("a", "1", start()), start()), Err(Rejected::Used));
+    }
+
+    #[test]
+    fn who_gets_no_answer_takes_no_nonce() {
+        let (elder, _) = pair();
+        elder.defer_to(Some(Arc::new(|_| None)));
+
+        assert_eq!(elder.spend(&one("a", "1", start()), start()), Err(Rejected::Full));
+        elder.defer_to(None);
+        elder.spend(&one("a", "1", start()), start()).unwrap();
     }
 }
