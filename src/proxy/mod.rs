@@ -42,6 +42,7 @@ mod forward;
 mod h2_relay;
 mod preface;
 mod http1;
+mod hpack;
 mod h2_guard;
 mod http2;
 mod proxy_protocol;
