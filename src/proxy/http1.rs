@@ -34,6 +34,7 @@ use super::snapshot::Snapshot;
 use super::tcp;
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
 use super::trace::Trace;
+use super::trailers::{self, Bound, Trailers};
 use super::upgrade::{Tunnel, UpgradeProtocol, near_end};
 use super::whoami;
 use super::worker::Worker;
@@ -358,7 +359,11 @@ where
                     if !request.expects {
                         drip.begin();
                     }
-                    let body = Body { framing: request.body, digest: digest.take(), drip };
+                    let trailers = match route {
+                        Route::Remote(_) => None,
+                        Route::Service(admission) => Trailers::of(&admission.service.trailers, Bound::Up),
+                    };
+                    let body = Body { framing: request.body, digest: digest.take(), drip, trailers };
                     let head = &mut *upstream_head;
                     if let Some(until) = upstream.until {
                         deadline.move_validity(Some(worker.moment(until)));
@@ -502,6 +507,7 @@ fn judge<'a>(
         limits: b"",
         leaks: None,
         upgrade: None,
+        trailers: None,
     };
     let (outcome, verdict) = match peer {
         Peer::Visitor(visitor) if let Some(errand) = token_office::errand(&head, visitor, snapshot) => {
@@ -517,6 +523,8 @@ fn judge<'a>(
                     worker.note_use(&admission.permit, now);
                     let verdict = admission.verdict();
                     caller.upgrade = admission.upgrade.map(UpgradeProtocol::as_str);
+                    caller.trailers =
+                        Some(&admission.service.trailers).filter(|_| trailers::are_taken(head.values("te")));
                     (Outcome::Forward(Route::Service(admission)), verdict)
                 }
                 Err((answer, verdict)) => (Outcome::Answer(answer), verdict),
@@ -631,7 +639,7 @@ async fn read_form<S: AsyncRead + AsyncWrite + Unpin>(
     loop {
         let count = match decoder.look(connection.unread.unread())? {
             Piece::End => return Ok(body),
-            Piece::Skip(count) => count,
+            Piece::Skip(count) | Piece::Trailer(count) => count,
             Piece::Data(count) => {
                 if body.len() + count > LONGEST_FORM {
                     return Err(FormFailure::Long);

@@ -36,6 +36,7 @@ mod token_office;
 mod relay;
 mod grpc;
 mod h2_head;
+mod trailers;
 mod h2_upstream;
 mod h2_bridge;
 mod forward;
@@ -70,6 +71,7 @@ pub use sightings::{Lookout, Sighting};
 pub use signs::{Noticed, Sign, Signs};
 pub use snapshot::{Client, Current, Listener, Remote, Routes, Snapshot, Standing};
 pub use tls::{TlsError, client_config, server_config, web_client_config};
+pub use trailers::{InvalidTrailerName, TrailerName};
 pub use upgrade::{InvalidUpgradeProtocol, UpgradeProtocol};
 pub use uses::{CredentialUse, UseReports};
 
