@@ -4,6 +4,8 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::mem;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -15,8 +17,11 @@ const SCRATCH_SIZE: usize = 64 * 1024;
 /// What an idle connection may keep allocated.
 const IDLE_CAPACITY: usize = 1024;
 
-/// What each piece of scratch memory of an idle connection may keep: room for most heads and small bodies.
+/// What each piece of scratch memory may keep that nobody needs: room for most heads and small bodies.
 const SCRATCH_KEPT: usize = 2 * 1024;
+
+/// So many sets of scratch memory are kept for the next requests.
+const SHELF_KEPT: usize = 64;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice());
@@ -66,10 +71,63 @@ impl Buffer {
     }
 }
 
-/// Gives scratch memory back before a long wait, but for what the next message needs anyway.
-pub(super) fn release(scratch: &mut Vec<u8>) {
-    if scratch.capacity() > SCRATCH_KEPT {
-        *scratch = Vec::new();
+/// What one request of HTTP/1 is worked out in.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// The head as it came.
+    pub(super) head: Vec<u8>,
+    /// The head as it goes on.
+    pub(super) upstream_head: Vec<u8>,
+    /// What the caller is answered.
+    pub(super) out: Vec<u8>,
+    /// Field lines about the caller's quotas.
+    pub(super) limits: Vec<u8>,
+}
+
+/// The scratch memory of one thread. A connection holds some only while a request of it is under way.
+#[derive(Debug, Default)]
+pub(super) struct Shelf(RefCell<Vec<Scratch>>);
+
+impl Shelf {
+    /// Some that is empty, to be given back.
+    pub(super) fn take(&self) -> Borrowed<'_> {
+        Borrowed { scratch: self.0.borrow_mut().pop().unwrap_or_default(), shelf: self }
+    }
+}
+
+/// Scratch memory that goes back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Borrowed<'s> {
+    scratch: Scratch,
+    shelf: &'s Shelf,
+}
+
+impl Deref for Borrowed<'_> {
+    type Target = Scratch;
+
+    fn deref(&self) -> &Scratch {
+        &self.scratch
+    }
+}
+
+impl DerefMut for Borrowed<'_> {
+    fn deref_mut(&mut self) -> &mut Scratch {
+        &mut self.scratch
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        let mut kept = self.shelf.0.borrow_mut();
+        if kept.len() < SHELF_KEPT {
+            let mut scratch = mem::take(&mut self.scratch);
+            let Scratch { head, upstream_head, out, limits } = &mut scratch;
+            for bytes in [head, upstream_head, out, limits] {
+                bytes.clear();
+                bytes.shrink_to(SCRATCH_KEPT);
+            }
+            kept.push(scratch);
+        }
     }
 }
 
@@ -112,13 +170,26 @@ mod tests {
     }
 
     #[test]
-    fn scratch_that_has_grown_large_is_given_back() {
-        let (mut large, mut small) = (Vec::with_capacity(100_000), Vec::with_capacity(1000));
+    fn scratch_comes_back_empty_and_not_large() {
+        let shelf = Shelf::default();
+        let mut first = shelf.take();
+        first.head.extend_from_slice(&[7; 1000]);
+        first.out.extend_from_slice(&[7; 100_000]);
 
-        release(&mut large);
-        release(&mut small);
+        drop(first);
 
-        assert_eq!((large.capacity(), small.capacity()), (0, 1000));
+        let again = shelf.take();
+        assert!(again.head.is_empty() && again.out.is_empty());
+        assert!(again.head.capacity() >= 1000 && again.out.capacity() <= SCRATCH_KEPT);
+    }
+
+    #[test]
+    fn no_more_scratch_is_kept_than_is_soon_needed() {
+        let shelf = Shelf::default();
+
+        drop((0..2 * SHELF_KEPT).map(|_| shelf.take()).collect::<Vec<_>>());
+
+        assert_eq!(shelf.0.borrow().len(), SHELF_KEPT);
     }
 
     #[tokio::test]

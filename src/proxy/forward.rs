@@ -15,8 +15,9 @@ use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
 use super::response::SWITCHING;
-use super::settings::{ErrorFormat, Limits, RemoteProtocol, ServiceProtocol};
+use super::settings::{ErrorFormat, Limits, RemoteProtocol, ServiceProtocol, ServiceSettings};
 use super::snapshot::{Client, Standing};
+use super::trailers::TrailerName;
 use super::upstream::{Bond, DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
 use super::worker::Worker;
 use crate::causes::Causes;
@@ -97,6 +98,19 @@ impl Route<'_> {
     }
 }
 
+impl<'a> Route<'a> {
+    /// What may follow a body on this way, if anything may.
+    pub(super) fn trailers(&self) -> Option<&'a Arc<[TrailerName]>> {
+        match self {
+            Self::Remote(_) => None,
+            Self::Service(Admission { service, .. }) => {
+                let service: &'a ServiceSettings = service;
+                Some(&service.trailers).filter(|allowed| !allowed.is_empty())
+            }
+        }
+    }
+}
+
 /// Why there is no answer from the other side.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -162,7 +176,8 @@ pub(super) async fn forward(
 /// A connection for one exchange that is not a kept one; where connections are shared, a stream that looks like one.
 async fn fresh(worker: &Worker, route: &Route<'_>, way: &Way, limits: &Limits) -> Result<Upstream, Failure> {
     match way.speech {
-        Speech::Alone => dial_believed(worker, route, way, limits).await,
+        // Most exchanges never dial, and are small for it.
+        Speech::Alone => Box::pin(dial_believed(worker, route, way, limits)).await,
         Speech::Shared => Ok(h2_bridge::open(seat(worker, route, way, limits).await?, way.scheme())),
     }
 }
@@ -230,6 +245,14 @@ impl Way {
         if self.remote.is_some() { Scheme::Https } else { Scheme::Http }
     }
 
+    /// Whether the certificate that is shown on it is good now.
+    fn is_valid(&self, worker: &Worker) -> bool {
+        let showable = |client: &Client| {
+            client.life.covers(worker.now()) && !matches!(client.standing, Standing::Revoked)
+        };
+        self.remote.as_ref().is_none_or(|(_, client)| showable(client))
+    }
+
     /// A connection that was kept for the next exchange.
     fn kept(&self, worker: &Worker) -> Option<Upstream> {
         match self.speech {
@@ -264,17 +287,19 @@ fn way(worker: &Worker, route: &Route<'_>) -> Option<Way> {
     }
 }
 
+/// The way that `route` takes, if it can be taken at once.
+fn way_now(worker: &Worker, route: &Route<'_>) -> Option<Way> {
+    way(worker, route).filter(|way| way.is_valid(worker))
+}
+
 /// The way that `route` takes, waiting a moment for a certificate that is valid now and not revoked: after the clock was set, the
 /// machine has slept or somebody has revoked it, the one at hand may not be, and the next one is on its way.
 pub(super) async fn valid_way(worker: &Worker, route: &Route<'_>, limits: &Limits) -> Option<Way> {
-    let showable =
-        |client: &Client| client.life.covers(worker.now()) && !matches!(client.standing, Standing::Revoked);
-    let valid = |way: &Way| way.remote.as_ref().is_none_or(|(_, client)| showable(client));
     let found = way(worker, route)?;
-    if valid(&found) {
+    if found.is_valid(worker) {
         return Some(found);
     }
-    let found = worker.hold(limits.connect, || way(worker, route).filter(valid)).await;
+    let found = Box::pin(worker.hold(limits.connect, || way_now(worker, route))).await;
     if found.is_none()
         && let Route::Remote(Resident { remote, workload, .. }) = route
     {

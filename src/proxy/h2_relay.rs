@@ -42,7 +42,7 @@ const MOST_INTERIM: usize = 16;
 /// A caller's stream, with all that is known of its request.
 pub(super) struct Inbound<'a> {
     pub(super) respond: &'a mut SendResponse<Bytes>,
-    pub(super) body: RecvStream,
+    pub(super) body: &'a mut RecvStream,
     pub(super) framing: Framing,
     /// As it was written for the service.
     pub(super) head: &'a [u8],

@@ -209,8 +209,12 @@ pub(super) async fn seat(
     if let Some(seat) = place.seat(worker, route) {
         return Ok(seat);
     }
-    let upstream = dial_believed(worker, route, way, limits).await?;
-    let shared = share(worker, route, upstream, limits).await?;
+    let dialling = async {
+        let upstream = dial_believed(worker, route, way, limits).await?;
+        share(worker, route, upstream, limits).await
+    };
+    // Most exchanges never dial, and are small for it.
+    let shared = Box::pin(dialling).await?;
     place.connections.borrow_mut().push(Rc::clone(&shared));
     Ok(Seat::on(&shared))
 }

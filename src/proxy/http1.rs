@@ -12,19 +12,17 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::admission::{
-    Admission, Purpose, SHED, Verdict, Visitor, admit, dispatch, request_id, shed, user_agent,
-};
-use super::buffer::{Buffer, poll_read_with, release};
+use super::admission::{Admission, Visitor, request_id, user_agent};
+use super::buffer::{Buffer, Scratch, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::drip::Drip;
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward, note_delay};
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
-use super::http_gate::{BadHead, Head, MAX_FIELDS, Version, head_end, read_http1};
+use super::http_gate::{BadHead, MAX_FIELDS, Version, head_end, read_http1};
+use super::judgement::{self, Course, Judgement};
 use super::limit_fields::write_lines;
 use super::linger::{self, LINGER};
-use super::pressure::Pressure;
 use super::refuse::Answer;
 use super::relay::{Body, Pace, Relayed, Side, Stage, relay};
 use super::request_id::RequestId;
@@ -181,25 +179,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         drop(tokio::time::timeout(LINGER, goodbye).await);
     }
 
-    /// Moves the next head into `head`; false when the peer is done or there is nothing more to be done.
+    /// Waits for the next head, and gives its length; none when the peer is done or there is nothing more to be done.
     async fn read_head(
         &mut self,
-        head: &mut Vec<u8>,
         most: usize,
         deadline: &Deadline,
         ending: &Cell<bool>,
         within: Duration,
-    ) -> Result<bool, Answer> {
-        head.clear();
+    ) -> Result<usize, Answer> {
         let mut begun = false;
         loop {
             if let Some(end) = head_end(self.unread.unread()) {
                 if end > most {
                     return Err(HEAD_TOO_LARGE);
                 }
-                head.extend_from_slice(self.unread.unread().get(..end).unwrap_or_default());
-                self.unread.consume(end);
-                return Ok(true);
+                return Ok(end);
             }
             if self.unread.unread().len() > most {
                 return Err(HEAD_TOO_LARGE);
@@ -217,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 poll_read_with(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes))
             });
             match read.await {
-                Ok(0) | Err(_) => return Ok(false),
+                Ok(0) | Err(_) => return Ok(0),
                 Ok(_) => {}
             }
         }
@@ -234,28 +228,22 @@ async fn serve_all<S>(
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Ends { deadline, ending, .. } = ends;
-    let (mut head, mut upstream_head, mut out, mut lines) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     loop {
         deadline.set(Phase::Idle, limits.idle);
-        for scratch in [&mut head, &mut upstream_head, &mut out] {
-            release(scratch);
-        }
-        let complete = connection.read_head(&mut head, limits.head_size, deadline, ending, limits.head).await;
+        let complete = connection.read_head(limits.head_size, deadline, ending, limits.head).await;
         let keep_alive = match complete {
-            Ok(false) => return,
-            Ok(true) if deadline.is_past_validity() => return,
-            Ok(true) => {
+            Ok(0) => return,
+            Ok(_) if deadline.is_past_validity() => return,
+            Ok(length) => {
                 deadline.set(Phase::Transfer, limits.stall);
                 connection.stage.set(Stage::Asked);
-                let scratch = Scratch {
-                    head: &head,
-                    upstream_head: &mut upstream_head,
-                    out: &mut out,
-                    limits: &mut lines,
-                };
-                serve_one(worker, peer, connection, scratch, ends).await
+                let mut scratch = worker.scratch.take();
+                scratch.head.extend_from_slice(connection.unread.unread().get(..length).unwrap_or_default());
+                connection.unread.consume(length);
+                serve_one(worker, peer, connection, &mut scratch, ends).await
             }
             Err(answer) => {
+                let mut out = Vec::new();
                 answer.write_http1(&mut out, &worker.ids.next(worker.now()), false, false);
                 connection.answer(&out).await;
                 count_refusal(worker, peer, answer.code);
@@ -268,20 +256,12 @@ async fn serve_all<S>(
     }
 }
 
-struct Scratch<'a> {
-    head: &'a [u8],
-    upstream_head: &'a mut Vec<u8>,
-    out: &'a mut Vec<u8>,
-    /// Field lines about the caller's quotas.
-    limits: &'a mut Vec<u8>,
-}
-
 /// Serves one request; says whether the connection may be used for another.
 async fn serve_one<S>(
     worker: &Worker,
     peer: &Peer,
     connection: &mut Connection<S>,
-    scratch: Scratch<'_>,
+    scratch: &mut Scratch,
     ends: Ends<'_>,
 ) -> bool
 where
@@ -310,26 +290,26 @@ where
     }
     let last = old || ending.get() || deadline.ends_by(begun + NOTICE);
     limits.clear();
-    if let Outcome::Forward(Route::Service(Admission { permit, .. })) = &request.outcome {
+    if let Course::Forward(Route::Service(Admission { permit, .. })) = &request.judgement.course {
         write_lines(limits, permit.statement());
     }
     let keep_alive = request.caller.keep_alive && !last;
-    let leaks = match &request.outcome {
-        Outcome::Forward(Route::Service(Admission { service, .. })) => worker.watch(service.watch),
-        Outcome::Answer(_) | Outcome::Errand(..) | Outcome::Forward(Route::Remote(_)) => None,
+    let leaks = match &request.judgement.course {
+        Course::Forward(Route::Service(Admission { service, .. })) => worker.watch(service.watch),
+        Course::Answer(_) | Course::Errand(..) | Course::Forward(Route::Remote(_)) => None,
     };
     let caller = Caller { keep_alive, limits: limits.as_slice(), leaks: leaks.as_ref(), ..request.caller };
     let call = match peer {
-        Peer::Visitor(_) => Some(request.verdict.begin(worker)),
+        Peer::Visitor(_) => Some(request.judgement.verdict.begin(worker)),
         Peer::Resident(_) => None,
     };
     let mut entry = Entry { worker, peer, request: &request, call, done: BROKEN_OFF, now, begun };
-    entry.done = match &request.outcome {
-        Outcome::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
-        Outcome::Errand(errand, visitor) => {
+    entry.done = match &request.judgement.course {
+        Course::Answer(answer) => answer_here(connection, out, answer, &request, &caller).await,
+        Course::Errand(errand, visitor) => {
             run_errand(worker, connection, out, (errand, visitor), &request, &caller).await
         }
-        Outcome::Forward(route) => {
+        Course::Forward(route) => {
             if let Route::Service(Admission { service, .. }) = route
                 && service.endpoint == Endpoint::Whoami
             {
@@ -359,10 +339,7 @@ where
                     if !request.expects {
                         drip.begin();
                     }
-                    let trailers = match route {
-                        Route::Remote(_) => None,
-                        Route::Service(admission) => Trailers::of(&admission.service.trailers, Bound::Up),
-                    };
+                    let trailers = route.trailers().and_then(|allowed| Trailers::of(allowed, Bound::Up));
                     let body = Body { framing: request.body, digest: digest.take(), drip, trailers };
                     let head = &mut *upstream_head;
                     if let Some(until) = upstream.until {
@@ -441,19 +418,10 @@ struct Request<'a> {
     /// Whether the caller waits to be asked for its body (RFC 9110 §10.1.1).
     expects: bool,
     caller: Caller<'a>,
-    verdict: Verdict<'a>,
-    outcome: Outcome<'a>,
+    judgement: Judgement<'a>,
     /// Which state of the registry decided.
     registry: &'a str,
     user_agent: &'a str,
-}
-
-#[expect(clippy::large_enum_variant, reason = "it lives for one request, and a yes must not allocate")]
-enum Outcome<'a> {
-    Answer(Answer),
-    /// Something for the authorization server.
-    Errand(Errand, &'a Visitor),
-    Forward(Route<'a>),
 }
 
 /// What became of a request.
@@ -509,41 +477,11 @@ fn judge<'a>(
         upgrade: None,
         trailers: None,
     };
-    let (outcome, verdict) = match peer {
-        Peer::Visitor(visitor) if let Some(errand) = token_office::errand(&head, visitor, snapshot) => {
-            let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
-            (Outcome::Errand(errand, visitor), verdict)
-        }
-        Peer::Visitor(_) if worker.pressure() == Pressure::Requests => {
-            (Outcome::Answer(shed()), Verdict::of_nobody(SHED.code))
-        }
-        Peer::Visitor(visitor) => {
-            match admit(&head, visitor, snapshot, &trace, (Purpose::Admit, now), upstream_head) {
-                Ok(admission) => {
-                    worker.note_use(&admission.permit, now);
-                    let verdict = admission.verdict();
-                    caller.upgrade = admission.upgrade.map(UpgradeProtocol::as_str);
-                    caller.trailers =
-                        Some(&admission.service.trailers).filter(|_| trailers::are_taken(head.values("te")));
-                    (Outcome::Forward(Route::Service(admission)), verdict)
-                }
-                Err((answer, verdict)) => (Outcome::Answer(answer), verdict),
-            }
-        }
-        Peer::Resident(resident) => {
-            match dispatch(&head, upgrades(resident, &head, snapshot), &trace, upstream_head) {
-                Ok(upgrade) => {
-                    caller.upgrade = upgrade.map(UpgradeProtocol::as_str);
-                    let verdict =
-                        Verdict { service: resident.remote.as_str(), ..Verdict::of_nobody("allowed") };
-                    (Outcome::Forward(Route::Remote(resident)), verdict)
-                }
-                Err(answer) => {
-                    let verdict = Verdict::of_nobody(answer.code);
-                    (Outcome::Answer(answer), verdict)
-                }
-            }
-        }
+    let judgement = judgement::judge(&head, worker, peer, snapshot, &trace, now, upstream_head);
+    caller.upgrade = judgement.upgrade.map(UpgradeProtocol::as_str);
+    caller.trailers = match &judgement.course {
+        Course::Forward(route) if trailers::are_taken(head.values("te")) => route.trailers(),
+        Course::Answer(_) | Course::Errand(..) | Course::Forward(_) => None,
     };
     let expects = head.version == Version::Http11
         && head.values("expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"));
@@ -556,17 +494,10 @@ fn judge<'a>(
         body: head.body,
         expects,
         caller,
-        verdict,
-        outcome,
+        judgement,
         registry,
         user_agent,
     })
-}
-
-/// What the remote of `resident` lists, where `head` asks for anything.
-fn upgrades<'s>(resident: &Resident, head: &Head<'_, '_>, snapshot: &'s Snapshot) -> &'s [UpgradeProtocol] {
-    let remote = head.values("upgrade").next().and_then(|_| snapshot.remotes.get(&resident.remote));
-    remote.map(|remote| &*remote.settings.upgrades).unwrap_or_default()
 }
 
 /// Answers without a service; a body that has not arrived whole ends the connection.
@@ -709,11 +640,11 @@ pub(super) fn count_refusal(worker: &Worker, peer: &Peer, code: &'static str) {
 }
 
 fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Timestamp, begun: Instant) {
-    let code = done.code.unwrap_or(request.verdict.code);
+    let code = done.code.unwrap_or(request.judgement.verdict.code);
     count_refusal(worker, peer, code);
     let (app, credential) = match &done.client {
         Some(Known { app, credential: (kind, id) }) => (app.as_str(), (*kind, id.as_str())),
-        None => (request.verdict.app, request.verdict.credential),
+        None => (request.judgement.verdict.app, request.judgement.verdict.credential),
     };
     let (direction, door, address, spiffe_id) = peer.whence();
     let event = AccessEvent {
@@ -727,16 +658,16 @@ fn log(worker: &Worker, peer: &Peer, request: &Request<'_>, done: &Done, now: Ti
         path: loggable(request.path),
         status: done.status,
         code,
-        service: request.verdict.service,
+        service: request.judgement.verdict.service,
         app,
-        developer: request.verdict.developer,
+        developer: request.judgement.verdict.developer,
         user_agent: loggable(request.user_agent),
-        product: request.verdict.product,
-        operation: request.verdict.operation,
-        presented: request.verdict.presented,
+        product: request.judgement.verdict.product,
+        operation: request.judgement.verdict.operation,
+        presented: request.judgement.verdict.presented,
         registry: request.registry,
         credential,
-        user: request.verdict.user(),
+        user: request.judgement.verdict.user(),
         spiffe_id,
         received: done.received,
         sent: done.sent,

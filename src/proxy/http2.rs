@@ -16,9 +16,7 @@ use httparse::Header;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::admission::{
-    Admission, BAD_PATH, Purpose, SHED, Verdict, Visitor, admit, dispatch, request_id, shed, user_agent,
-};
+use super::admission::{Admission, BAD_PATH, Visitor, request_id, user_agent};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::drip::{Drip, TooSlow, Waiting};
@@ -31,16 +29,16 @@ use super::h2_relay::{self, Failed, Inbound};
 use super::headers::loggable;
 use super::http_gate::read_http2;
 use super::http1::{Peer, count_refusal};
+use super::judgement::{Course, Judgement, judge};
 use super::leaks::{Blocked, Leaks, Scan};
 use super::limit_fields::{is_limit_field, values};
-use super::pressure::Pressure;
 use super::proxy_status::PROXY_STATUS;
 use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed, scan_head};
 use super::request_id::RequestId;
 use super::response::{self, BadResponse, ResponseHead};
-use super::settings::{Endpoint, ServiceProtocol};
+use super::settings::{Endpoint, Limits, ServiceProtocol};
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
 use super::trace::Trace;
 use super::trailers::{Bound, TrailerName, Trailers};
@@ -111,7 +109,7 @@ where
             objection = alarm.rung() => Err(objection),
         }
     };
-    let mut connection = match timeout(limits.head, handshake).await {
+    let mut connection = match Box::pin(timeout(limits.head, handshake)).await {
         Ok(Ok(Ok(connection))) => connection,
         Ok(Ok(Err(error))) => {
             note_end(&worker, &error);
@@ -158,7 +156,8 @@ where
                     deadline.set(Phase::Idle, limits.idle);
                     let counted = UnderWay::new(&under_way);
                     let stream = Stream { worker: Rc::clone(&worker), peer: Rc::clone(&peer), _counted: counted };
-                    tokio::task::spawn_local(stream.serve(request, respond));
+                    let (parts, body) = request.into_parts();
+                    tokio::task::spawn_local(stream.serve(parts, body, respond));
                 }
                 Some(Err(error)) => {
                     note_end(&worker, &error);
@@ -280,6 +279,12 @@ impl Done {
     }
 }
 
+impl From<Relayed> for Done {
+    fn from(Relayed { status, received, sent, .. }: Relayed) -> Self {
+        Self { status, received, sent, code: None, client: None }
+    }
+}
+
 /// How a request is answered that no service answers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Manner {
@@ -316,10 +321,9 @@ impl Stream {
         }
     }
 
-    async fn serve(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    async fn serve(self, parts: http::request::Parts, body: RecvStream, mut respond: SendResponse<Bytes>) {
         let (now, begun) = (self.worker.now(), Instant::now());
         let snapshot = self.worker.snapshot();
-        let (parts, body) = request.into_parts();
         let cookies = joined_cookies(&parts.headers);
         let fields = fields(&parts.headers, cookies.as_deref());
         let manner = Manner::of(&parts);
@@ -342,71 +346,32 @@ impl Stream {
         let te = Te::of(&parts.headers);
         // A call of gRPC may send a message now and then before the first answer.
         let patient = head.body == Framing::Length(0) || manner == Manner::Grpc;
-        let exchange =
-            |respond, body| Exchange { respond, body, framing: head.body, manner, te, id, patient };
-        let (verdict, call, done) = match &*self.peer {
-            // What a call means is its path, letter by letter.
-            _ if manner == Manner::Grpc && head.path.contains('%') => {
-                (Verdict::of_nobody(BAD_PATH.code), None, Done::told(&mut respond, &BAD_PATH, &id, manner))
+        // What a call means is its path, letter by letter.
+        let judgement = if manner == Manner::Grpc && head.path.contains('%') {
+            Judgement::of_nobody(BAD_PATH)
+        } else {
+            judge(&head, &self.worker, &self.peer, &snapshot, &trace, now, &mut upstream_head)
+        };
+        let verdict = &judgement.verdict;
+        let call = match &*self.peer {
+            Peer::Visitor(_) => Some(verdict.begin(&self.worker)),
+            Peer::Resident(_) => None,
+        };
+        let mut exchange = Exchange { respond, body, framing: head.body, manner, te, id: &id, patient };
+        let limits = &snapshot.limits;
+        let done = match &judgement.course {
+            Course::Answer(answer) => Done::told(&mut exchange.respond, answer, &id, manner),
+            Course::Errand(errand, visitor) => {
+                Box::pin(exchange.run_errand(errand, visitor, &self.worker, limits.stall)).await
             }
-            _ if self.worker.pressure() == Pressure::Requests => {
-                (Verdict::of_nobody(SHED.code), None, Done::told(&mut respond, &shed(), &id, manner))
+            Course::Forward(Route::Service(admission)) if admission.service.endpoint == Endpoint::Whoami => {
+                show(&mut exchange.respond, &upstream_head, admission, &id, manner)
             }
-            Peer::Resident(resident) => match dispatch(&head, &[], &trace, &mut upstream_head) {
-                Err(answer) => {
-                    (Verdict::of_nobody(answer.code), None, Done::told(&mut respond, &answer, &id, manner))
-                }
-                Ok(_) => {
-                    let service = resident.remote.as_str();
-                    let verdict = Verdict { service, ..Verdict::of_nobody("allowed") };
-                    let route = Route::Remote(resident);
-                    let exchange = exchange(respond, body);
-                    (
-                        verdict,
-                        None,
-                        exchange.run_shared(&self.worker, &route, head.method, &upstream_head).await,
-                    )
-                }
-            },
-            Peer::Visitor(visitor) => {
-                if let Some(errand) = token_office::errand(&head, visitor, &snapshot) {
-                    let verdict = Verdict { service: "oauth", ..Verdict::of_nobody("allowed") };
-                    let stall = snapshot.limits.stall;
-                    let running =
-                        run_errand(&errand, visitor, &self.worker, body, respond, &id, (manner, stall));
-                    let call = verdict.begin(&self.worker);
-                    (verdict, Some(call), running.await)
-                } else {
-                    match admit(&head, visitor, &snapshot, &trace, (Purpose::Admit, now), &mut upstream_head)
-                    {
-                        Err((answer, verdict)) => {
-                            let call = verdict.begin(&self.worker);
-                            (verdict, Some(call), Done::told(&mut respond, &answer, &id, manner))
-                        }
-                        Ok(admission) => {
-                            self.worker.note_use(&admission.permit, now);
-                            let verdict = admission.verdict();
-                            let call = verdict.begin(&self.worker);
-                            let done = if admission.service.endpoint == Endpoint::Whoami {
-                                show(&mut respond, &upstream_head, &admission, &id, manner)
-                            } else {
-                                let (worker, method) = (&self.worker, head.method);
-                                let exchange = exchange(respond, body);
-                                match admission.service.protocol {
-                                    ServiceProtocol::H2c => {
-                                        let route = Route::Service(admission);
-                                        exchange.run_shared(worker, &route, method, &upstream_head).await
-                                    }
-                                    ServiceProtocol::Http1 => {
-                                        let limits = &snapshot.limits;
-                                        exchange.run(worker, admission, limits, method, &upstream_head).await
-                                    }
-                                }
-                            };
-                            (verdict, Some(call), done)
-                        }
-                    }
-                }
+            Course::Forward(route) if takes_one_at_a_time(route) => {
+                exchange.run(&self.worker, route, limits, head.method, &upstream_head).await
+            }
+            Course::Forward(route) => {
+                exchange.run_shared(&self.worker, route, limits, head.method, &upstream_head).await
             }
         };
         let code = done.code.unwrap_or(verdict.code);
@@ -494,37 +459,6 @@ fn reply(respond: &mut SendResponse<Bytes>, answer: &Answer, id: &RequestId, man
     send_whole(respond, response, body.into(), manner)
 }
 
-/// Answers as the authorization server.
-async fn run_errand(
-    errand: &Errand,
-    visitor: &Visitor,
-    worker: &Worker,
-    mut body: RecvStream,
-    mut respond: SendResponse<Bytes>,
-    id: &RequestId,
-    (manner, within): (Manner, Duration),
-) -> Done {
-    let mut received = 0;
-    let answered = token_office::answer(errand, visitor, worker, async || {
-        let form = timeout(within, read_form(&mut body)).await.map_err(|_| FormFailure::Broken)??;
-        received = u64::try_from(form.len()).unwrap_or(0);
-        Ok(form)
-    });
-    let Some(answered) = answered.await else {
-        respond.send_reset(h2::Reason::CANCEL);
-        return Done { status: 0, received: 0, sent: 0, code: Some("broken-off"), client: None };
-    };
-    let mut response = http::Response::builder()
-        .status(answered.status)
-        .header("x-request-id", id.as_str())
-        .header("content-length", answered.body.len());
-    for (name, value) in &answered.fields {
-        response = response.header(*name, value);
-    }
-    let sent = send_whole(&mut respond, response, answered.body.into(), manner);
-    Done { status: answered.status, received, sent, code: Some(answered.code), client: answered.client }
-}
-
 /// Reads a body to its end, if it is short.
 async fn read_form(body: &mut RecvStream) -> Result<Vec<u8>, FormFailure> {
     let mut form = Vec::new();
@@ -578,53 +512,57 @@ fn send_whole(
     }
 }
 
+/// Whether the other side answers one request of a connection at a time.
+fn takes_one_at_a_time(route: &Route<'_>) -> bool {
+    match route {
+        Route::Remote(_) => false,
+        Route::Service(admission) => admission.service.protocol == ServiceProtocol::Http1,
+    }
+}
+
 /// One stream's request and answer.
-struct Exchange {
+///
+/// What it does is in the future of the stream, which is moved and kept for each request: so what is large and rare in here is
+/// boxed, and nothing is handed on by value.
+struct Exchange<'a> {
     respond: SendResponse<Bytes>,
     body: RecvStream,
     framing: Framing,
     manner: Manner,
     te: Te,
-    id: RequestId,
+    id: &'a RequestId,
     /// Whether the body may come as slowly as it likes.
     patient: bool,
 }
 
-impl Exchange {
+impl Exchange<'_> {
     /// Over a connection of its own that speaks HTTP/1.
     async fn run(
-        self,
+        &mut self,
         worker: &Worker,
-        admission: Admission<'_>,
-        limits: &super::settings::Limits,
+        route: &Route<'_>,
+        limits: &Limits,
         method: &str,
         head: &[u8],
     ) -> Done {
-        let Self { mut respond, mut body, framing, manner, id, patient, .. } = self;
-        let repeatable = Repeatable::of(method, framing);
+        let repeatable = Repeatable::of(method, self.framing);
         // What has a body is sent once only.
-        let mut digest = admission.digest.clone();
-        let limits_of_caller: Vec<_> = values(admission.permit.statement()).collect();
-        let (format, leaks) = (admission.service.error_format, worker.watch(admission.service.watch));
-        let trailers = Arc::clone(&admission.service.trailers);
-        let route = Route::Service(admission);
-        let exchanged = forward(worker, &route, limits, repeatable, async |upstream| {
+        let (mut digest, leaks, limits_of_caller) = terms(worker, route);
+        let begun = Cell::new(false);
+        let exchanged = forward(worker, route, limits, repeatable, async |upstream| {
             let deadline = Deadline::new(Phase::Transfer, limits.stall, None);
-            let begun = Cell::new(false);
+            begun.set(false);
             let slow = Cell::new(false);
-            let way = Way {
-                respond: &mut respond,
-                body: &mut body,
-                framing,
+            let drip = self.drip(limits);
+            let mut way = Way {
+                exchange: &mut *self,
                 digest: digest.take(),
-                to_head_request: manner == Manner::Head,
-                id: &id,
                 limits: &limits_of_caller,
                 leaks: leaks.as_ref(),
-                trailers: &trailers,
+                trailers: route.trailers(),
                 begun: &begun,
                 slow: &slow,
-                drip: if patient { Drip::patient() } else { Drip::new(limits) },
+                drip,
             };
             tokio::select! {
                 biased;
@@ -639,81 +577,114 @@ impl Exchange {
                 }),
             }
         });
-        let exchanged = exchanged.await;
-        match exchanged {
-            Ok(Relayed { status, received, sent, .. }) => {
-                Done { status, received, sent, code: None, client: None }
-            }
-            Err(Failure::Answer(answer)) => {
-                let answer = answer.in_format(format);
-                Done { code: Some(answer.code), ..Done::told(&mut respond, &answer, &id, manner) }
-            }
-            Err(Failure::Broken) => {
-                respond.send_reset(h2::Reason::INTERNAL_ERROR);
-                Done { status: 0, received: 0, sent: 0, code: Some("broken-off"), client: None }
-            }
+        match exchanged.await {
+            Ok(relayed) => Done::from(relayed),
+            Err(Failure::Answer(answer)) => self.tell(answer, route),
+            Err(Failure::Broken) => self.break_off(h2::Reason::INTERNAL_ERROR),
         }
     }
-}
 
-impl Exchange {
     /// Over a shared connection that speaks HTTP/2.
-    async fn run_shared(self, worker: &Worker, route: &Route<'_>, method: &str, head: &[u8]) -> Done {
-        let Self { mut respond, body, framing, manner, te, id, patient } = self;
+    async fn run_shared(
+        &mut self,
+        worker: &Worker,
+        route: &Route<'_>,
+        limits: &Limits,
+        method: &str,
+        head: &[u8],
+    ) -> Done {
         let snapshot = worker.snapshot();
-        let (leaks, digest, limits_of_caller) = match route {
-            Route::Remote(_) => (None, None, Vec::new()),
-            Route::Service(Admission { service, digest, permit, .. }) => {
-                (worker.watch(service.watch), digest.clone(), values(permit.statement()).collect())
-            }
+        let (digest, leaks, limits_of_caller) = terms(worker, route);
+        let drip = match route {
+            Route::Service(_) => self.drip(limits),
+            Route::Remote(_) => Drip::patient(),
         };
         let inbound = Inbound {
-            respond: &mut respond,
-            body,
-            framing,
+            respond: &mut self.respond,
+            body: &mut self.body,
+            framing: self.framing,
             head,
-            te,
-            id: &id,
-            repeatable: Repeatable::of(method, framing),
+            te: self.te,
+            id: self.id,
+            repeatable: Repeatable::of(method, self.framing),
             digest,
             limits: &limits_of_caller,
             leaks: leaks.as_ref(),
             api_key_header: &snapshot.api_key_header,
-            drip: match route {
-                Route::Service(_) if !patient => Drip::new(&snapshot.limits),
-                Route::Remote(_) | Route::Service(_) => Drip::patient(),
-            },
+            drip,
         };
-        let exchanged = h2_relay::exchange(worker, route, &snapshot.limits, inbound).await;
-        match exchanged {
-            Ok(Relayed { status, received, sent, .. }) => {
-                Done { status, received, sent, code: None, client: None }
-            }
-            Err(Failed::Answer(answer)) => {
-                let answer = answer.in_format(route.error_format());
-                Done { code: Some(answer.code), ..Done::told(&mut respond, &answer, &id, manner) }
-            }
-            Err(Failed::Reset(reason)) => {
-                respond.send_reset(reason);
-                Done { status: 0, received: 0, sent: 0, code: Some("broken-off"), client: None }
-            }
+        match h2_relay::exchange(worker, route, limits, inbound).await {
+            Ok(relayed) => Done::from(relayed),
+            Err(Failed::Answer(answer)) => self.tell(answer, route),
+            Err(Failed::Reset(reason)) => self.break_off(reason),
+        }
+    }
+
+    /// As the authorization server.
+    async fn run_errand(
+        &mut self,
+        errand: &Errand,
+        visitor: &Visitor,
+        worker: &Worker,
+        within: Duration,
+    ) -> Done {
+        let mut received = 0;
+        let answered = token_office::answer(errand, visitor, worker, async || {
+            let form =
+                timeout(within, read_form(&mut self.body)).await.map_err(|_| FormFailure::Broken)??;
+            received = u64::try_from(form.len()).unwrap_or(0);
+            Ok(form)
+        });
+        let Some(answered) = answered.await else { return self.break_off(h2::Reason::CANCEL) };
+        let mut response = http::Response::builder()
+            .status(answered.status)
+            .header("x-request-id", self.id.as_str())
+            .header("content-length", answered.body.len());
+        for (name, value) in &answered.fields {
+            response = response.header(*name, value);
+        }
+        let sent = send_whole(&mut self.respond, response, answered.body.into(), self.manner);
+        Done { status: answered.status, received, sent, code: Some(answered.code), client: answered.client }
+    }
+
+    fn drip(&self, limits: &Limits) -> Drip {
+        if self.patient { Drip::patient() } else { Drip::new(limits) }
+    }
+
+    /// Answers in place of the other side.
+    fn tell(&mut self, answer: Answer, route: &Route<'_>) -> Done {
+        let answer = answer.in_format(route.error_format());
+        Done { code: Some(answer.code), ..Done::told(&mut self.respond, &answer, self.id, self.manner) }
+    }
+
+    /// Takes the stream back, because nothing more can be said on it.
+    fn break_off(&mut self, reason: h2::Reason) -> Done {
+        self.respond.send_reset(reason);
+        Done { status: 0, received: 0, sent: 0, code: Some("broken-off"), client: None }
+    }
+}
+
+/// What the body must be, what is looked for in the answer, and which fields tell how the caller's quotas stand.
+type Terms = (Option<DigestCheck>, Option<Rc<Leaks>>, Vec<(&'static str, Vec<u8>)>);
+
+fn terms(worker: &Worker, route: &Route<'_>) -> Terms {
+    match route {
+        Route::Remote(_) => (None, None, Vec::new()),
+        Route::Service(Admission { service, digest, permit, .. }) => {
+            (digest.clone(), worker.watch(service.watch), values(permit.statement()).collect())
         }
     }
 }
 
-struct Way<'a> {
-    respond: &'a mut SendResponse<Bytes>,
-    body: &'a mut RecvStream,
-    framing: Framing,
+struct Way<'a, 'e> {
+    exchange: &'a mut Exchange<'e>,
     digest: Option<DigestCheck>,
-    to_head_request: bool,
-    id: &'a RequestId,
     /// Fields that tell how the caller's quotas stand.
     limits: &'a [(&'static str, Vec<u8>)],
     /// What is found in the answer, where it is looked through.
     leaks: Option<&'a Rc<Leaks>>,
     /// What may follow a body, either way.
-    trailers: &'a Arc<[TrailerName]>,
+    trailers: Option<&'a Arc<[TrailerName]>>,
     /// Whether the answer has gone out to the caller, as far as it has come.
     begun: &'a Cell<bool>,
     /// Whether the caller is waited for.
@@ -722,22 +693,24 @@ struct Way<'a> {
     drip: Drip,
 }
 
-impl Way<'_> {
+impl Way<'_, '_> {
     /// Sends the request up and the answer down, both at once.
     async fn relay(
-        mut self,
+        &mut self,
         upstream: &mut Upstream,
         head: &[u8],
         deadline: &Deadline,
         stall: Duration,
     ) -> Result<Relayed, RelayError> {
-        let trailers = Trailers::of(self.trailers, Bound::Up);
-        let mut sending = Sending::new(head, self.framing, self.digest.take(), trailers);
+        let trailers = self.trailers.and_then(|allowed| Trailers::of(allowed, Bound::Up));
+        let framing = self.exchange.framing;
+        let mut sending = Sending::new(head, framing, self.digest.take(), trailers);
+        let to_head_request = self.exchange.manner == Manner::Head;
         let mut asked = false;
         let answer = loop {
             let answer = poll_fn(|cx| {
                 let before = sending.moved;
-                if let Poll::Ready(Err(error)) = sending.poll(cx, self.body, upstream) {
+                if let Poll::Ready(Err(error)) = sending.poll(cx, &mut self.exchange.body, upstream) {
                     return Poll::Ready(Err(error));
                 }
                 let waited = self.drip.waits();
@@ -747,8 +720,8 @@ impl Way<'_> {
                 if sending.moved != before || waited != self.drip.waits() {
                     deadline.set(Phase::Transfer, silence.map_or(stall, |silence| silence.min(stall)));
                 }
-                let answer = poll_answer(cx, upstream, self.to_head_request);
-                if answer.is_pending() && self.respond.poll_reset(cx).is_ready() {
+                let answer = poll_answer(cx, upstream, to_head_request);
+                if answer.is_pending() && self.exchange.respond.poll_reset(cx).is_ready() {
                     return Poll::Ready(Err(hung_up()));
                 }
                 answer
@@ -764,7 +737,7 @@ impl Way<'_> {
                 asked = true;
                 let interim = http::Response::builder().status(http::StatusCode::CONTINUE).body(());
                 let interim = interim.map_err(|_| RelayError::Response(BadResponse::Head))?;
-                self.respond.send_informational(interim).map_err(|_| hung_up())?;
+                self.exchange.respond.send_informational(interim).map_err(|_| hung_up())?;
             }
             upstream.unread.consume(answer.length);
         };
@@ -773,14 +746,14 @@ impl Way<'_> {
         let ended = answer.body == Framing::Length(0);
         let gone = |error: h2::Error| RelayError::Midway(PumpError::Write(io::Error::other(error)));
         self.begun.set(true);
-        let stream = self.respond.send_response(response, ended).map_err(gone)?;
+        let stream = self.exchange.respond.send_response(response, ended).map_err(gone)?;
         upstream.unread.consume(answer.length);
         let decoder = Decoder::new(answer.body);
-        let trailers = Trailers::of(self.trailers, Bound::Down);
+        let trailers = self.trailers.and_then(|allowed| Trailers::of(allowed, Bound::Down));
         let mut receiving = Receiving { stream, decoder, moved: 0, ended, scan, trailers };
         poll_fn(|cx| {
             let before = sending.moved + receiving.moved;
-            if let Poll::Ready(Err(error)) = sending.poll(cx, self.body, upstream) {
+            if let Poll::Ready(Err(error)) = sending.poll(cx, &mut self.exchange.body, upstream) {
                 return Poll::Ready(Err(error));
             }
             let received = receiving.poll(cx, &mut upstream.io, &mut upstream.unread);
@@ -805,8 +778,8 @@ impl Way<'_> {
     fn response(&self, upstream: &Upstream, answer: &ResponseHead) -> Result<http::Response<()>, RelayError> {
         let bytes = upstream.unread.unread().get(..answer.length).unwrap_or_default();
         let mut builder =
-            http::Response::builder().status(answer.status).header("x-request-id", self.id.as_str());
-        let length = response::content_length(answer, self.to_head_request);
+            http::Response::builder().status(answer.status).header("x-request-id", self.exchange.id.as_str());
+        let length = response::content_length(answer, self.exchange.manner == Manner::Head);
         response::each_field(bytes, length, |name, value| {
             if (self.limits.is_empty() || !is_limit_field(name))
                 && let Some(headers) = builder.headers_mut()
@@ -820,8 +793,8 @@ impl Way<'_> {
             builder = builder.header(*name, value.as_slice());
         }
         if answer.body == Framing::Chunked
-            && !self.trailers.is_empty()
-            && let Some(names) = response::announced_trailers(bytes, self.trailers)
+            && let Some(allowed) = self.trailers
+            && let Some(names) = response::announced_trailers(bytes, allowed)
         {
             builder = builder.header("trailer", names);
         }

@@ -158,8 +158,9 @@ async fn welcome(
     };
     let Some(listener) = presentable(&worker, listener, within).await else { return };
     let mut hello = Hello::default();
-    let shaking = shake_hands(Arc::clone(&listener.tls), stream, &mut hello);
-    let stream = match timeout_at(until, shaking).await {
+    // The connection is going to outlive its handshake, and need not be as large.
+    let shaking = Box::pin(shake_hands(Arc::clone(&listener.tls), stream, &mut hello));
+    let stream = match timeout_at(until, worker.turns.take(shaking)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err((error, stream))) => {
             note_failure(&worker, &listener, peer, &hello, &error);
@@ -207,7 +208,7 @@ async fn welcome(
     drop(snapshot);
     match &listener.settings.protocol {
         ListenerProtocol::Http if is_http2 => {
-            http2::serve(worker, Peer::Visitor(visitor), stream, until).await
+            Box::pin(http2::serve(worker, Peer::Visitor(visitor), stream, until)).await
         }
         ListenerProtocol::Http => http1::serve(worker, Peer::Visitor(visitor), stream, until).await,
         ListenerProtocol::Tcp(service) => {
@@ -313,14 +314,15 @@ async fn shake_hands(
     config: Arc<ServerConfig>,
     stream: TcpStream,
     hello: &mut Hello,
-) -> Result<TlsStream<TcpStream>, (io::Error, Option<TcpStream>)> {
+) -> Result<Box<TlsStream<TcpStream>>, (io::Error, Option<TcpStream>)> {
     let mut first = LazyConfigAcceptor::new(Acceptor::default(), stream);
     let begun = match (&mut first).await {
         Ok(begun) => begun,
         Err(error) => return Err((error, first.take_io())),
     };
     hello.note(&begun.client_hello());
-    begun.into_stream(config).into_fallible().await.map_err(|(error, stream)| (error, Some(stream)))
+    let shaken = begun.into_stream(config).into_fallible().await;
+    shaken.map(Box::new).map_err(|(error, stream)| (error, Some(stream)))
 }
 
 /// Counts and tells of a handshake that failed: once, with what was asked for and shown, and which check failed.

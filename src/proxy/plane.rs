@@ -250,6 +250,7 @@ async fn run(
     let worker = Worker::new(&context, signal);
     tokio::task::spawn_local(Rc::clone(&worker).flush_log());
     tokio::task::spawn_local(Rc::clone(&worker).sweep_pool());
+    tokio::task::spawn_local(Rc::clone(&worker).keep_turns());
     tokio::task::spawn_local(Rc::clone(&worker).hand_over_usage());
     let mut doors: HashMap<Door, AbortHandle> = HashMap::new();
     while let Some(order) = orders.recv().await {

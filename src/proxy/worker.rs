@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::buffer::Shelf;
 use super::context::{Attestor, PlaneContext, Signal};
 use super::crowd::{Crowd, Turnstile};
 use super::h2_upstream::H2Pool;
@@ -24,6 +25,7 @@ use super::sightings::Lookout;
 use super::signs::{Noticed, Seen, Signs};
 use super::snapshot::{Current, Snapshot};
 use super::tls::NotYetValid;
+use super::turns::Turns;
 use super::upstream::Pool;
 use super::uses::UseLog;
 use crate::authz::Permit;
@@ -80,11 +82,15 @@ pub(super) struct Worker {
     open: Cell<usize>,
     /// Handshakes under way.
     pub(super) handshaking: Rc<Turnstile>,
+    /// Which of them has the processor.
+    pub(super) turns: Turns,
     /// Connections by where they come from.
     pub(super) sources: Rc<Crowd<u128>>,
     /// Connections by whose certificate they came with.
     pub(super) apps: Rc<Crowd<AppId>>,
     pressure: Gauge,
+    /// What requests are worked out in.
+    pub(super) scratch: Shelf,
     itself: Weak<Self>,
 }
 
@@ -119,9 +125,11 @@ impl Worker {
             cuts: context.metrics.cuts(),
             open: Cell::new(0),
             handshaking: Rc::default(),
+            turns: Turns::default(),
             sources: Rc::default(),
             apps: Rc::default(),
             pressure: context.pressure.clone(),
+            scratch: Shelf::default(),
             itself: Weak::clone(itself),
         })
     }
@@ -285,6 +293,11 @@ impl Worker {
             tokio::time::sleep(HAND_OVER_EVERY).await;
             self.tally.hand_over_soon();
         }
+    }
+
+    /// Shares the processor out to handshakes; runs as long as the thread does.
+    pub(super) async fn keep_turns(self: Rc<Self>) {
+        self.turns.keep().await;
     }
 
     /// Drops stale upstream connections; runs as long as the thread does.
