@@ -118,6 +118,15 @@
 //! ([`registry::Library`]), so that one app of a million is replaced as fast as one of ten. A change
 //! that cannot be used is never published; the last good state stays, and status, log and metric say why.
 //!
+//! # One process after the other
+//!
+//! An agent that ends closes its doors and drains: HTTP/1 connections are closed with an answer that says so, HTTP/2 ones say GOAWAY in
+//! two steps, and what is left at the deadline is cut. When another one takes over, the former one (the elder) passes it every listening socket
+//! and the lock of the state directory ([`store::courier`], `SCM_RIGHTS`). Whoever writes is at rest from then on; certificates, decisions
+//! and connections go on from memory. The heir opens the doors only when nothing can fail any more, and until it says so the elder goes on as if
+//! nothing had happened, should the heir die. Limits are counted in one place at any time: while both let callers pass, the elder asks the
+//! heir's [`limit::Ledger`] ([`limit::Arbiter`]). Sockets may also come from the service manager.
+//!
 //! # Time
 //!
 //! Everything that decides takes `now` as a [`clock::Timestamp`]; only [`clock`] reads it, and TLS is given the same clock.

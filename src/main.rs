@@ -2,9 +2,13 @@
 
 use std::process::ExitCode;
 
-/// Freed memory goes back to the system, and small allocations of many threads do not contend.
+use mimalloc::MiMalloc;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Freed memory is overwritten, for secrets pass through buffers of libraries too, and goes back to the system; small allocations
+/// of many threads do not contend.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 fn main() -> ExitCode {
     postern::cli::main()

@@ -1,9 +1,9 @@
-//! Bytes that must not be seen: zeroized when dropped, redacted when printed, compared in constant time.
+//! Bytes that must not be seen: wiped when dropped, redacted when printed, compared in constant time.
 
 use std::fmt;
 
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
+use zeroize::{Zeroizing, optimization_barrier};
 
 /// A secret. It has no `Display`, and `grep expose_secret` finds every place that reads it.
 #[derive(Clone)]
@@ -37,6 +37,13 @@ impl PartialEq for Secret {
 }
 
 impl Eq for Secret {}
+
+/// Overwrites bytes that stay allocated, whatever the compiler thinks of it. Those that are freed are overwritten anyway: the
+/// program's allocator sees to that.
+pub fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    optimization_barrier(bytes);
+}
 
 #[cfg(test)]
 mod tests {

@@ -62,7 +62,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts from `source` until `shutdown`, and lets `begin` make each connection's handler.
 ///
-/// What is under way at the end is dropped.
+/// What is under way at the end is finished, as far as that takes no longer than [`FAREWELL`].
 pub(super) async fn serve<S, B, H, F>(source: S, bounds: Bounds, begin: B, shutdown: impl Future<Output = ()>)
 where
     S: Source,
@@ -81,7 +81,7 @@ where
         };
         let (seat, accepted) = tokio::select! {
             biased;
-            () = &mut shutdown => return,
+            () = &mut shutdown => break,
             next = next => next,
         };
         match accepted {
@@ -98,7 +98,13 @@ where
             }
         }
     }
+    // Another process may have the same socket, and whoever waits there is for it.
+    drop(source);
+    drop(tokio::time::timeout(FAREWELL, async { while guests.join_next().await.is_some() {} }).await);
 }
+
+/// Whoever is being answered at the end has this long.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 async fn exchange<T, H, F>(stream: T, bounds: Bounds, handler: H)
 where

@@ -26,7 +26,7 @@ pub use question::{
 };
 pub use roles::{InvalidWhom, Role, Roles, Whom};
 pub use secret_text::SecretText;
-pub use server::{Doorman, bind, serve};
+pub use server::{Doorman, bind, serve, take_over};
 pub use signing::{AuthorityRequest, InstalledStatus, SignedAuthorityStatus};
 pub use steward::{Steward, StewardError};
 pub use token_socket::{bind_tokens, serve_tokens};

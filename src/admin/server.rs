@@ -49,6 +49,15 @@ pub struct Doorman {
     pub clock: Arc<dyn Clock>,
 }
 
+/// [`bind`] for a socket that was opened before, by another process.
+///
+/// # Errors
+/// It cannot be waited on.
+pub fn take_over(socket: std::os::unix::net::UnixListener, path: &Path) -> Result<UnixListener, SocketError> {
+    let refused = |source| SocketError::Io { step: "listen on the socket", path: path.to_owned(), source };
+    UnixListener::from_std(socket).map_err(refused)
+}
+
 /// Serves on `listener` until `shutdown`.
 pub async fn serve<S: Steward>(
     listener: UnixListener,

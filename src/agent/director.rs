@@ -4,6 +4,7 @@
 //! metric until it is mended.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
 use super::clock_watch::{self, Shift};
+use super::inheritance::{self, Inheritance};
 use super::issuers::{Found, Issuers};
 use super::registrar::{Registrar, RegistryError};
 use super::scribe::Scribe;
@@ -30,7 +32,7 @@ use crate::credential::token::TokenTrust;
 use crate::id::WorkloadId;
 use crate::issuance::{self, Acknowledgements, Consumer, Feed, IssuanceError, TokenDesk};
 use crate::pki::{BundleSet, Revoked, Skews, Usage, VerifyError};
-use crate::proxy::{Claim, Current, Opening, Plane, PlaneError};
+use crate::proxy::{Claim, Current, Opening, Plane, PlaneError, Socket};
 use crate::registry;
 use crate::store::revocation_file::{self, RevocationError};
 use crate::store::revoked_dir::{self, RevokedError};
@@ -103,8 +105,12 @@ pub(super) struct InForce {
 /// What the director can be asked.
 #[derive(Debug)]
 pub(super) enum Order {
+    /// Leave all doors to the process that has their sockets; told when nobody new is taken in.
+    Leave(oneshot::Sender<()>),
     /// Read the configuration file and the registry again.
     Reload(oneshot::Sender<Result<Vec<String>, ReloadError>>),
+    /// Share the sockets of all doors, each with the place that it was configured for.
+    Sockets(oneshot::Sender<io::Result<Vec<(String, Socket)>>>),
 }
 
 /// What depends on time alone is looked at this often.
@@ -171,11 +177,22 @@ impl Director {
                 biased;
                 () = &mut shutdown => return self.plane,
                 Some(shift) = shifts.recv() => self.follow_clock(shift).await,
-                order = orders.recv() => if let Some(Order::Reload(reply)) = order {
-                    let outcome = self.reload_all().await;
-                    drop(watching.replace(Watching::start(&self.materials.config, changed.clone())));
-                    // Whoever asked may have gone.
-                    drop(reply.send(outcome));
+                order = orders.recv() => match order {
+                    Some(Order::Leave(reply)) => {
+                        // What is written down from now on is written by the other process.
+                        self.scribe.fall_silent();
+                        self.plane.leave(self.materials.config.limits.drain);
+                        // Whoever asked may have gone.
+                        reply.send(()).unwrap_or_default();
+                    }
+                    Some(Order::Reload(reply)) => {
+                        let outcome = self.reload_all().await;
+                        drop(watching.replace(Watching::start(&self.materials.config, changed.clone())));
+                        // Whoever asked may have gone.
+                        drop(reply.send(outcome));
+                    }
+                    Some(Order::Sockets(reply)) => drop(reply.send(self.sockets())),
+                    None => {}
                 },
                 issued = self.feed.changed() => match issued {
                     Ok(()) => self.follow_issued(),
@@ -196,18 +213,47 @@ impl Director {
         }
     }
 
-    /// Opens the first doors.
+    /// Binds the first doors, those that were inherited excepted, and lets nobody in yet.
     ///
     /// # Errors
-    /// A door cannot be opened.
-    pub(super) fn open_doors(&self) -> Result<(), PlaneError> {
+    /// A door cannot be bound.
+    pub(super) fn bind_doors(&self, inheritance: &mut Inheritance) -> Result<Vec<Opening>, PlaneError> {
         let changes = config::all_doors(&self.materials.config);
-        self.bind(&changes, &[])?.into_iter().for_each(|opening| self.plane.open(opening));
-        Ok(())
+        self.bind(&changes, &[], inheritance)
+    }
+
+    /// Opens the doors that were bound.
+    pub(super) fn open_doors(&mut self, openings: Vec<Opening>) {
+        openings.into_iter().for_each(|opening| self.plane.open(opening));
+    }
+
+    /// The sockets of all open doors, each under the place that it was configured for.
+    fn sockets(&self) -> io::Result<Vec<(String, Socket)>> {
+        let config = &self.materials.config;
+        let mut placed = Vec::new();
+        let sockets = self.plane.sockets()?;
+        for change in config::all_doors(config) {
+            let (door, place) = match change {
+                Change::OpenTcp(door, address) => (door.clone(), inheritance::tcp(&door, address)),
+                Change::OpenUnix(door, path) => (door, inheritance::unix(&path)),
+                Change::Close(_) | Change::Issuance | Change::Rename(..) | Change::Workloads => continue,
+            };
+            for (_, sockets) in sockets.iter().filter(|(other, _)| *other == door) {
+                for socket in sockets {
+                    placed.push((place.clone(), socket.share()?));
+                }
+            }
+        }
+        Ok(placed)
     }
 
     /// Binds what `changes` open; the doors that are open now may be followed by others at their addresses.
-    fn bind(&self, changes: &[Change], open: &[Change]) -> Result<Vec<Opening>, PlaneError> {
+    fn bind(
+        &self,
+        changes: &[Change],
+        open: &[Change],
+        inheritance: &mut Inheritance,
+    ) -> Result<Vec<Opening>, PlaneError> {
         let claim = |address: SocketAddr| {
             let is_ours = |change: &Change| matches!(change, Change::OpenTcp(_, held) if *held == address);
             if open.iter().any(is_ours) { Claim::Heir } else { Claim::Sole }
@@ -215,11 +261,17 @@ impl Director {
         let mut openings = Vec::new();
         for change in changes {
             let (door, sockets) = match change {
-                Change::OpenTcp(door, address) => (door, self.plane.bind_tcp(*address, claim(*address))?),
-                Change::OpenUnix(door, path) => (door, self.plane.bind_unix(path)?),
+                Change::OpenTcp(door, address) => {
+                    let inherited = inheritance.take_door(door, &inheritance::tcp(door, *address));
+                    (door, inherited.map_or_else(|| self.plane.bind_tcp(*address, claim(*address)), Ok)?)
+                }
+                Change::OpenUnix(door, path) => {
+                    let inherited = inheritance.take_door(door, &inheritance::unix(path));
+                    (door, inherited.map_or_else(|| self.plane.bind_unix(path), Ok)?)
+                }
                 Change::Close(_) | Change::Issuance | Change::Rename(..) | Change::Workloads => continue,
             };
-            openings.push(Opening { door: door.clone(), sockets });
+            openings.push(self.plane.share_out(door.clone(), sockets)?);
         }
         Ok(openings)
     }
@@ -657,7 +709,7 @@ impl Director {
         } else {
             Arc::new(trust::withheld(&new)?)
         };
-        let openings = self.bind(&changes, &config::all_doors(&old))?;
+        let openings = self.bind(&changes, &config::all_doors(&old), &mut Inheritance::default())?;
         if changes.contains(&Change::Issuance) {
             self.configure_issuance(&new).await?;
         }
@@ -714,7 +766,7 @@ impl Director {
             | Change::Workloads => None,
         };
         self.plane.rename(&changes.iter().filter_map(rename).collect::<Vec<_>>());
-        openings.into_iter().for_each(|opening| self.plane.open(opening));
+        self.open_doors(openings);
         Ok(changes.iter().map(ToString::to_string).collect())
     }
 

@@ -114,8 +114,8 @@ const SETBACK: Duration = Duration::from_secs(120);
 
 impl KeyKeeper {
     /// Sees to them until it is dropped.
-    pub(super) async fn run(self) {
-        let keeper = Arc::new(self);
+    pub(super) async fn run(self: Arc<Self>) {
+        let keeper = self;
         let mut ticks = tokio::time::interval(EVERY);
         loop {
             ticks.tick().await;

@@ -15,7 +15,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::causes::Causes;
 use crate::clock::Clock;
-use crate::limit::{Ledger, Record};
+use crate::limit::{Ledger, Record, Told};
 use crate::store::limit_journal::{JournalError, LimitJournal};
 
 /// Changes wait no longer than this before they are written.
@@ -37,16 +37,22 @@ pub(super) struct LimitTroubles {
     /// Why they cannot be written now.
     writing: ArcSwapOption<String>,
     /// What was lost before the start.
-    damage: Option<String>,
+    damage: ArcSwapOption<String>,
 }
 
 impl LimitTroubles {
+    /// They cannot be written for this reason.
+    pub(super) fn note_unwritten(&self, why: String) {
+        self.writing.store(Some(Arc::new(why)));
+    }
+
     /// One sentence each.
     pub(super) fn sentences(&self) -> Vec<String> {
         let writing = self.writing.load_full().map(|why| {
             format!("what apps have used of their limits cannot be written down, and is forgotten at a restart: {why}")
         });
-        writing.into_iter().chain(self.damage.clone()).collect()
+        let damage = self.damage.load_full().map(|damage| damage.to_string());
+        writing.into_iter().chain(damage).collect()
     }
 }
 
@@ -54,12 +60,12 @@ impl LimitTroubles {
 #[derive(Debug)]
 pub(super) struct LimitKeeper {
     stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-    troubles: Arc<LimitTroubles>,
+    thread: Option<JoinHandle<Told>>,
 }
 
 impl LimitKeeper {
-    /// Takes up what an earlier process has left in `state`, and keeps `ledger` written down from now on.
+    /// Takes up what an earlier process has left in `state`, and keeps `ledger` written down from now on. What is not as it
+    /// should be is told to `troubles`.
     ///
     /// # Errors
     /// The file cannot be read or written, or there is no thread.
@@ -67,6 +73,7 @@ impl LimitKeeper {
         state: &Path,
         ledger: Arc<Ledger>,
         clock: Arc<dyn Clock>,
+        troubles: &Arc<LimitTroubles>,
     ) -> Result<Self, KeeperError> {
         let (journal, found) = LimitJournal::open(state, clock.now())?;
         let left_out = found.records.iter().filter(|record| !ledger.restore(record)).count();
@@ -80,32 +87,58 @@ impl LimitKeeper {
         if let Some(damage) = &damage {
             tracing::error!("{damage}");
         }
-        let troubles = Arc::new(LimitTroubles { writing: ArcSwapOption::empty(), damage });
-        let (stop, stopped) = channel();
+        troubles.damage.store(damage.map(Arc::new));
         let anew = found.unwritten.is_some();
-        let writer = Writer { journal, ledger, clock, troubles: Arc::clone(&troubles), anew, rest: 0 };
+        let writer = Writer { journal, ledger, clock, troubles: Arc::clone(troubles), anew, rest: 0 };
         if let Some(error) = found.unwritten {
             writer.note(Err::<(), _>(error));
         }
-        let thread = std::thread::Builder::new().name("limits".into()).spawn(move || writer.run(&stopped));
-        let thread = thread.map_err(KeeperError::Thread)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), troubles })
+        Self::writing(writer)
     }
 
-    /// What is not as it should be.
-    pub(super) fn troubles(&self) -> Arc<LimitTroubles> {
-        Arc::clone(&self.troubles)
+    /// Keeps `ledger` written down again, whatever another process has left in `state` meanwhile.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub(super) fn go_on(
+        state: &Path,
+        ledger: Arc<Ledger>,
+        clock: Arc<dyn Clock>,
+        troubles: &Arc<LimitTroubles>,
+    ) -> Result<Self, KeeperError> {
+        let (journal, _) = LimitJournal::open(state, clock.now())?;
+        Self::writing(Writer { journal, ledger, clock, troubles: Arc::clone(troubles), anew: true, rest: 0 })
+    }
+
+    fn writing(writer: Writer) -> Result<Self, KeeperError> {
+        let (stop, stopped) = channel();
+        let thread = std::thread::Builder::new().name("limits".into()).spawn(move || writer.run(&stopped));
+        let thread = thread.map_err(KeeperError::Thread)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Writes what is left, and says what is on file now. Blocks.
+    pub(super) fn finish(mut self) -> Told {
+        self.end()
+    }
+
+    fn end(&mut self) -> Told {
+        drop(self.stop.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        match ended {
+            Some(Ok(told)) => told,
+            Some(Err(_)) => {
+                tracing::error!("the thread that writes down limits had panicked");
+                Told::default()
+            }
+            None => Told::default(),
+        }
     }
 }
 
 impl Drop for LimitKeeper {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that writes down limits had panicked");
-        }
+        drop(self.end());
     }
 }
 
@@ -132,7 +165,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, stopped: &Receiver<()>) {
+    fn run(mut self, stopped: &Receiver<()>) -> Told {
         let mut unsynced = 0;
         while stopped.recv_timeout(WRITE_EVERY) == Err(RecvTimeoutError::Timeout) {
             self.ledger.prepare();
@@ -158,7 +191,16 @@ impl Writer {
             self.note(written.and(synced));
         }
         let last = self.replace();
-        self.note(last);
+        match last {
+            Ok(told) => {
+                self.note(Ok(()));
+                told
+            }
+            Err(error) => {
+                self.note(Err::<(), _>(error));
+                Told::default()
+            }
+        }
     }
 
     /// Writes what has changed; says whether anything had.
@@ -180,15 +222,15 @@ impl Writer {
         Ok(true)
     }
 
-    fn replace(&mut self) -> Result<(), JournalError> {
+    fn replace(&mut self) -> Result<Told, JournalError> {
         let now = self.clock.now();
         let mut records: Vec<Record> = Vec::new();
-        self.ledger.each(|record| records.push(record));
+        let told = self.ledger.tell_all(|record| records.push(record));
         records.retain(|record| !record.is_over(now));
         self.anew = true;
         self.journal.replace(&records)?;
         self.anew = false;
-        Ok(())
+        Ok(told)
     }
 
     /// Tells of a failure once, and of its end.

@@ -18,6 +18,8 @@ pub(super) struct Scribe {
     troubles: Arc<Troubles>,
     /// Events that could not be written down, and of which nothing is written yet.
     missing: Arc<AtomicU64>,
+    /// Whether another process writes everything down by now.
+    silent: bool,
 }
 
 /// The control plane waits for others no longer than this, and not at all while the log cannot be written anyway.
@@ -26,7 +28,12 @@ const PATIENCE: Duration = Duration::from_millis(250);
 impl Scribe {
     /// Writes into `log`, and tells `troubles` when it cannot.
     pub(super) fn new(log: Arc<AuditLog>, troubles: Arc<Troubles>) -> Self {
-        Self { log, troubles, missing: Arc::default() }
+        Self { log, troubles, missing: Arc::default(), silent: false }
+    }
+
+    /// Writes nothing any more, for another process does.
+    pub(super) const fn fall_silent(&mut self) {
+        self.silent = true;
     }
 
     /// Looks whether the log can be written again.
@@ -38,6 +45,9 @@ impl Scribe {
 
     /// Writes down that `verb` was done to `target`, or failed.
     pub(super) fn note(&self, verb: &str, target: &str, fill: impl FnOnce(&mut AuditEvent), now: Timestamp) {
+        if self.silent {
+            return;
+        }
         let mut event = AuditEvent::new(Actor::agent(), verb, target, AuditOutcome::Done, now);
         fill(&mut event);
         let patience = if self.troubles.has(Trouble::Audit) { Duration::ZERO } else { PATIENCE };

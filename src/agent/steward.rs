@@ -66,6 +66,8 @@ pub(super) struct AgentSteward {
     pub(super) detections: Detections,
     pub(super) usage: Arc<Mutex<UsageBook>>,
     pub(super) usage_troubles: Arc<ArcSwap<Vec<String>>>,
+    /// Whether this process is on its way out.
+    pub(super) stopping: watch::Receiver<bool>,
 }
 
 impl AgentSteward {
@@ -324,7 +326,11 @@ impl Steward for AgentSteward {
     }
 
     fn readiness(&self) -> Readiness {
-        Readiness::unless(obstacles(&self.issued(), self.clock.now()))
+        let mut reasons = obstacles(&self.issued(), self.clock.now());
+        if *self.stopping.borrow() {
+            reasons.push("the agent is stopping".to_owned());
+        }
+        Readiness::unless(reasons)
     }
 
     fn metrics(&self) -> String {

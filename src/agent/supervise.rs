@@ -1,5 +1,6 @@
 //! One agent from start to stop: everything is built before a door opens, and drained before it ends.
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -8,29 +9,34 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand::SystemRandom;
 use sd_notify::NotifyState;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::assembly::{Assembly, AssemblyError, Materials};
 use super::attestor::KernelAttestor;
+use super::books::Books;
 use super::detectors::{Detections, Detectors};
 use super::director::{Deliveries, Director, InForce, Order};
+use super::hand_over::{Accounts, Claimed, Exchange, HandOverError, Heir};
+use super::inheritance::{Inheritance, InheritanceError};
 use super::issuers::Issuers;
 use super::key_keeper::{KeyKeeper, Setbacks};
 use super::key_uses::KeyUses;
-use super::limit_keeper::{KeeperError, LimitKeeper};
+use super::limit_keeper::{KeeperError, LimitTroubles};
 use super::memory_watch;
 use super::quickstart::{self, Quickstart, QuickstartError};
+use super::reception::{self, Reception, told};
 use super::registrar::{Registrar, RegistryError};
 use super::scribe::Scribe;
 use super::sightings::{self, Sightings};
+use super::signals::{Event, Signals};
 use super::span_exporter;
 use super::steward::AgentSteward;
+use super::succession::{self, Estate, Offered};
 use super::token_keeper::{self, TokenKeeperError};
 use super::troubles::{Trouble, Troubles};
 use super::trust::{self, TrustError};
 use super::usage_keeper::UsageKeeper;
+use super::watchdog;
 use crate::admin;
 use crate::causes::Causes;
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -39,13 +45,13 @@ use crate::credential::Peppers;
 use crate::issuance::{Acknowledgements, IssuanceError, Rotator};
 use crate::limit::Ledger;
 use crate::pki::Skews;
-use crate::proxy::{Current, Gauge, Lookout, Plane, PlaneContext, PlaneError, Signs, UseReports};
+use crate::proxy::{Current, Gauge, Lookout, Plane, PlaneContext, PlaneError, Scissors, Signs, UseReports};
 use crate::secret::Secret;
 use crate::store::pepper_file::{self, PepperError};
 use crate::store::revocation_file::{self, RevocationError};
 use crate::store::revoked_dir::RevokedError;
 use crate::store::socket_file::SocketError;
-use crate::store::{AuthorityDir, StoreError, disk};
+use crate::store::{AuthorityDir, StoreError};
 use crate::telemetry::{AccessSink, AuditLog, LogWriter, Metrics, SubscribeError, subscribe};
 use crate::workload;
 
@@ -82,6 +88,12 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// One agent does not take over from another.
+    #[error("this agent does not take over")]
+    HandOver(#[from] HandOverError),
+    /// The sockets that were passed cannot be used.
+    #[error("the sockets that were passed cannot be used")]
+    Inheritance(#[from] InheritanceError),
     /// What apps have used of their limits cannot be kept.
     #[error("what apps have used of their limits cannot be kept")]
     Limits(#[from] KeeperError),
@@ -142,11 +154,41 @@ pub enum AgentError {
 /// Files for workloads are waited for no longer than this before the agent says that it is ready.
 const FIRST_DELIVERY: Duration = Duration::from_secs(2);
 
-/// Runs an agent until it is told to stop (SIGTERM, SIGINT). `announce` is given what a person at a terminal should read.
+/// How an agent begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Start {
+    /// With nobody before it.
+    Alone,
+    /// By taking over from the agent that runs with the same configuration, if there is one.
+    TakeOver,
+}
+
+/// What an agent begins with.
+struct Legacy {
+    heir: Option<Heir>,
+    inheritance: Inheritance,
+    lock: Option<File>,
+}
+
+impl Legacy {
+    /// From the agent that runs, or from the service manager, or nothing.
+    fn of(config: &Config, start: Start) -> Result<Self, AgentError> {
+        if start == Start::TakeOver {
+            if let Some(claimed) = Heir::claim(&config.runtime_dir, &config.state_dir)? {
+                let Claimed { heir, inheritance, lock } = claimed;
+                return Ok(Self { heir: Some(heir), inheritance, lock: Some(lock) });
+            }
+            tracing::info!("there is no agent to take over from");
+        }
+        Ok(Self { heir: None, inheritance: Inheritance::from_manager()?, lock: None })
+    }
+}
+
+/// Runs an agent until it is told to stop (SIGTERM, SIGINT) or another one has taken over. `announce` is given what a person at a terminal should read.
 ///
 /// # Errors
 /// Why it cannot start. Once it runs, nothing but a signal stops it.
-pub fn run(config: Config, announce: impl Fn(&str)) -> Result<(), AgentError> {
+pub fn run(config: Config, start: Start, announce: impl Fn(&str)) -> Result<(), AgentError> {
     subscribe(&config.log)?;
     let clock = Arc::new(SystemClock);
     if clock.now() < Timestamp::FLOOR {
@@ -156,13 +198,16 @@ pub fn run(config: Config, announce: impl Fn(&str)) -> Result<(), AgentError> {
     if !config.core_dumps {
         close_memory();
     }
+    let legacy = Legacy::of(&config, start)?;
+    // Whatever becomes of it, the former agent must not write again while some thread of this one may.
+    let _until_the_end = legacy.heir.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
         .enable_all()
         .build()
         .map_err(AgentError::Runtime)?;
-    runtime.block_on(supervise(config, clock, announce))
+    runtime.block_on(supervise(config, clock, legacy, announce))
 }
 
 /// Each connection takes two descriptors; the soft limit of 1024 is for programs that use `select`.
@@ -189,7 +234,15 @@ fn close_memory() {
     }
 }
 
-async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str)) -> Result<(), AgentError> {
+async fn supervise(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    Legacy { heir, mut inheritance, lock }: Legacy,
+    announce: impl Fn(&str),
+) -> Result<(), AgentError> {
+    let program = succession::program();
+    // Before anything else, for a signal that nobody heeds ends the process.
+    let mut signals = Signals::new().map_err(AgentError::Runtime)?;
     let started_at = clock.now();
     let config = Arc::new(config);
     make_folder(&config.state_dir)?;
@@ -202,7 +255,10 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     if !pepper_file::exists(&config.state_dir)? {
         check_first_start(&config, started_at)?;
     }
-    let directory = AuthorityDir::open_keeping(&config.state_dir, &config.keys)?;
+    let directory = match lock {
+        Some(lock) => AuthorityDir::open_lent(&config.state_dir, &config.keys, lock)?,
+        None => AuthorityDir::open_keeping(&config.state_dir, &config.keys)?,
+    };
     let (rotator, mut feed) = Rotator::start_after(
         config.issuance.clone(),
         directory,
@@ -244,7 +300,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         ring: Arc::clone(&token_keeper.state.ring),
     };
     let ledger = Arc::new(Ledger::default());
-    let limit_keeper = LimitKeeper::start(&config.state_dir, Arc::clone(&ledger), Arc::clone(&clock))?;
+    let limit_troubles = Arc::new(LimitTroubles::default());
     let mut assembly = Assembly::new(Arc::clone(&clock), Arc::clone(&ledger));
     let current: Current = Arc::new(ArcSwap::from_pointee(assembly.assemble(&materials)?));
     let attestor = Arc::new(KernelAttestor::new(&config.workloads).map_err(|_| AgentError::Selectors)?);
@@ -254,13 +310,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
     metrics.registry_apps.set(i64::try_from(registry.counts().apps).unwrap_or(i64::MAX));
     let (access, _writer) = access_log(&config, &metrics)?;
     let (records, record_writer) = usage_records(&config, &metrics)?;
-    let usage_keeper = UsageKeeper::start(
-        config.state_dir.clone(),
-        config.usage.keep,
-        Arc::clone(&clock),
-        Arc::clone(&metrics),
-    )
-    .map_err(AgentError::Runtime)?;
+    let usage_keeper = UsageKeeper::idle();
     let (lookout, sighted) = Lookout::new();
     let (sightings, known_sightings) = watch::channel(Sightings::default());
     tokio::spawn(sightings::collect(sighted, sightings));
@@ -302,6 +352,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         trust_error: None,
         mute_crls: Vec::new(),
     }));
+    let (stop, stopping) = watch::channel(false);
     tokio::spawn(memory_watch::watch(Arc::clone(&in_force), pressure, Arc::clone(&metrics)));
     let (commands, received_commands) = mpsc::channel(16);
     let (orders, received_orders) = mpsc::channel(16);
@@ -316,7 +367,7 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         detections: Arc::clone(&detections),
     };
     tokio::spawn(detectors.run(noticed));
-    let steward = Arc::new(AgentSteward {
+    let steward = AgentSteward {
         detections,
         clock: Arc::clone(&clock),
         started_at,
@@ -330,14 +381,15 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         metrics: Arc::clone(&metrics),
         troubles: Arc::clone(&troubles),
         skews: Arc::clone(&skews),
-        limit_troubles: limit_keeper.troubles(),
+        limit_troubles: Arc::clone(&limit_troubles),
         token_desk: token_keeper.desk.clone(),
         attestor: Arc::clone(&attestor),
         key_uses,
         recollection: plane.recollection(),
         usage: usage_keeper.book(),
         usage_troubles: usage_keeper.troubles(),
-    });
+        stopping: stopping.clone(),
+    };
     let expected_deliveries = config.workloads.values().filter(|workload| workload.files.is_some()).count();
     deliveries.first(expected_deliveries, FIRST_DELIVERY).await;
     let doorman = admin::Doorman {
@@ -345,17 +397,22 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
     };
-    let key_keeper = KeyKeeper {
+    let key_keeper = Arc::new(KeyKeeper {
         clock: Arc::clone(&clock),
         current: Arc::clone(&current),
         in_force: Arc::clone(&in_force),
         audit: Arc::clone(&audit),
         troubles: Arc::clone(&troubles),
         setbacks: Setbacks::default(),
-    };
-    let director = Director {
-        clock,
-        metrics,
+    });
+    let accounts =
+        Accounts { ledger: Arc::clone(&ledger), usage: usage_keeper.book(), current: Arc::clone(&current) };
+    let scissors = plane.scissors();
+    tokio::spawn(watchdog::keep_alive(plane.recollection()));
+    let current_limits = Arc::clone(&current);
+    let mut director = Director {
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
         current,
         in_force,
         assembly,
@@ -363,12 +420,12 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         registrar,
         attestor,
         plane,
-        commands,
+        commands: commands.clone(),
         feed,
         deliveries,
         troubles: Arc::clone(&troubles),
         skews,
-        token_desk: token_keeper.desk,
+        token_desk: token_keeper.desk.clone(),
         token_updates: token_keeper.updates,
         token_state: token_keeper.state,
         issuers,
@@ -377,104 +434,146 @@ async fn supervise(config: Config, clock: Arc<dyn Clock>, announce: impl Fn(&str
         scribe: Scribe::new(audit, Arc::clone(&troubles)),
         pepper_error: None,
     };
-    director.open_doors()?;
-
-    let (stop, stopping) = watch::channel(false);
-    let stopped = move || {
-        let mut stopping = stopping.clone();
-        async move {
-            // A dropped sender means stop, too.
-            drop(stopping.wait_for(|stop| *stop).await);
+    let openings = director.bind_doors(&mut inheritance)?;
+    let controls = reception::bind(&config, &mut inheritance).await?;
+    let mut claims = succession::await_heirs(&config, &controls, &mut inheritance);
+    inheritance.settle()?;
+    let mut reception = Reception::new(&config, controls, steward, doorman, &troubles);
+    let mut books = Books {
+        state_dir: config.state_dir.clone(),
+        keep: config.usage.keep,
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+        ledger: Arc::clone(&ledger),
+        limit_troubles,
+        limits: None,
+        usage: usage_keeper,
+    };
+    let had_elder = heir.is_some();
+    let exchange = match &heir {
+        Some(heir) => Some(take_over(heir, &mut books, &accounts)?),
+        None => {
+            books.open()?;
+            None
         }
     };
-    let admin_listener = match admin::bind(&config.admin_socket) {
-        Err(SocketError::Io { source, .. }) if disk::refuses_writing(&source) => None,
-        outcome => Some(outcome?),
+    director.open_doors(openings);
+    reception.open().map_err(AgentError::Runtime)?;
+    let elder_is_gone = match (heir, exchange) {
+        (Some(heir), Some(exchange)) => heir.go_on_with(exchange),
+        _ => watch::channel(true).1,
     };
-    let admin = tokio::spawn(answer_operators(
-        admin_listener,
-        config.admin_socket.clone(),
-        Arc::clone(&steward),
-        doorman,
-        troubles,
-        stopped(),
-    ));
-    if let Some(tokens) = &config.tokens
-        && let Some(path) = &tokens.socket
-    {
-        let listener = admin::bind_tokens(path)?;
-        let path = format!("{}/token", tokens.path);
-        tokio::spawn(admin::serve_tokens(listener, path, Arc::clone(&steward), stopped()));
-    }
-    if let Some(address) = config.metrics {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| AgentError::Listen { address: address.to_string(), source })?;
-        tokio::spawn(admin::serve_health(listener, steward, stopped()));
-    }
-    let delivering = tokio::spawn(key_keeper.run());
-    let rotating = tokio::spawn(rotator.run(received_commands, stopped()));
-    let directing = tokio::spawn(director.run(received_orders, stopped()));
+    let rotating = tokio::spawn(rotator.run(received_commands, told(stopping.clone())));
+    let directing = tokio::spawn(director.run(received_orders, told(stopping.clone())));
+    let mut estate = Estate {
+        commands,
+        orders: orders.clone(),
+        token_desk: token_keeper.desk,
+        delivering: tokio::spawn(Arc::clone(&key_keeper).run()).abort_handle(),
+        key_keeper,
+        reception,
+        books,
+        accounts,
+    };
 
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "ready");
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, config = %config.path.display(), took_over = had_elder, "ready");
     tell_systemd(&[NotifyState::Ready]);
-    if let Some(quickstart) = quickstart {
+    if let Some(quickstart) = quickstart.filter(|_| !had_elder) {
         announce(&quickstart.tour(&config));
     }
-    until_stopped(&orders).await?;
+    let succession = loop {
+        tokio::select! {
+            event = signals.next() => match event {
+                Event::Launch => succession::launch(&program, &config),
+                Event::Reload => reload(&orders).await,
+                Event::Stop => break None,
+            },
+            Some(claimant) = claims.recv() => match estate.offer_to(claimant, &mut signals).await {
+                Offered::Accepted(succession) => break Some(succession),
+                Offered::Declined => {}
+                Offered::Stopped => break None,
+            }
+        }
+    };
 
-    tracing::info!("stopping");
-    tell_systemd(&[NotifyState::Stopping]);
+    drop(claims);
+    let within = current_limits.load().limits.drain;
+    let begun = tokio::time::Instant::now();
+    if let Some(succession) = &succession {
+        estate.leave().await;
+        if let Ok(pid) = u32::try_from(succession.pid()) {
+            tell_systemd(&[NotifyState::MainPid(pid)]);
+        }
+        tracing::info!(pid = succession.pid(), "another agent has taken over; connections end one by one");
+        tokio::select! {
+            () = succession.tell_while_busy(&metrics, &elder_is_gone, within) => {}
+            () = signals.stop() => scissors.cut(),
+        }
+    } else {
+        tracing::info!("stopping");
+        tell_systemd(&[NotifyState::Stopping]);
+    }
+    estate.delivering.abort();
     stop.send_replace(true);
     if let Ok(plane) = directing.await {
-        drain(plane).await;
+        tokio::select! {
+            () = drain(plane, within.saturating_sub(begun.elapsed())) => {}
+            // Once is a request, twice is an order.
+            () = cut_when_told(&mut signals, &scissors) => {}
+        }
     }
-    // Nothing is charged any more, so what is written now is final.
-    drop(limit_keeper);
-    delivering.abort();
+    let Estate { reception, books, .. } = estate;
+    reception.close();
+    drop(reception);
     drop(context);
     span_exporter::finish(exporting).await;
-    drop(usage_keeper);
+    if let Some(succession) = succession {
+        succession.part();
+    }
+    // Nothing is charged any more, so what is written now is final.
+    drop(books);
     drop(record_writer);
     drop(rotating.await);
-    admin.abort();
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Answers at the operators' socket, which may have to be tried again and again where nothing can be written.
-async fn answer_operators(
-    bound: Option<UnixListener>,
-    path: PathBuf,
-    steward: Arc<AgentSteward>,
-    doorman: admin::Doorman,
-    troubles: Arc<Troubles>,
-    shutdown: impl Future<Output = ()>,
-) {
-    let listener = match bound {
-        Some(listener) => listener,
-        None => {
-            let told = format!("nobody can be answered at {}: nothing can be written there", path.display());
-            tracing::error!(path = %path.display(), "the operators' socket cannot be opened; it is tried again");
-            troubles.note(Trouble::Admin, told);
-            loop {
-                tokio::time::sleep(TRY_AGAIN).await;
-                drop(path.parent().map(make_folder));
-                if let Ok(listener) = admin::bind(&path) {
-                    break listener;
-                }
-            }
-        }
-    };
-    troubles.clear(Trouble::Admin);
-    admin::serve(listener, steward, doorman, shutdown).await;
+/// Takes up what the former agent leaves. Up to here it can go on as if nothing had happened, and it can for as long as this fails.
+fn take_over(heir: &Heir, books: &mut Books, accounts: &Accounts) -> Result<Exchange, AgentError> {
+    tokio::task::block_in_place(|| {
+        let questions = heir.ready()?;
+        books.open()?;
+        let exchange = Exchange::new(accounts.clone(), accounts.ledger.listen());
+        heir.count(questions, &exchange)?;
+        Ok(exchange)
+    })
+}
+
+/// Cuts what is left when this process is told to end once more. Never done by itself.
+async fn cut_when_told(signals: &mut Signals, scissors: &Scissors) {
+    loop {
+        signals.stop().await;
+        tracing::warn!("told to end at once");
+        scissors.cut();
+    }
+}
+
+/// Reads configuration and registry again.
+async fn reload(orders: &mpsc::Sender<Order>) {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        tell_systemd(&[NotifyState::Reloading, now]);
+    }
+    let (reply, done) = oneshot::channel();
+    if orders.send(Order::Reload(reply)).await.is_ok() {
+        // What came of it is in the log and in the status.
+        drop(done.await);
+    }
+    tell_systemd(&[NotifyState::Ready]);
 }
 
 /// The start waits no longer than this for the keys of outside issuers; what comes later is taken then.
 const FIRST_KEYS: Duration = Duration::from_secs(2);
-
-/// What could not be done at the start for want of a disk is tried again this often.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// The latest generation that a reader has seen, which a clock that was ahead may have made greater than now's. What lies
 /// further ahead than a clock is ever set back is somebody's joke.
@@ -534,33 +633,9 @@ fn check_first_start(config: &Config, now: Timestamp) -> Result<(), AgentError> 
 }
 
 /// Closes the doors and waits for requests under way, off the runtime's threads.
-async fn drain(plane: Plane) {
-    if tokio::task::spawn_blocking(move || plane.drain()).await.is_err() {
+async fn drain(plane: Plane, within: Duration) {
+    if tokio::task::spawn_blocking(move || plane.drain(within)).await.is_err() {
         tracing::error!("the drain was broken off");
-    }
-}
-
-/// Waits for a signal to stop; a hangup reloads.
-async fn until_stopped(orders: &mpsc::Sender<Order>) -> Result<(), AgentError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Runtime)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(AgentError::Runtime)?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => {
-                if let Ok(now) = NotifyState::monotonic_usec_now() {
-                    tell_systemd(&[NotifyState::Reloading, now]);
-                }
-                let (reply, done) = oneshot::channel();
-                if orders.send(Order::Reload(reply)).await.is_ok() {
-                    // What came of it is in the log and in the status.
-                    drop(done.await);
-                }
-                tell_systemd(&[NotifyState::Ready]);
-            }
-        }
     }
 }
 
@@ -585,7 +660,7 @@ fn usage_records(config: &Config, metrics: &Metrics) -> Result<(AccessSink, Opti
     use std::os::unix::fs::OpenOptionsExt as _;
 
     let Some(path) = &config.usage.records else { return Ok((AccessSink::none(), None)) };
-    let file = std::fs::File::options().create(true).append(true).mode(0o640).open(path);
+    let file = File::options().create(true).append(true).mode(0o640).open(path);
     let file = file.map_err(|source| AgentError::Records { path: path.clone(), source })?;
     let organization = config.issuance.domain.to_string();
     let dropped = metrics.usage_records_dropped.clone();
@@ -594,7 +669,7 @@ fn usage_records(config: &Config, metrics: &Metrics) -> Result<(AccessSink, Opti
     Ok((sink, Some(writer)))
 }
 
-fn make_folder(path: &std::path::Path) -> Result<(), AgentError> {
+pub(super) fn make_folder(path: &std::path::Path) -> Result<(), AgentError> {
     use std::os::unix::fs::DirBuilderExt;
 
     // Some file systems refuse to make what is there, because they cannot be written, before they say that it is there.

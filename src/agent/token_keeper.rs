@@ -1,7 +1,9 @@
 //! Keeps the keys that sign tokens and what was taken back: lets keys rotate by age, writes every step down before it is in
 //! force, and hands each new state to the director, who publishes it and then tells whoever waits for it.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -130,6 +132,7 @@ pub(super) fn start(
         journal,
         unsaved: false,
         rest: 0,
+        seen: None,
     };
     keeper.take_steps();
     let (orders, received) = sync_channel(TOKEN_ORDERS);
@@ -155,6 +158,8 @@ struct Keeper {
     unsaved: bool,
     /// Looks to let pass after a failure.
     rest: u32,
+    /// Which file of withdrawals was read again last, and how long it was.
+    seen: Option<(u64, u64)>,
 }
 
 impl Keeper {
@@ -168,7 +173,13 @@ impl Keeper {
             let is_order = first.is_some();
             let mut done = Vec::new();
             let mut fresh = Vec::new();
+            let mut rest = None;
             for order in first.into_iter().chain(orders.try_iter().take(TOKEN_ORDERS)) {
+                if let TokenOrder::Rest { resting, resumed } = order {
+                    rest = Some((resting, resumed));
+                    // What comes after it waits until it is over.
+                    break;
+                }
                 self.obey(order, &mut fresh, &mut done);
             }
             let is_batch = !fresh.is_empty();
@@ -183,7 +194,63 @@ impl Keeper {
             if is_batch {
                 std::thread::sleep(BATCH);
             }
+            let Some((resting, resumed)) = rest else { continue };
+            if resting.send(()).is_err() {
+                continue;
+            }
+            if resumed.recv().is_err() {
+                return self.follow(updates);
+            }
+            self.read_again();
+            if updates.blocking_send(TokenUpdate { state: self.state(), done: Vec::new() }).is_err() {
+                return;
+            }
         }
+    }
+
+    /// Goes by what another process writes, which keeps both from now on.
+    fn follow(mut self, updates: &mpsc::Sender<TokenUpdate>) {
+        loop {
+            std::thread::sleep(LOOK_EVERY);
+            if self.read_again()
+                && updates.blocking_send(TokenUpdate { state: self.state(), done: Vec::new() }).is_err()
+            {
+                return;
+            }
+            if updates.is_closed() {
+                return;
+            }
+        }
+    }
+
+    /// Reads both as they are on the disk now; says whether anything is new. What cannot be read changes nothing, and no
+    /// withdrawal that is known here is forgotten for it.
+    fn read_again(&mut self) -> bool {
+        let mut changed = false;
+        match token_keys::load(&self.state_dir) {
+            Ok(ring) if ring == *self.ring => {}
+            Ok(ring) => {
+                self.ring = Arc::new(ring);
+                changed = true;
+            }
+            Err(error) => tracing::error!(error = %Causes(&error), "the token keys cannot be read again"),
+        }
+        let seen = fs::metadata(TokenJournal::path(&self.state_dir)).ok();
+        let seen = seen.map(|seen| (seen.ino(), seen.size()));
+        if seen == self.seen {
+            return changed;
+        }
+        match TokenJournal::open(&self.state_dir, self.clock.now()) {
+            Ok((journal, found)) => {
+                self.journal = journal;
+                // Those that are known already are known still.
+                changed |=
+                    found.withdrawals.iter().filter(|one| self.withdrawals.add(one).is_ok()).count() > 0;
+                self.seen = seen;
+            }
+            Err(error) => tracing::error!(error = %Causes(&error), "withdrawals cannot be read again"),
+        }
+        changed
     }
 
     fn state(&self) -> TokenState {
@@ -198,6 +265,8 @@ impl Keeper {
     ) {
         match order {
             TokenOrder::Configure(rules) => self.rules = rules,
+            // Only the loop can rest.
+            TokenOrder::Rest { .. } => {}
             TokenOrder::Kill { key, reply } => {
                 let outcome = self.kill(&key);
                 done.push((reply, outcome));

@@ -31,6 +31,8 @@ pub(super) struct UsageKeeper {
     thread: Option<JoinHandle<()>>,
     book: Arc<Mutex<UsageBook>>,
     troubles: Arc<ArcSwap<Vec<String>>>,
+    /// Where it is written down.
+    state: Option<PathBuf>,
 }
 
 /// What the thread works with.
@@ -46,37 +48,69 @@ struct Writer {
 }
 
 impl UsageKeeper {
+    /// A book that nothing is written of yet.
+    pub(super) fn idle() -> Self {
+        Self { stop: None, thread: None, book: Arc::default(), troubles: Arc::default(), state: None }
+    }
+
     /// Takes up what an earlier process has left in `state`, and keeps the last `keep` written down from now on.
     ///
     /// # Errors
     /// There is no thread.
-    pub(super) fn start(
+    pub(super) fn take_up(
+        &mut self,
         state: PathBuf,
         keep: Duration,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
-    ) -> io::Result<Self> {
+    ) -> io::Result<()> {
         let found = usage_dir::read(&state);
         for damage in &found.damage {
             tracing::error!("{damage}");
         }
-        let mut book = UsageBook::default();
-        found.rows.into_iter().for_each(|row| book.restore(row));
-        let book = Arc::new(Mutex::new(book));
-        let troubles = Arc::new(ArcSwap::from_pointee(found.damage.clone()));
+        {
+            let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+            found.rows.into_iter().for_each(|row| book.restore(row));
+        }
+        self.troubles.store(Arc::new(found.damage.clone()));
+        self.state = Some(state.clone());
         let writer = Writer {
             state,
             keep,
-            book: Arc::clone(&book),
+            book: Arc::clone(&self.book),
             passage: Passage::begin(&*clock),
             clock,
             metrics,
             damage: found.damage,
-            troubles: Arc::clone(&troubles),
+            troubles: Arc::clone(&self.troubles),
         };
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new().name("usage".into()).spawn(move || writer.run(&stopped))?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), book, troubles })
+        (self.stop, self.thread) = (Some(stop), Some(thread));
+        Ok(())
+    }
+
+    /// Writes what is left, and leaves a book that counts from nothing for another process to add to its own. Blocks.
+    pub(super) fn give_up(&mut self) {
+        self.end();
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was handed over since the last round.
+        for (hour, rows) in book.take_changed() {
+            let written = self.state.as_ref().map(|state| usage_dir::write(state, hour, &rows));
+            if let Some(Err(error)) = written {
+                tracing::error!(error = %Causes(&error), "usage cannot be written down");
+            }
+        }
+        *book = UsageBook::default();
+    }
+
+    fn end(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that writes down usage had panicked");
+        }
     }
 
     /// Where threads hand over what they count.
@@ -92,12 +126,7 @@ impl UsageKeeper {
 
 impl Drop for UsageKeeper {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that writes down usage had panicked");
-        }
+        self.end();
     }
 }
 

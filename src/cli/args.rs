@@ -120,6 +120,9 @@ pub(super) struct RunArgs {
     /// The environment that the agent stands in, whatever the configuration says
     #[arg(long, value_name = "NAME")]
     pub(super) env: Option<EnvironmentId>,
+    /// Take over from the agent that runs with this configuration, without a caller noticing; it ends then
+    #[arg(long)]
+    pub(super) take_over: bool,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]

@@ -13,6 +13,7 @@ mod revoking;
 mod succession;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -353,6 +354,13 @@ pub enum Command {
         /// The chain.
         reply: Reply<Signed>,
     },
+    /// Do nothing more until it is said how it goes on: another process is about to become the owner of the CA.
+    Rest {
+        /// Where the owner's lock goes, so that it is never free.
+        reply: oneshot::Sender<Result<File, IssuanceError>>,
+        /// Told when the other process has failed and this one goes on; dropped when it was replaced.
+        resumed: oneshot::Receiver<()>,
+    },
     /// Revoke an authority with all below it. If it signs, another one takes over first.
     Revoke {
         /// Which one.
@@ -572,12 +580,63 @@ impl Rotator {
                 biased;
                 () = &mut shutdown => return,
                 command = commands.recv(), if listening => match command {
+                    Some(Command::Rest { reply, resumed }) => {
+                        if self.rest(reply, resumed).await.is_err() {
+                            return;
+                        }
+                    }
                     Some(command) => self.handle_command(command),
                     None => listening = false,
                 },
                 () = tokio::time::sleep(self.nap()) => (),
             }
         }
+    }
+
+    /// Lends the lock to another process and writes nothing until that has failed; then goes on from what is on the disk, for
+    /// the other may have changed it.
+    ///
+    /// # Errors
+    /// The other process is the owner now.
+    async fn rest(
+        &mut self,
+        reply: oneshot::Sender<Result<File, IssuanceError>>,
+        resumed: oneshot::Receiver<()>,
+    ) -> Result<(), oneshot::error::RecvError> {
+        let lent = self.directory.lend_lock().map_err(IssuanceError::from);
+        let refused = lent.is_err();
+        if reply.send(lent).is_err() || refused {
+            return Ok(());
+        }
+        resumed.await?;
+        self.directory.sign_lock();
+        let now = self.means.clock.now();
+        self.journal = IssueJournal::open(self.directory.path(), self.settings.crl_ttl, now);
+        self.lists = Lists::after(self.directory.path());
+        self.read_revocations();
+        match self.directory.load() {
+            Ok(Some(stored)) => self.go_on_from(stored.hierarchy, now),
+            Ok(None) => tracing::error!("the CA on disk is gone; this process goes on with what it knows"),
+            Err(error) => tracing::error!(error = %Causes(&error), "the CA on disk cannot be read again"),
+        }
+        Ok(())
+    }
+
+    fn go_on_from(&mut self, stored: Hierarchy, now: Timestamp) {
+        let is_same =
+            stored.iter().map(|(_, one)| one.id()).eq(self.hierarchy.iter().map(|(_, one)| one.id()))
+                && stored.sequence() == self.hierarchy.sequence();
+        if is_same {
+            return;
+        }
+        tracing::warn!("another process has changed the CA before it failed; every identity is issued anew");
+        self.rotation = Tracked::of_loaded(&stored.issuing().active);
+        self.roll_over = Tracked::of_loaded(&stored.roots().active);
+        self.known_with = stored.sequence();
+        self.last_leaf = self.last_leaf.max(last_leaf(&stored, &self.journal, now));
+        self.hierarchy = stored;
+        self.renew_all(self.holders.keys().cloned().collect(), now);
+        self.publish_generation(now);
     }
 
     /// Does everything that is due now.
@@ -639,6 +698,8 @@ impl Rotator {
                     ready_request(&self.directory, Some(&self.hierarchy), &self.settings, wanted, run),
                 );
             }
+            // Only whoever runs can wait.
+            Command::Rest { reply, .. } => drop(reply),
             Command::Revoke { order, reply } => {
                 let outcome = self.revoke_authority(&order, now);
                 self.publish(now);

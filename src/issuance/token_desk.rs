@@ -1,6 +1,6 @@
 //! Orders to whoever keeps token keys and withdrawals, and the answer when they are in force.
 
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
 use tokio::sync::oneshot;
 
@@ -17,6 +17,13 @@ pub enum TokenOrder {
         key: String,
         /// Told when it is in force.
         reply: TokenReply,
+    },
+    /// Write nothing more until it is said how it goes on: another process is about to keep them.
+    Rest {
+        /// Told when that is so.
+        resting: oneshot::Sender<()>,
+        /// Told when the other process has failed and this one goes on; dropped when it was replaced.
+        resumed: Receiver<()>,
     },
     /// Take tokens back.
     Withdraw {
@@ -86,6 +93,16 @@ impl TokenDesk {
     /// There is no room, or a restart would forget it.
     pub async fn withdraw(&self, withdrawal: Withdrawal) -> Result<(), TokenOrderError> {
         self.ask(|reply| TokenOrder::Withdraw { withdrawal, reply }).await
+    }
+
+    /// Has nothing written any more until `resumed` is told, or for good when it is dropped; waits until that is so.
+    ///
+    /// # Errors
+    /// It cannot be told now.
+    pub async fn rest(&self, resumed: Receiver<()>) -> Result<(), TokenOrderError> {
+        let (resting, done) = oneshot::channel();
+        self.send(TokenOrder::Rest { resting, resumed })?;
+        done.await.map_err(|_| TokenOrderError::Stopping)
     }
 
     async fn ask(&self, order: impl FnOnce(TokenReply) -> TokenOrder) -> Result<(), TokenOrderError> {

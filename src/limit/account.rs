@@ -160,6 +160,12 @@ impl<'a> Claim<'a> {
         self.account
     }
 
+    /// Lets go of the account, and says which version it has now.
+    pub(super) fn release(self) -> u64 {
+        // The claim is dropped with this.
+        if self.written { self.version.wrapping_add(2) } else { self.version }
+    }
+
     /// Moves what is remembered to the clock as it goes now. Without that a refusal, which writes nothing, would be repeated
     /// until the clock had made up for the step.
     pub(super) fn mend(&mut self, limits: &Limits, now: u64) {

@@ -4,6 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::account::{Account, Claim, Tally};
+use super::arbiter::{Arbiter, Ruling, Seat};
+use super::echo::{Charge, Echo, Echoes, Told};
 use super::record::{Record, Use};
 use super::rule::{Limits, Quota};
 use super::spike::Spike;
@@ -17,6 +19,8 @@ use crate::id::AppId;
 #[derive(Debug, Default)]
 pub struct Ledger {
     table: Table,
+    echoes: Echoes,
+    arbiter: Seat,
 }
 
 /// What a request is to be charged for.
@@ -59,6 +63,19 @@ impl Ledger {
     /// # Errors
     /// At least one limit does not let it pass; nothing was charged.
     pub fn charge<'a>(&self, bill: &Bill<'a>, now: Timestamp) -> Result<Statement<'a>, Box<Refused<'a>>> {
+        self.charge_for(bill, None, now)
+    }
+
+    /// As [`Ledger::charge`], for `asker`, who needs not be told of it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn charge_for<'a>(
+        &self,
+        bill: &Bill<'a>,
+        asker: Option<&Echo>,
+        now: Timestamp,
+    ) -> Result<Statement<'a>, Box<Refused<'a>>> {
         if bill.lines.iter().all(Option::is_none) {
             return Ok(Statement::default());
         }
@@ -71,11 +88,16 @@ impl Ledger {
             }
         }
         // Whoever is refused finds out without getting in the others' way.
-        appraise(bill, now, |at, line| {
+        let outlook = appraise(bill, now, |at, line| {
             let account = found.get(at).copied().flatten().map(|found: Found<'_>| &found.named.account);
             account.map(|account| account.read(|account| View::of(account, line.limits, bill.weight, now)))
         })
         .inspect_err(|_| mend(&found, bill, now))?;
+        if let Some(arbiter) = self.arbiter.arbiter()
+            && let Some(ruling) = (arbiter.ask)(&charges(bill, &[Some(0); SCOPES], now))
+        {
+            return self.abide_by(ruling, bill, outlook, (&arbiter.echo, asker), now);
+        }
         let mut claims = found.map(|found: Option<Found<'_>>| found.map(|found| found.named.account.claim()));
         let statement = appraise(bill, now, |at, line| {
             let claim = claims.get(at).and_then(Option::as_ref);
@@ -86,11 +108,76 @@ impl Ledger {
                 settle(claim, line.limits, bill.weight, now);
             }
         }
-        drop(claims);
+        let versions = claims.map(|claim| claim.map(Claim::release));
         for found in found.into_iter().flatten() {
             found.note_change();
         }
+        if self.echoes.are_wanted() {
+            self.echoes.tell(&charges(bill, &versions, now), asker.as_slice());
+        }
         Ok(statement)
+    }
+
+    /// Does here what another process has decided.
+    fn abide_by<'a>(
+        &self,
+        ruling: Ruling,
+        bill: &Bill<'a>,
+        outlook: Statement<'a>,
+        (ruler, asker): (&Echo, Option<&Echo>),
+        now: u64,
+    ) -> Result<Statement<'a>, Box<Refused<'a>>> {
+        match ruling {
+            Ruling::Charged => {
+                let informed: Vec<&Echo> = std::iter::once(ruler).chain(asker).collect();
+                let scoped = charges(bill, &[Some(0); SCOPES], now);
+                for (charge, line) in scoped.iter().zip(bill.lines.iter().flatten()) {
+                    self.add(charge, line.limits, &informed);
+                }
+                Ok(outlook)
+            }
+            Ruling::Refused { excess, retry_after } => {
+                Err(Box::new(Refused { excess, retry_after, statement: outlook }))
+            }
+        }
+    }
+
+    /// Lets another process have the last word from now on, as far as it answers; or nobody any more.
+    pub fn defer_to(&self, arbiter: Option<Arbiter>) {
+        self.arbiter.put(arbiter);
+    }
+
+    /// Hears of every charge from now on, for another process that counts the same.
+    pub fn listen(&self) -> Echo {
+        self.echoes.listen()
+    }
+
+    /// Charges what another process has let pass, whether there was room for it or not. `limits` are those of its scope. Whoever
+    /// listens hears of it, but for those who know.
+    pub fn add(&self, charge: &Charge, limits: &Limits, informed: &[&Echo]) {
+        let Some(found) = self.table.find_or_make(&charge.app, &charge.scope()) else { return };
+        let (mut claim, now) = (found.named.account.claim(), charge.at.unix_nanos());
+        if let Some(quota) = &limits.quota {
+            claim.charge(quota, charge.weight, now);
+        }
+        if let Some(spike) = &limits.spike {
+            claim.set_pace(claim.account().pace().passed(spike, charge.weight, now));
+        }
+        let version = claim.release();
+        found.note_change();
+        let charge = Charge::new(&charge.app, &charge.scope(), charge.weight, charge.at, version);
+        self.echoes.tell(&[charge], informed);
+    }
+
+    /// Hands `take` everything, and says what is known by that.
+    pub fn tell_all(&self, mut take: impl FnMut(Record)) -> Told {
+        let mut told = Told::default();
+        for named in self.table.iter() {
+            let (record, version) = Record::of(named);
+            told.note(&named.key, version);
+            take(record);
+        }
+        told
     }
 
     /// What [`Ledger::charge`] would say, without charging anything.
@@ -117,11 +204,6 @@ impl Ledger {
             named.saved.store(version, Ordering::Relaxed);
             take(record);
         }
-    }
-
-    /// Hands `take` everything.
-    pub fn each(&self, mut take: impl FnMut(Record)) {
-        self.table.iter().for_each(|named| take(Record::of(named).0));
     }
 
     /// Takes up what an earlier process has written down; false when there is no room for it.
@@ -166,6 +248,14 @@ impl Ledger {
         });
         running.collect()
     }
+}
+
+/// What was charged, account by account.
+fn charges(bill: &Bill<'_>, versions: &[Option<u64>; SCOPES], now: u64) -> Vec<Charge> {
+    let charged = bill.lines.iter().zip(versions);
+    let charged = charged.filter_map(|(line, version)| Some((line.as_ref()?, (*version)?)));
+    let at = Timestamp::from_unix_nanos(now);
+    charged.map(|(line, version)| Charge::new(bill.app, &line.scope, bill.weight, at, version)).collect()
 }
 
 /// Brings accounts that were written under another clock to this one.

@@ -7,11 +7,15 @@ mod statement;
 mod account;
 mod table;
 mod record;
+mod echo;
+mod arbiter;
 mod ledger;
 mod priority;
 mod inflight;
 mod throttle;
 
+pub use arbiter::{Arbiter, Ask, Ruling};
+pub use echo::{Charge, Echo, Told};
 pub use inflight::{Concurrency, Inflight, Seat};
 pub use ledger::{Bill, Ledger, Line, Refused};
 pub use priority::Priority;

@@ -111,7 +111,13 @@ impl Pace {
         if weight > 0 && ahead > allowed {
             return Err((ahead - allowed).saturating_add(here - now));
         }
-        Ok(Self { due: due.max(here).saturating_add(spike.span(weight)), last: here })
+        Ok(self.passed(spike, weight, now))
+    }
+
+    /// What is remembered once `weight` has passed at `now` in another process, whether it was ahead of its time or not.
+    pub(super) fn passed(self, spike: &Spike, weight: u64, now: u64) -> Self {
+        let (due, here) = self.seen_from(now);
+        Self { due: due.max(here).saturating_add(spike.span(weight)), last: here }
     }
 
     /// How much more may come at once.

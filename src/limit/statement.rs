@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{AppId, OperationId, ProductId};
 
 /// What a limit is counted by, always within one app.
@@ -99,7 +101,7 @@ impl<'a> Statement<'a> {
 }
 
 /// Why a request is too much.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Excess {
     /// There is no room left to count in.
     NoRoom,

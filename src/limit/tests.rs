@@ -617,3 +617,95 @@ proptest! {
         }
     }
 }
+
+/// Two processes that count the same.
+fn pair(limits: &Limits) -> [Desk; 2] {
+    [(); 2].map(|()| Desk::of_product(limits.clone()))
+}
+
+#[test]
+fn what_is_charged_is_told_to_whoever_listens_and_only_for_so_long() {
+    let [here, there] = pair(&quota(3, calendar(Unit::Hour)));
+    let (now, told) = (at("2026-03-01T00:00:00Z"), Told::default());
+    here.charge(now).unwrap();
+
+    let (echo, other) = (here.ledger.listen(), here.ledger.listen());
+    here.charge(now).unwrap();
+    let charges = echo.take(&told);
+    assert_eq!((charges.len(), charges[0].scope(), charges[0].at), (1, Scope::Product(&here.product), now));
+    assert!(echo.take(&told).is_empty(), "it is told once");
+    assert_eq!(other.take(&told), charges, "and to everybody");
+
+    let back = there.ledger.listen();
+    there.ledger.add(&charges[0], &quota(3, calendar(Unit::Hour)), &[&back]);
+    assert!(back.take(&told).is_empty(), "whoever has told of it knows");
+    assert_eq!(there.charge(now).unwrap().iter().next().unwrap().remaining, 1);
+    drop(echo);
+    here.charge(now).unwrap();
+    assert_eq!(other.take(&told).len(), 1);
+}
+
+#[test]
+fn what_the_other_process_has_read_is_not_told_again() {
+    let [here, there] = pair(&quota(9, calendar(Unit::Hour)));
+    let now = at("2026-03-01T00:00:00Z");
+    let echo = here.ledger.listen();
+    here.charge(now).unwrap();
+
+    let mut written = Vec::new();
+    let told = here.ledger.tell_all(|record| written.push(record));
+    here.charge(now).unwrap();
+
+    assert!(written.iter().all(|record| there.ledger.restore(record)));
+    let rest = echo.take(&told);
+    assert_eq!(rest.len(), 1);
+    rest.iter().for_each(|charge| there.ledger.add(charge, &quota(9, calendar(Unit::Hour)), &[]));
+    assert_eq!(there.charge(now).unwrap().iter().next().unwrap().remaining, 6);
+}
+
+#[test]
+fn two_processes_of_which_one_has_the_last_word_let_exactly_the_quota_pass() {
+    const QUOTA: u64 = 500;
+    let limits = quota(QUOTA, calendar(Unit::Year));
+    let [elder, heir] = pair(&limits).map(Arc::new);
+    let now = at("2026-03-01T00:00:00Z");
+    let counter = Arc::clone(&heir);
+    let listener = heir.ledger.listen();
+    let ask: Arc<Ask> = Arc::new(move |charges| {
+        assert_eq!(charges[0].scope(), Scope::Product(&counter.product));
+        match counter.ledger.charge_for(&counter.bill(charges[0].weight), Some(&listener), charges[0].at) {
+            Ok(_) => Some(Ruling::Charged),
+            Err(no) => Some(Ruling::Refused { excess: no.excess, retry_after: no.retry_after }),
+        }
+    });
+    elder.ledger.defer_to(Some(Arbiter { ask, echo: elder.ledger.listen() }));
+
+    let passed = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for desk in [&elder, &heir, &elder, &heir] {
+            scope.spawn(|| {
+                for _ in 0..QUOTA {
+                    match desk.charge(now) {
+                        Ok(_) => drop(passed.fetch_add(1, Ordering::Relaxed)),
+                        Err(refused) => assert_eq!(refused.excess, Excess::Quota),
+                    }
+                }
+            });
+        }
+    });
+
+    assert_eq!(passed.load(Ordering::Relaxed), QUOTA);
+}
+
+#[test]
+fn who_gets_no_answer_decides_alone() {
+    let [desk, _] = pair(&quota(2, calendar(Unit::Hour)));
+    let now = at("2026-03-01T00:00:00Z");
+    let echo = desk.ledger.listen();
+    desk.ledger.defer_to(Some(Arbiter { ask: Arc::new(|_| None), echo: echo.clone() }));
+
+    assert!(desk.charge(now).is_ok() && desk.charge(now).is_ok() && desk.charge(now).is_err());
+    assert_eq!(echo.take(&Told::default()).len(), 2, "and tells of it afterwards");
+    desk.ledger.defer_to(None);
+    assert!(desk.charge(now).is_err());
+}

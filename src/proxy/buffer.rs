@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
+use crate::secret::wipe;
+
 /// One TLS record and its overhead fit twice; a larger page saves no system call on the sizes that were measured.
 const SCRATCH_SIZE: usize = 64 * 1024;
 
@@ -63,10 +65,17 @@ impl Buffer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Gives memory back before a long wait.
-    pub(super) fn shrink(&mut self) {
-        if self.is_empty() && self.bytes.capacity() > IDLE_CAPACITY {
+    /// Gives memory back before a long wait, and forgets what was in it.
+    pub(super) fn rest(&mut self) {
+        if !self.is_empty() || self.bytes.capacity() == 0 {
+            return;
+        }
+        if self.bytes.capacity() > IDLE_CAPACITY {
             self.bytes = Vec::new();
+        } else {
+            self.bytes.resize(self.bytes.capacity(), 0);
+            wipe(&mut self.bytes);
+            self.bytes.clear();
         }
     }
 }
@@ -123,12 +132,40 @@ impl Drop for Borrowed<'_> {
             let mut scratch = mem::take(&mut self.scratch);
             let Scratch { head, upstream_head, out, limits } = &mut scratch;
             for bytes in [head, upstream_head, out, limits] {
+                wipe(bytes);
                 bytes.clear();
                 bytes.shrink_to(SCRATCH_KEPT);
             }
             kept.push(scratch);
         }
     }
+}
+
+/// As [`poll_read_with`], for what may hold a secret: nothing of it stays in the scratch page.
+///
+/// # Errors
+/// Whatever the stream reports.
+pub(super) fn poll_read_secret<R, F>(
+    cx: &mut Context<'_>,
+    from: Pin<&mut R>,
+    keep: F,
+) -> Poll<io::Result<usize>>
+where
+    R: AsyncRead + ?Sized,
+    F: FnOnce(&[u8]),
+{
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut page = ReadBuf::new(scratch);
+        ready!(from.poll_read(cx, &mut page))?;
+        keep(page.filled());
+        wipe(page.filled_mut());
+        Poll::Ready(Ok(page.filled().len()))
+    })
+}
+
+/// Forgets what was read last. A secret may have come with the end of a body, say.
+pub(super) fn wipe_page() {
+    SCRATCH.with_borrow_mut(|scratch| wipe(scratch));
 }
 
 /// Reads once from `from` into the thread's scratch page and hands what arrived to `keep`; `Ok(0)` is the end of the stream.
@@ -190,6 +227,20 @@ mod tests {
         drop((0..2 * SHELF_KEPT).map(|_| shelf.take()).collect::<Vec<_>>());
 
         assert_eq!(shelf.0.borrow().len(), SHELF_KEPT);
+    }
+
+    #[tokio::test]
+    async fn a_secret_does_not_stay_in_the_page() {
+        let mut source: &[u8] = b"hello";
+        let mut buffer = Buffer::default();
+        let read = std::future::poll_fn(|cx| {
+            poll_read_secret(cx, Pin::new(&mut source), |bytes| buffer.extend(bytes))
+        });
+
+        assert_eq!(read.await.unwrap(), 5);
+
+        assert_eq!(buffer.unread(), b"hello");
+        SCRATCH.with_borrow(|page| assert_eq!(page[..5], [0; 5]));
     }
 
     #[tokio::test]

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::pressure::Gauge;
 use super::sightings::Lookout;
@@ -74,8 +77,25 @@ pub struct NotAttested(pub String);
 /// What every live connection must hear of.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Signal {
-    /// The agent is stopping.
+    /// Nobody new is taken in, and who is here is to go.
     pub(super) draining: bool,
+    /// Another process takes callers in by now, so there is no hurry.
+    pub(super) heir: bool,
+    /// When whoever is still here is cut.
+    pub(super) ends: Option<Instant>,
     /// Grows with each snapshot.
     pub(super) changes: u64,
+}
+
+impl Signal {
+    /// Has everybody go by `end`, or by the moment that was said before if that is sooner.
+    pub(super) fn drain_by(&mut self, end: Instant) {
+        self.draining = true;
+        self.ends = Some(self.ends.map_or(end, |ends| ends.min(end)));
+    }
+
+    /// How long is left until whoever is still here is cut, if that is to be.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.ends.map(|ends| ends.saturating_duration_since(Instant::now()))
+    }
 }

@@ -69,6 +69,13 @@ impl Deadline {
         }
     }
 
+    /// Who waits for a next request waits no longer than `span` from now on.
+    pub(super) fn shorten_idle(&self, span: Duration) {
+        if self.phase.get() == Phase::Idle && self.at.get() > Instant::now() + span {
+            self.set(Phase::Idle, span);
+        }
+    }
+
     /// The certificate ends at another moment than was thought, because the clock was set or stood still.
     pub(super) fn move_validity(&self, validity: Option<Instant>) {
         if self.validity.replace(validity) != validity {
@@ -177,6 +184,22 @@ mod tests {
 
         assert_eq!(deadline.expired().await, Phase::Head);
         assert_eq!(start.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_is_idle_is_hurried() {
+        let start = Instant::now();
+        let deadline = Deadline::new(Phase::Idle, Duration::from_secs(60), None);
+
+        deadline.shorten_idle(Duration::from_secs(90));
+        deadline.shorten_idle(Duration::from_secs(20));
+        assert_eq!(deadline.expired().await, Phase::Idle);
+        assert_eq!(start.elapsed().as_secs(), 20);
+        deadline.set(Phase::Transfer, Duration::from_secs(30));
+        deadline.shorten_idle(Duration::from_secs(1));
+
+        assert_eq!(deadline.expired().await, Phase::Transfer);
+        assert_eq!(start.elapsed().as_secs(), 50);
     }
 
     #[tokio::test(start_paused = true)]

@@ -266,7 +266,7 @@ impl Relaying<'_, '_> {
         let mut interim = 0;
         let response = poll_fn(|cx| {
             let before = up.leg.moved;
-            if let Poll::Ready(Err(broken)) = up.poll(cx, &mut inbound.body) {
+            if let Poll::Ready(Err(broken)) = up.poll(cx, inbound.body) {
                 return Poll::Ready(Err(broken));
             }
             let waited = inbound.drip.waits();
@@ -312,7 +312,7 @@ impl Relaying<'_, '_> {
         let mut down = Down { leg: Leg::new(stream, ended), scan };
         let brought = poll_fn(|cx| {
             let before = up.leg.moved + down.leg.moved;
-            if let Poll::Ready(Err(broken)) = up.poll(cx, &mut inbound.body) {
+            if let Poll::Ready(Err(broken)) = up.poll(cx, inbound.body) {
                 return Poll::Ready(Err(broken));
             }
             let brought = down.poll(cx, &mut body);

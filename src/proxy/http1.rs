@@ -13,9 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::admission::{Admission, Visitor, request_id, user_agent};
-use super::buffer::{Buffer, Scratch, poll_read_with};
+use super::buffer::{Buffer, Scratch, poll_read_secret};
 use super::deadline::{Deadline, Phase};
 use super::drip::Drip;
+use super::ending::{Ending, Wish};
 use super::forward::{Failure, NO_ANSWER, Repeatable, Resident, Route, forward, note_delay};
 use super::framing::{Decoder, Framing, Piece};
 use super::headers::loggable;
@@ -87,7 +88,8 @@ where
     let deadline = Deadline::new(Phase::Idle, limits.idle, validity());
     deadline.retire_after(worker.age(&limits));
     let mut signal = worker.signal.clone();
-    let ending = Cell::new(signal.borrow_and_update().draining);
+    let ending = Ending::default();
+    ending.heed(&signal.borrow_and_update());
     if !peer.still_stands(&worker) {
         return;
     }
@@ -107,7 +109,7 @@ where
                     // What was asked while the certificate was good is answered, and nothing after it.
                     Phase::Validity if deadline.grant_farewell(FAREWELL) => {
                         worker.note_expiry();
-                        ending.set(true);
+                        ending.set(Wish::AtOnce);
                     }
                     // The request that is under way says so itself, if the caller can still be told.
                     Phase::Transfer if deadline.give_notice(LINGER) => {}
@@ -118,8 +120,11 @@ where
                         continue;
                     }
                     listening = changed.is_ok();
-                    if signal.borrow_and_update().draining {
-                        ending.set(true);
+                    let (was, heard) = (ending.is_wished(), *signal.borrow_and_update());
+                    ending.heed(&heard);
+                    if ending.is_wished() && !was && let Some(left) = heard.left() {
+                        // Who has nothing more to ask goes in the second half, when whoever had was told to.
+                        deadline.shorten_idle(left / 2 + worker.some_moment_in(left / 4));
                     }
                     deadline.move_validity(validity());
                     if !peer.still_stands(&worker) {
@@ -151,7 +156,7 @@ const HEAD_TOO_LARGE: Answer = Answer::new(431, "head-too-large", "The request h
 struct Ends<'a> {
     deadline: &'a Deadline,
     /// Whether it takes no further request.
-    ending: &'a Cell<bool>,
+    ending: &'a Ending,
     /// Whether it carries something else than HTTP by now, which ends in its own way.
     tunnelled: &'a Cell<bool>,
 }
@@ -184,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         &mut self,
         most: usize,
         deadline: &Deadline,
-        ending: &Cell<bool>,
+        ending: &Ending,
         within: Duration,
     ) -> Result<usize, Answer> {
         let mut begun = false;
@@ -202,13 +207,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 begun = true;
                 deadline.set(Phase::Head, within);
             }
-            self.unread.shrink();
+            self.unread.rest();
             let Self { io, unread, .. } = self;
             let read = poll_fn(|cx| {
-                if ending.get() && unread.is_empty() {
+                let read = poll_read_secret(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes));
+                // What has come already is answered, whatever was said meanwhile.
+                if read.is_pending() && ending.is(Wish::AtOnce) && unread.is_empty() {
                     return Poll::Ready(Ok(0));
                 }
-                poll_read_with(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes))
+                read
             });
             match read.await {
                 Ok(0) | Err(_) => return Ok(0),
@@ -288,7 +295,7 @@ where
     if old {
         worker.cuts.count("max-age");
     }
-    let last = old || ending.get() || deadline.ends_by(begun + NOTICE);
+    let last = old || ending.is_wished() || deadline.ends_by(begun + NOTICE);
     limits.clear();
     if let Course::Forward(Route::Service(Admission { permit, .. })) = &request.judgement.course {
         write_lines(limits, permit.statement());
@@ -581,7 +588,8 @@ async fn read_form<S: AsyncRead + AsyncWrite + Unpin>(
             Piece::NeedMore => {
                 let Connection { io, unread, .. } = &mut *connection;
                 let read =
-                    poll_fn(|cx| poll_read_with(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes))).await;
+                    poll_fn(|cx| poll_read_secret(cx, Pin::new(&mut *io), |bytes| unread.extend(bytes)))
+                        .await;
                 match read {
                     Ok(0) | Err(_) => return Err(FormFailure::Broken),
                     Ok(_) => continue,

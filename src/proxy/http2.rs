@@ -66,6 +66,10 @@ const NOTICE: Duration = Duration::from_secs(1);
 /// How long streams may go on after the connection's certificate has ended.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// Connections that leave for another process do it within this part of the drain, and within this span.
+const SPREAD: u32 = 10;
+const WIDEST: Duration = Duration::from_secs(1);
+
 /// Serves streams on `io` until either side has had enough. `until` is when the certificate ends that it rests on.
 pub(super) async fn serve<S>(worker: Rc<Worker>, peer: Peer, mut io: S, until: Option<Timestamp>)
 where
@@ -138,6 +142,8 @@ where
         connection.graceful_shutdown();
     }
     let near_end = || validity().map_or_else(Instant::now, |end| end.checked_sub(NOTICE).unwrap_or(end));
+    // When this one says GOAWAY because another process takes callers in.
+    let mut leaves: Option<Instant> = None;
     let mut notice = std::pin::pin!(sleep_until(near_end()));
     let mut unannounced = until.is_some();
     let age = worker.age(&limits).filter(|_| !ending);
@@ -191,10 +197,15 @@ where
                 }
                 Phase::Head | Phase::Idle | Phase::Transfer => deadline.set(Phase::Idle, limits.idle),
             },
-            () = &mut notice, if unannounced => {
-                unannounced = false;
-                // Whoever hangs up upon this does it because of the certificate, too.
-                worker.note_expiry();
+            () = &mut notice, if unannounced || leaves.is_some() => {
+                if leaves.is_some_and(|leaves| leaves <= Instant::now()) {
+                    leaves = None;
+                    notice.as_mut().reset(near_end());
+                } else {
+                    unannounced = false;
+                    // Whoever hangs up upon this does it because of the certificate, too.
+                    worker.note_expiry();
+                }
                 connection.graceful_shutdown();
             }
             () = &mut old, if young => {
@@ -205,14 +216,19 @@ where
             changed = signal.changed(), if listening => {
                 listening = changed.is_ok();
                 deadline.move_validity(validity());
-                notice.as_mut().reset(near_end());
+                let heard = *signal.borrow();
+                if heard.draining && !ending {
+                    ending = true;
+                    let spread = heard.left().filter(|_| heard.heir).map(|left| (left / SPREAD).min(WIDEST));
+                    leaves = spread.map(|spread| Instant::now() + worker.some_moment_in(spread));
+                    if leaves.is_none() {
+                        connection.graceful_shutdown();
+                    }
+                }
+                let end = near_end();
+                notice.as_mut().reset(leaves.map_or(end, |leaves| if unannounced { end.min(leaves) } else { leaves }));
                 if !peer.still_stands(&worker) {
                     return Parting::Silent;
-                }
-                // Not marked as seen: what has changed since the question above is to be asked about again.
-                if signal.borrow().draining && !ending {
-                    ending = true;
-                    connection.graceful_shutdown();
                 }
             }
         }

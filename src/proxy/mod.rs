@@ -8,6 +8,7 @@ mod signs;
 mod sessions;
 mod tls;
 mod deadline;
+mod ending;
 mod crowd;
 mod pressure;
 mod drip;
@@ -58,7 +59,7 @@ mod rehearse;
 mod reading;
 
 pub use context::{Attestor, NotAttested, PlaneContext};
-pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Socket};
+pub use plane::{Claim, Door, Opening, Plane, PlaneError, Recollection, Scissors, Socket};
 pub use pressure::{Gauge, Pressure};
 pub use reading::{
     AnswerBody, AnswerHead, Conversation, End, Request, read_answer, read_conversation, read_proxy_header,

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use super::buffer::{Buffer, poll_read_with};
 use super::deadline::{Deadline, Phase};
 use super::drip::{Drip, TooSlow};
+use super::ending::Ending;
 use super::framing::Framing;
 use super::http_gate::Version;
 use super::leaks::{Blocked, Leaks, Scan};
@@ -63,7 +64,7 @@ pub(super) struct Pace<'a> {
     pub(super) deadline: &'a Deadline,
     pub(super) stall: Duration,
     /// Whether the connection takes no further request.
-    pub(super) ending: &'a Cell<bool>,
+    pub(super) ending: &'a Ending,
 }
 
 impl Pace<'_> {
@@ -142,7 +143,7 @@ where
             drip.begin();
             pass_interim(io, out, upstream, &answer, caller, request_id).await?;
         };
-        let caller = &Caller { keep_alive: caller.keep_alive && !pace.ending.get(), ..*caller };
+        let caller = &Caller { keep_alive: caller.keep_alive && !pace.ending.is_wished(), ..*caller };
         let framing = response::framing_for(caller.version, &answer);
         out.clear();
         let head_bytes = upstream.unread.unread().get(..answer.length).unwrap_or_default();

@@ -263,7 +263,7 @@ where
                 }
                 Phase::Head | Phase::Idle | Phase::Transfer => "idle-timeout",
             }),
-            code = forbidden(&mut signal, limits.drain, allowed) => Some(code),
+            code = forbidden(&mut signal, worker.some_moment_in(limits.drain / 10), allowed) => Some(code),
         }
     };
     if ended == Some(BROKEN_OFF) {
@@ -286,27 +286,34 @@ pub(super) const BROKEN_OFF: &str = "broken-off";
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Ends when the connection may not go on: when it is not allowed any more, or a little before a drain ends, so that it is
-/// closed and not cut.
+/// closed and not cut, `early` sooner if there is another process to go to.
 async fn forbidden(
     signal: &mut watch::Receiver<Signal>,
-    within: Duration,
+    early: Duration,
     allowed: impl Fn() -> Result<(), &'static str>,
 ) -> &'static str {
     loop {
         // Before the question, so that what changes while it is answered is asked about again.
-        let draining = signal.borrow_and_update().draining;
+        let heard = *signal.borrow_and_update();
         if let Err(code) = allowed() {
             return code;
         }
+        let early = GOODBYE + if heard.heir { early } else { Duration::ZERO };
+        let left = heard.left().map(|left| left.saturating_sub(early));
+        if left == Some(Duration::ZERO) {
+            return "agent-stopped";
+        }
         // What ends by itself, as a grant or a credential does, is told by nobody.
-        let changed = tokio::time::timeout(LOOK_AGAIN, signal.changed());
+        let changed = tokio::time::timeout(left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN), signal.changed());
         // Without a sender there is no plane any more.
-        if draining || matches!(changed.await, Ok(Err(_))) {
-            tokio::time::sleep(within.saturating_sub(Duration::from_secs(1))).await;
+        if matches!(changed.await, Ok(Err(_))) {
             return "agent-stopped";
         }
     }
 }
+
+/// Both ends of a raw connection are told so long before a drain ends.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// One direction of a raw connection.
 #[derive(Debug, Default)]
@@ -350,7 +357,7 @@ impl OneWay {
                 }
                 continue;
             }
-            self.unread.shrink();
+            self.unread.rest();
             let unread = &mut self.unread;
             match poll_read_with(cx, Pin::new(&mut *from), |bytes| unread.extend(bytes)) {
                 Poll::Ready(Ok(0)) => self.ended = true,

@@ -230,7 +230,7 @@ impl Pool {
     pub(super) fn give_back(&self, key: &PoolKey, mut upstream: Upstream, most: usize) {
         upstream.reused = true;
         upstream.since = Instant::now();
-        upstream.unread.shrink();
+        upstream.unread.rest();
         let mut idle = self.idle.borrow_mut();
         if let Some(kept) = idle.get_mut(key) {
             if kept.len() < most {

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::buffer::Shelf;
+use super::buffer::{Shelf, wipe_page};
 use super::context::{Attestor, PlaneContext, Signal};
 use super::crowd::{Crowd, Turnstile};
 use super::h2_upstream::H2Pool;
@@ -243,6 +243,11 @@ impl Worker {
         self.open.get()
     }
 
+    /// Some moment within `span`, so that what many are told at once is not done by all of them at once.
+    pub(super) fn some_moment_in(&self, span: Duration) -> Duration {
+        span / 1024 * u32::try_from(self.ids.random() % 1024).unwrap_or(0)
+    }
+
     /// Leaves `event` in the access log, remembers it, and counts it as usage.
     pub(super) fn log(&self, event: &AccessEvent<'_>) {
         self.recall.remember(event);
@@ -300,12 +305,13 @@ impl Worker {
         self.turns.keep().await;
     }
 
-    /// Drops stale upstream connections; runs as long as the thread does.
+    /// Drops stale upstream connections, and forgets what was read; runs as long as the thread does.
     pub(super) async fn sweep_pool(self: Rc<Self>) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             self.pool.sweep();
             self.shared.sweep();
+            wipe_page();
         }
     }
 }

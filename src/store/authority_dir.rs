@@ -25,7 +25,7 @@ mod pending;
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,9 +60,9 @@ pub struct AuthorityDir {
 /// What keeps other agents away.
 enum Lock {
     /// The lock file. Whoever writes holds it.
-    Full(#[expect(dead_code, reason = "it is held, not used")] File),
+    Full(File),
     /// Only the directory of the authorities, for the lock file could not be made. Enough to read.
-    Reading(#[expect(dead_code, reason = "it is held, not used")] File),
+    Reading(File),
 }
 
 /// What [`AuthorityDir::load`] found.
@@ -224,6 +224,41 @@ impl AuthorityDir {
         let directory = Self::open(state)?;
         let keys = KeyStore::open(state, settings)?;
         Ok(Self { keys, ..directory })
+    }
+
+    /// [`Self::open_keeping`] under a lock that its owner, who writes no more, has lent.
+    ///
+    /// # Errors
+    /// As for [`Self::open_keeping`].
+    pub fn open_lent(state: &Path, settings: &KeySettings, lock: File) -> Result<Self, StoreError> {
+        let path = state.join(LOCK);
+        match sign_lock(&lock) {
+            Err(error) if disk::refuses_writing(&error) => {}
+            outcome => outcome.map_err(io_error("write the lock", &path))?,
+        }
+        let keys = KeyStore::open(state, settings)?;
+        let gate: Box<Gate<'static>> = Box::new(|_| Ok(()));
+        Ok(Self { state: state.to_owned(), lock: Mutex::new(Lock::Full(lock)), gate, keys })
+    }
+
+    /// The lock for another process that is to become the owner: it is free only when both have let go of it.
+    ///
+    /// # Errors
+    /// It cannot be written, or the system gives no descriptor.
+    pub fn lend_lock(&self) -> Result<File, StoreError> {
+        self.lock_for_writing()?;
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Lock::Full(lock) | Lock::Reading(lock)) = &*held;
+        lock.try_clone().map_err(io_error("lend the lock", &self.state.join(LOCK)))
+    }
+
+    /// Writes down in the lock that it is this process's, after it was lent in vain.
+    pub fn sign_lock(&self) {
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Lock::Full(lock) | Lock::Reading(lock)) = &*held;
+        if let Err(error) = sign_lock(lock) {
+            tracing::debug!(%error, "the lock cannot be signed");
+        }
     }
 
     /// This directory with its keys in `keys`; for tests.
@@ -933,5 +968,7 @@ fn holder_of(lock: &File) -> String {
 
 fn sign_lock(mut lock: &File) -> io::Result<()> {
     lock.set_len(0)?;
+    // Whoever had it before has left the position behind.
+    lock.rewind()?;
     writeln!(lock, "{}", std::process::id())
 }

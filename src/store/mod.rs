@@ -18,6 +18,7 @@ pub mod limit_journal;
 pub mod token_keys;
 pub mod token_journal;
 pub mod socket_file;
+pub mod courier;
 mod secret_source;
 mod sealed_key;
 mod token;

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -37,28 +37,40 @@ pub enum SocketError {
 /// # Errors
 /// Somebody else uses the path, or the system refuses.
 pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
-    expect_free(path)?;
+    listen_as(path, Type::STREAM, 0o660)
+}
+
+/// [`listen`] for messages whose bounds are kept (`SOCK_SEQPACKET`), and for the owner alone (0600).
+///
+/// # Errors
+/// As for [`listen`].
+pub fn listen_for_messages(path: &Path) -> Result<UnixListener, SocketError> {
+    listen_as(path, Type::SEQPACKET, 0o600)
+}
+
+fn listen_as(path: &Path, sort: Type, mode: u32) -> Result<UnixListener, SocketError> {
+    expect_free(path, sort)?;
     let mut name = std::ffi::OsString::from(path);
     name.push(format!(".{}", std::process::id()));
     let staged = PathBuf::from(name);
     drop(fs::remove_file(&staged));
-    let opened = open(&staged).and_then(|socket| fs::rename(&staged, path).map(|()| socket));
+    let opened = open(&staged, sort, mode).and_then(|socket| fs::rename(&staged, path).map(|()| socket));
     let refused = |source| SocketError::Io { step: "listen on the socket", path: path.to_owned(), source };
     opened.inspect_err(|_| drop(fs::remove_file(&staged))).map(Into::into).map_err(refused)
 }
 
-fn open(path: &Path) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+fn open(path: &Path, sort: Type, mode: u32) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, sort, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
     socket.listen(BACKLOG)?;
     Ok(socket)
 }
 
 const BACKLOG: i32 = 1024;
 
-fn expect_free(path: &Path) -> Result<(), SocketError> {
+fn expect_free(path: &Path, sort: Type) -> Result<(), SocketError> {
     let io_error = |source| SocketError::Io { step: "look at", path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -66,7 +78,7 @@ fn expect_free(path: &Path) -> Result<(), SocketError> {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NoSocket(path.to_owned())),
         Ok(_) => (),
     }
-    match UnixStream::connect(path) {
+    match Socket::new(Domain::UNIX, sort, None).and_then(|socket| socket.connect(&SockAddr::unix(path)?)) {
         Ok(_) => Err(SocketError::InUse(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         Err(error) => Err(io_error(error)),

@@ -164,6 +164,18 @@ impl UsageBook {
         self.put(row.hour.unix().div_euclid(HOUR), row.key, row.count);
     }
 
+    /// Adds what another process has counted.
+    pub fn add_row(&mut self, row: UsageRow) {
+        self.add(row.hour.unix().div_euclid(HOUR), row.key, row.count);
+    }
+
+    /// All rows, which are forgotten here.
+    pub fn take_rows(&mut self) -> Vec<UsageRow> {
+        let rows = self.rows(None).collect();
+        *self = Self::default();
+        rows
+    }
+
     fn add(&mut self, hour: i64, key: UsageKey, count: UsageCount) {
         let fresh = (key.app.clone(), key.product.clone(), key.code.clone());
         *self.fresh.entry(fresh).or_default() += count.calls;

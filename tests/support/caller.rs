@@ -255,6 +255,11 @@ impl H2 {
         Self { sender, open }
     }
 
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.open.has_changed().is_err()
+    }
+
     /// Waits until the connection has ended, in whatever manner.
     pub(crate) async fn closed(mut self) {
         while soon("the end of the connection", self.open.changed()).await.is_ok() {}

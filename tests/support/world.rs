@@ -248,6 +248,11 @@ impl Scene {
         std::fs::read_to_string(self.path().join("state/bundle.pem")).unwrap()
     }
 
+    /// Starts an agent that may not want to run.
+    pub(crate) fn launch(&self) -> Child {
+        run(self.path(), &self.environment)
+    }
+
     /// Starts the agent and waits until it is ready.
     pub(crate) async fn start(self) -> World {
         self.write();
@@ -274,6 +279,11 @@ pub(crate) fn postern(folder: &Path) -> Command {
 
 /// Runs the agent in `folder`, with its log in the file `log`.
 pub(crate) fn run(folder: &Path, environment: &Environment) -> Child {
+    run_with(folder, environment, &[])
+}
+
+/// Runs the agent in `folder` with further arguments.
+fn run_with(folder: &Path, environment: &Environment, arguments: &[&str]) -> Child {
     let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
     let agent = postern(folder);
     let mut command = match environment.wrapper.as_slice() {
@@ -286,6 +296,7 @@ pub(crate) fn run(folder: &Path, environment: &Environment) -> Child {
     };
     command
         .arg("run")
+        .args(arguments)
         .envs(environment.variables.iter().cloned())
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
@@ -427,7 +438,9 @@ impl World {
         let pid = rustix::process::Pid::from_child(&self.child);
         let signal = match name {
             "HUP" => rustix::process::Signal::HUP,
+            "INT" => rustix::process::Signal::INT,
             "TERM" => rustix::process::Signal::TERM,
+            "USR2" => rustix::process::Signal::USR2,
             other => panic!("no signal {other}"),
         };
         rustix::process::kill_process(pid, signal).unwrap();
@@ -436,6 +449,17 @@ impl World {
     /// Waits until the agent has ended of its own accord.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         eventually("the agent ends", async || self.child.try_wait().unwrap()).await
+    }
+
+    /// Has another process take over; the former one, which goes on until its connections have ended.
+    pub(crate) fn take_over(&mut self) -> Child {
+        let heir = run_with(self.folder.path(), &self.environment, &["--take-over"]);
+        std::mem::replace(&mut self.child, heir)
+    }
+
+    /// Puts a process back that goes on after all; the one that it was to be followed by.
+    pub(crate) const fn put_back(&mut self, former: Child) -> Child {
+        std::mem::replace(&mut self.child, former)
     }
 
     /// Kills the agent and starts it again.
