@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use super::hpack::{is_unreadable, names_pseudo};
 use crate::limit::Spike;
+use crate::secret::wipe;
 
 /// What a caller did that ends its connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -155,6 +156,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             return Poll::Pending;
         }
         let before = page.filled().len();
+        if this.incoming.skip == 0 {
+            this.watch.forget_block();
+        }
         ready!(Pin::new(&mut this.io).poll_read(cx, page))?;
         let Self { incoming, watch, alarm, .. } = this;
         let mut objection = None;
@@ -266,6 +270,7 @@ mod kind {
 }
 
 const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
 const ACK: u8 = 0x1;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
@@ -374,6 +379,8 @@ struct Watch {
     block: Vec<u8>,
     /// Whether what arrives now belongs to it.
     within_block: bool,
+    /// Whether nothing more of it comes in another frame.
+    ends_block: bool,
 }
 
 impl Watch {
@@ -391,6 +398,15 @@ impl Watch {
             held: None,
             block: Vec::new(),
             within_block: false,
+            ends_block: false,
+        }
+    }
+
+    /// Forgets the field block that is there as a whole. Whoever reads on has decoded it, and there may be a secret in it.
+    fn forget_block(&mut self) {
+        if self.ends_block {
+            wipe(&mut self.block);
+            self.block.clear();
         }
     }
 
@@ -410,7 +426,11 @@ impl Watch {
             return Err(Objection::FrameSize);
         }
         if frame.kind == kind::HEADERS {
+            wipe(&mut self.block);
             self.block.clear();
+        }
+        if matches!(frame.kind, kind::HEADERS | kind::CONTINUATION) {
+            self.ends_block = frame.has(END_HEADERS);
         }
         // What is padded, or has a priority, has more in it than its field block, and nobody sends that any more.
         let is_plain = frame.kind == kind::CONTINUATION || !(frame.has(PADDED) || frame.has(PRIORITY));
@@ -802,6 +822,23 @@ mod tests {
         let mut heard = [0; 1024];
         let count = caller.read(&mut heard).await.unwrap();
         u32::from_be_bytes(heard[count - 4..count].try_into().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_field_block_is_forgotten_once_it_was_decoded() {
+        let (mut caller, ours) = tokio::io::duplex(4096);
+        let (mut guard, _alarm) = Guard::new(ours, paces("10/s", "10/s", 9));
+        let begun = [frame(4, 0, 0, &[]), frame(1, 0x1, 1, b"\x82")].concat();
+        let mut page = [0; 1024];
+        for (bytes, kept) in [
+            ([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", begun.as_slice()].concat(), &b"\x82"[..]),
+            (frame(9, 0x4, 1, b"\x84"), b"\x82\x84"),
+            (frame(6, 0, 0, &[0; 8]), b""),
+        ] {
+            caller.write_all(&bytes).await.unwrap();
+            assert_eq!(guard.read(&mut page).await.unwrap(), bytes.len());
+            assert_eq!(guard.watch.block, kept);
+        }
     }
 
     #[tokio::test]
