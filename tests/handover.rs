@@ -523,42 +523,46 @@ async fn an_heir_that_dies_at_any_point_leaves_everything_as_it_was() {
     assert_eq!(metered.get("/metered", &key.line()).await.status, 429);
 }
 
+/// A scene in which an agent needs two seconds before it can let callers in: an issuer of tokens whose web server takes no notice.
+fn slow_scene(service: &Service, echo: SocketAddr) -> (Scene, std::net::TcpListener) {
+    let web = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut scene = scene(service, echo, "2s");
+    scene.config(&format!(
+        "[[issuer]]\nissuer = \"https://id.test\"\naudience = [\"a\"]\nalgorithms = [\"ES256\"]\njwks_url = \"http://{}/keys\"\n",
+        web.local_addr().unwrap()
+    ));
+    (scene, web)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_heir_that_is_killed_leaves_callers_unharmed() {
     let service = mirror().await;
-    let mut world = scene(&service, echo().await, "2s").start().await;
+    let (scene, _web) = slow_scene(&service, echo().await);
+    let mut world = scene.start().await;
     let load = Load::on(&world);
     let mut callers = JoinSet::new();
     callers.spawn(load.clone().keep_alive("keep".to_owned()));
     callers.spawn(load.clone().anew("anew".to_owned()));
     callers.spawn(load.clone().streams("streams".to_owned()));
 
-    // From one that has hardly begun to one that is about to let callers in.
-    let mut interrupted = 0;
-    for pause in [0, 20, 60, 120, 200, 300] {
-        let mut former = world.take_over();
+    for pause in [0, 0, 300, 600, 900] {
+        let former = world.take_over();
+        world.log_with("another agent takes over").await;
         sleep(Duration::from_millis(pause)).await;
-        let before = world.log().matches("\"took_over\":true").count();
-        if before > 0 {
-            drop(world.put_back(former));
-            break;
-        }
         let mut heir = world.put_back(former);
         heir.kill().unwrap();
         heir.wait().unwrap();
-        if world.log().contains("\"took_over\":true") {
-            break;
-        }
-        interrupted += 1;
-        former = world.take_over();
-        drop(world.put_back(former).kill());
+        world.log_with("this one goes on").await;
+        assert!(!world.log().contains("\"took_over\":true"), "it was too late");
+        write(&world.path().join("log"), "");
     }
     load.over.store(true, Ordering::Relaxed);
     while let Some(caller) = callers.join_next().await {
         caller.unwrap();
     }
 
-    assert!(interrupted > 0, "none was interrupted");
+    assert!(load.answered.load(Ordering::Relaxed) > 100);
+    assert_eq!(processes(&world), [world.pid()]);
 }
 
 #[tokio::test]
@@ -608,10 +612,119 @@ async fn sigusr2_starts_the_program_on_disk_which_takes_over() {
     let [heir] = processes(&world)[..] else { panic!("{:?}", processes(&world)) };
     assert_ne!(heir, former);
     assert_eq!(world.try_get(Some(&identity), "").await.unwrap().status, 200);
-    // Nobody waits for it as its parent.
-    let pid = rustix::process::Pid::from_raw(heir.try_into().unwrap()).unwrap();
+    end_all(&world).await;
+}
+
+/// Ends every agent of `world`, also one that was started by another.
+async fn end_all(world: &World) {
+    for pid in processes(world) {
+        let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+    eventually("all agents end", async || processes(world).is_empty().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_agents_that_serve_at_the_same_time_count_as_one() {
+    const QUOTA: usize = 10;
+    let service = mirror().await;
+    let mut scene = scene(&service, echo().await, "20s");
+    let key = Meter::table(&mut scene, "metered", QUOTA);
+    let mut world = scene.start().await;
+    let line = key.line();
+    let mut passed = 0;
+    let mut ask = async |talk: &mut Talk<Tls>| {
+        let answer = talk.get("/metered", &line).await;
+        passed += usize::from(answer.status == 200);
+        (answer.status, answer.header("connection") == Some("close"))
+    };
+    let mut talks = [const { Vec::new() }; 3];
+    let mut former = Vec::new();
+    for (generation, talks) in talks.iter_mut().enumerate() {
+        for _ in 0..3 {
+            let mut talk = world.talk(None).await;
+            // Whoever is only connected may be with the former one still.
+            assert_eq!(talk.get("/", "").await.status, 401);
+            talks.push(talk);
+        }
+        if generation < 2 {
+            let mut witness = world.talk(Some(&world.identity("caller"))).await;
+            former.push(world.take_over());
+            until_dismissed(&mut witness).await;
+        }
+    }
+    assert_eq!(processes(&world).len(), 3);
+
+    // One after the other, and the former agents have one answer left for each of their connections.
+    for round in 0..3 {
+        for (generation, talks) in talks.iter_mut().enumerate() {
+            let (status, closes) = ask(&mut talks[round]).await;
+            assert_eq!((status, closes), (200, generation < 2), "round {round}, agent {generation}");
+        }
+    }
+    let mut last = world.talk(None).await;
+    assert_eq!([ask(&mut last).await.0, ask(&mut last).await.0], [200, 429]);
+    assert_eq!(passed, QUOTA);
+    drop((talks, last));
+    for former in former {
+        ended(former).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_told_to_end_while_it_hands_over_ends_and_its_heir_with_it() {
+    let service = mirror().await;
+    let (scene, _web) = slow_scene(&service, echo().await);
+    let mut world = scene.start().await;
+    let mut former = world.take_over();
+    world.log_with("another agent takes over").await;
+    // One that hangs.
+    world.signal("STOP");
+    assert!(!world.log().contains("\"took_over\":true"), "it was too late");
+
+    let pid = rustix::process::Pid::from_child(&former);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    eventually("the next agent ends", async || processes(&world).is_empty().then_some(())).await;
+
+    let status = eventually("the former agent ends", async || former.try_wait().unwrap()).await;
+    assert!(status.success(), "{status}");
+    assert_eq!(world.ended().await.code(), None, "it was killed");
+    assert!(world.log().contains("this one goes on"));
+}
+
+#[tokio::test]
+async fn the_service_manager_is_told_who_the_main_process_is_and_that_it_is_alive() {
+    let service = mirror().await;
+    let mut scene = scene(&service, echo().await, "1s");
+    let path = scene.path().join("notify.sock");
+    let manager = tokio::net::UnixDatagram::bind(&path).unwrap();
+    scene.variable("NOTIFY_SOCKET", path.to_str().unwrap()).variable("WATCHDOG_USEC", "400000");
+    let mut world = scene.start().await;
+    let heard = async || {
+        let mut text = [0; 4096];
+        let length = soon("a word to the service manager", manager.recv(&mut text)).await.unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    let until = async |word: &str| {
+        eventually(word, async || {
+            heard().await.lines().find(|line| line.starts_with(word)).map(str::to_owned)
+        })
+        .await
+    };
+
+    until("READY=1").await;
+    until("WATCHDOG=1").await;
+    until("WATCHDOG=1").await;
+    world.signal("USR2");
+    let main = until("MAINPID=").await;
+    assert!(world.ended().await.success());
+    assert_eq!(main, format!("MAINPID={}", processes(&world)[0]));
+    while let Ok(Ok(_)) = tokio::time::timeout(Duration::ZERO, manager.readable()).await {
+        if manager.try_recv(&mut [0; 4096]).is_err() {
+            break;
+        }
+    }
+    until("WATCHDOG=1").await;
+    end_all(&world).await;
 }
 
 /// A frame of HTTP/2 (RFC 9113 §4.1).
@@ -833,11 +946,7 @@ async fn sockets_of_the_service_manager_are_used_and_handed_on() {
     assert!(world.ended().await.success());
     assert_eq!(world.try_get(Some(&identity), "").await.unwrap().status, 200);
     assert_eq!(listening(&world), inode, "the very same socket");
-    for pid in processes(&world) {
-        let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    }
-    eventually("the next agent ends", async || processes(&world).is_empty().then_some(())).await;
+    end_all(&world).await;
 }
 
 /// The inodes of the sockets that listen on the agent's port.

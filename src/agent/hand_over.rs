@@ -22,23 +22,20 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Type};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
+use super::exchange::{Exchange, Questions, Used};
 use super::inheritance::{Inheritance, InheritanceError};
-use crate::causes::Causes;
-use crate::limit::{Arbiter, Bill, Charge, Echo, Ledger, Limits, Line, Ruling, Scope, Told};
-use crate::proxy::{Current, Socket};
-use crate::registry;
+use crate::limit::Charge;
+use crate::proxy::Socket;
 use crate::store::courier::{Courier, CourierError};
 use crate::store::socket_file::{self, SocketError};
-use crate::telemetry::{UsageBook, UsageRow};
+use crate::telemetry::UsageRow;
 
 /// Why one agent does not take over from another.
 #[derive(Debug, thiserror::Error)]
@@ -110,13 +107,6 @@ enum ToHeir {
     Used(Used),
 }
 
-/// What the other one has let pass.
-#[derive(Debug, Default, Deserialize, Serialize)]
-struct Used {
-    charges: Vec<Charge>,
-    rows: Vec<UsageRow>,
-}
-
 /// The elder answers within this time where it has nothing to do first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -131,9 +121,6 @@ pub(super) const TELL_EVERY: Duration = Duration::from_millis(20);
 
 /// A charge that was begun before the heir is asked is done by then.
 const SETTLING: Duration = Duration::from_millis(5);
-
-/// Whether something may be charged is answered within this time, or not at all.
-const ANSWER_PATIENCE: Duration = Duration::from_millis(250);
 
 /// So many of each go into one message.
 const AT_A_TIME: usize = 200;
@@ -392,17 +379,12 @@ impl Claimant {
     /// # Errors
     /// It is gone, or does not say what it should.
     pub(super) async fn yield_to(&self, exchange: &Exchange) -> Result<(), HandOverError> {
-        let fail = |source| CourierError::Io { step: "open a socket for", source };
-        let (ours, theirs) = socket2::Socket::pair(Domain::UNIX, Type::SEQPACKET, None).map_err(fail)?;
-        let questions = Courier::over(ours.into())?;
-        questions.be_patient(ANSWER_PATIENCE)?;
+        let (questions, theirs) = Questions::open()?;
         self.courier.send(&ToHeir::Yours, &[theirs.as_fd()])?;
         drop(theirs);
         self.courier.be_patient(FLUSH_PATIENCE)?;
         self.expect(|message| matches!(message, ToElder::Counting)).await?;
-        let questions = Questions { courier: Mutex::new(questions), broken: AtomicBool::new(false) };
-        let ask = Arc::new(move |charges: &[Charge]| questions.ask(charges));
-        exchange.accounts.ledger.defer_to(Some(Arbiter { ask, echo: exchange.echo.clone() }));
+        exchange.defer_to(questions);
         tokio::time::sleep(SETTLING).await;
         tell(&self.courier, exchange.charges(), Vec::new(), ToHeir::Used)?;
         Ok(self.courier.send(&ToHeir::Go, &[])?)
@@ -466,115 +448,6 @@ impl Claimant {
     pub(super) fn part(&self) {
         self.courier.hang_up();
     }
-}
-
-/// What two agents count together.
-#[derive(Clone, Debug)]
-pub(super) struct Accounts {
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) usage: Arc<Mutex<UsageBook>>,
-    pub(super) current: Current,
-}
-
-/// What two agents let each other know.
-#[derive(Clone, Debug)]
-pub(super) struct Exchange {
-    accounts: Accounts,
-    echo: Echo,
-    /// What the other one knows from the disk.
-    told: Arc<Told>,
-}
-
-impl Exchange {
-    /// Between whoever keeps `accounts` and one who knows of nothing but what `echo` has heard.
-    pub(super) fn new(accounts: Accounts, echo: Echo) -> Self {
-        Self { accounts, echo, told: Arc::default() }
-    }
-
-    /// Between the same, when the other one knows what is on the disk.
-    pub(super) fn behind(self, told: Told) -> Self {
-        Self { told: Arc::new(told), ..self }
-    }
-
-    fn charges(&self) -> Vec<Charge> {
-        self.echo.take(&self.told)
-    }
-
-    fn rows(&self) -> Vec<UsageRow> {
-        self.accounts.usage.lock().unwrap_or_else(PoisonError::into_inner).take_rows()
-    }
-
-    fn add(&self, used: Used) {
-        let registry = Arc::clone(&self.accounts.current.load().registry);
-        for charge in &used.charges {
-            if let Some(limits) = limits(&registry, charge) {
-                self.accounts.ledger.add(charge, &limits, &[&self.echo]);
-            }
-        }
-        let mut book = self.accounts.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        used.rows.into_iter().for_each(|row| book.add_row(row));
-    }
-
-    /// Charges what the other one wants to let pass, if there is room for it.
-    fn rule(&self, charges: &[Charge]) -> Ruling {
-        let registry = Arc::clone(&self.accounts.current.load().registry);
-        let Some(Charge { app, weight, at, .. }) = charges.first() else { return Ruling::Charged };
-        let limits: Vec<_> = charges.iter().map(|charge| limits(&registry, charge)).collect();
-        let mut lines = [None; 3];
-        for (charge, limits) in charges.iter().zip(&limits) {
-            let scope = charge.scope();
-            let [of_app, of_product, of_operation] = &mut lines;
-            let line = match scope {
-                Scope::App(_) => of_app,
-                Scope::Product(_) => of_product,
-                Scope::Operation(..) => of_operation,
-            };
-            *line = limits.as_ref().map(|limits| Line { scope, limits });
-        }
-        match self.accounts.ledger.charge_for(&Bill { app, lines, weight: *weight }, Some(&self.echo), *at) {
-            Ok(_) => Ruling::Charged,
-            Err(refused) => Ruling::Refused { excess: refused.excess, retry_after: refused.retry_after },
-        }
-    }
-}
-
-/// Where the elder asks the heir.
-#[derive(Debug)]
-struct Questions {
-    courier: Mutex<Courier>,
-    /// Whether one was not answered, after which none is asked: its answer could be taken for that of another.
-    broken: AtomicBool,
-}
-
-impl Questions {
-    /// Whether `charges` may be charged; nothing when nobody answers.
-    fn ask(&self, charges: &[Charge]) -> Option<Ruling> {
-        let courier = self.courier.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.broken.load(Ordering::Relaxed) {
-            return None;
-        }
-        match courier.send(&charges, &[]).and_then(|()| courier.receive()) {
-            Ok((ruling, _)) => Some(ruling),
-            Err(error) => {
-                self.broken.store(true, Ordering::Relaxed);
-                tracing::error!(error = %Causes(&error), "the next agent does not say what may be charged; it is counted here");
-                None
-            }
-        }
-    }
-}
-
-/// The limits of what was charged, as they are here.
-fn limits(registry: &registry::Snapshot, charge: &Charge) -> Option<Limits> {
-    let limits = match charge.scope() {
-        Scope::App(app) => registry.app(app.as_str())?.limits.clone(),
-        Scope::Operation(product, operation) => {
-            let product = registry.product(product.as_str())?;
-            product.operations.iter().find(|one| one.id.as_ref() == Some(operation))?.limits.clone()
-        }
-        Scope::Product(product) => registry.product(product.as_str())?.limits.clone(),
-    };
-    limits.map(|limits| *limits)
 }
 
 /// Sends what was let pass, in messages that are not too long.

@@ -19,6 +19,7 @@ mod limit_keeper;
 mod memory_watch;
 mod passage;
 mod inheritance;
+mod exchange;
 mod hand_over;
 mod signals;
 mod watchdog;

@@ -9,7 +9,8 @@ use tokio::task::AbortHandle;
 
 use super::books::Books;
 use super::director::Order;
-use super::hand_over::{self, Accounts, Claimant, Exchange, HandOverError};
+use super::exchange::{Accounts, Exchange};
+use super::hand_over::{self, Claimant, HandOverError};
 use super::inheritance::{self, Inheritance};
 use super::key_keeper::KeyKeeper;
 use super::reception::{Controls, Reception};

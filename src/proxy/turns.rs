@@ -153,7 +153,11 @@ mod tests {
         turns.take(steps("first", 1, Rc::clone(&seen))).await;
         {
             let mut lost = Box::pin(turns.take(steps("lost", 1, Rc::clone(&seen))));
-            poll_fn(|cx| Poll::Ready(assert!(lost.as_mut().poll(cx).is_pending()))).await;
+            poll_fn(|cx| {
+                assert!(lost.as_mut().poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
         }
 
         let waiting = turns.take(steps("last", 1, Rc::clone(&seen)));

@@ -3,10 +3,11 @@
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement that cannot go on may panic")]
 
+mod timing;
+
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use postern::authz::{Ask, Door, Till, Toll, check};
 use postern::clock::Timestamp;
@@ -15,6 +16,7 @@ use postern::id::AppId;
 use postern::identity::Subject;
 use postern::limit::{Bill, Ledger, Line, Scope};
 use postern::registry::{PolicyPath, Snapshot, Source, parse};
+use timing::{median, processor_time, resident};
 
 const APPS: usize = 100_000;
 
@@ -40,8 +42,8 @@ fn main() {
     ];
     for (name, product, operation) in cases {
         let case = Case::new(&product, &operation);
-        let alone = median(|| case.round());
-        let together = median(|| {
+        let alone = median(ROUNDS, || case.round());
+        let together = median(ROUNDS, || {
             std::thread::scope(|threads| {
                 let other = threads.spawn(|| case.round());
                 case.round().max(other.join().unwrap())
@@ -89,18 +91,6 @@ fn million() {
         made.as_secs_f64() * 1e9 / 1e6,
         again.as_secs_f64() * 1e9 / 1e6,
     );
-}
-
-/// What this thread has had of a processor; others may be busy, too.
-fn processor_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
-}
-
-/// Memory of this process, in bytes.
-fn resident() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 struct Case {
@@ -161,10 +151,4 @@ impl Case {
         }
         (processor_time() - begun).as_secs_f64() * 1e6 / f64::from(TIMES)
     }
-}
-
-fn median(mut round: impl FnMut() -> f64) -> f64 {
-    let mut rounds: Vec<f64> = (0..ROUNDS).map(|_| round()).collect();
-    rounds.sort_by(f64::total_cmp);
-    rounds.get(ROUNDS / 2).copied().unwrap()
 }

@@ -3,11 +3,14 @@
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement that cannot go on may panic")]
 
+mod timing;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use postern::registry::{Change, Library, Source};
+use timing::{processor_time, resident};
 
 /// As in the agent.
 #[global_allocator]
@@ -68,16 +71,4 @@ fn file(number: usize) -> Source {
         .unwrap();
     }
     Source { path: PathBuf::from(format!("apps-{number:06}.toml")), text }
-}
-
-/// What this thread has had of a processor; others may be busy, too.
-fn processor_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
-}
-
-/// Memory of this process, in bytes.
-fn resident() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }

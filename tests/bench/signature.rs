@@ -3,10 +3,11 @@
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement that cannot go on may panic")]
 
+mod timing;
+
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
@@ -23,6 +24,7 @@ use postern::credential::{
 };
 use postern::registry::{Snapshot, Source, parse};
 use postern::secret::Secret;
+use timing::{median, per_call};
 
 /// Checks in one round, and rounds, whose median is printed.
 const TIMES: u32 = 5_000;
@@ -51,8 +53,9 @@ fn main() {
     for (name, signer, id, bare) in &world.keys {
         let (fields, base, signature) = world.signed(signer, id, None);
         let headers = headers(&fields);
-        let crypto = median(|| per_call(|| assert!(bare(&base, &signature))));
-        let whole = median(|| per_call(|| assert_eq!(world.ask(&headers, NonceUse::Spend), Ok(()))));
+        let crypto = median(ROUNDS, || per_call(TIMES, || assert!(bare(&base, &signature))));
+        let whole =
+            median(ROUNDS, || per_call(TIMES, || assert_eq!(world.ask(&headers, NonceUse::Spend), Ok(()))));
         let beyond = whole - crypto;
         let verdict = if beyond <= BUDGET { "within" } else { "beyond" };
         println!(
@@ -64,13 +67,16 @@ fn main() {
     let with_nonce = headers(&fields);
     let (fields, _, _) = world.signed(signer, id, None);
     let without = headers(&fields);
-    let look = median(|| per_call(|| assert_eq!(world.ask(&with_nonce, NonceUse::Look), Ok(()))));
-    let none = median(|| per_call(|| assert_eq!(world.ask(&without, NonceUse::Look), Ok(()))));
+    let look =
+        median(ROUNDS, || per_call(TIMES, || assert_eq!(world.ask(&with_nonce, NonceUse::Look), Ok(()))));
+    let none = median(ROUNDS, || per_call(TIMES, || assert_eq!(world.ask(&without, NonceUse::Look), Ok(()))));
     println!("a nonce: {:.2} µs more", look - none);
 
     let usual = usual();
     let plain = headers(&usual);
-    let unsigned = median(|| per_call(|| assert!(black_box(world.read(&plain, NonceUse::Spend)).is_none())));
+    let unsigned = median(ROUNDS, || {
+        per_call(TIMES, || assert!(black_box(world.read(&plain, NonceUse::Spend)).is_none()))
+    });
     println!("a request without a signature: {:.0} ns", unsigned * 1e3);
 
     for (name, signer, id, _) in &world.keys {
@@ -86,8 +92,10 @@ fn main() {
         }
         let (wrong, unknown) = (headers(&wrong), headers(&unknown));
         let refused = |fields: &[Header<'_>]| {
-            median(|| {
-                per_call(|| assert_eq!(world.ask(fields, NonceUse::Spend), Err(Refusal::InvalidCredential)))
+            median(ROUNDS, || {
+                per_call(TIMES, || {
+                    assert_eq!(world.ask(fields, NonceUse::Spend), Err(Refusal::InvalidCredential))
+                })
             })
         };
         println!("{name}: wrong {:.2} µs, unknown {:.2} µs", refused(&wrong), refused(&unknown));
@@ -196,25 +204,4 @@ fn usual() -> Vec<(String, String)> {
 
 fn headers(fields: &[(String, String)]) -> Vec<Header<'_>> {
     fields.iter().map(|(name, value)| Header { name, value: value.as_bytes() }).collect()
-}
-
-/// What one call takes in a row of them, in microseconds.
-fn per_call(call: impl Fn()) -> f64 {
-    let begun = processor_time();
-    for _ in 0..TIMES {
-        call();
-    }
-    (processor_time() - begun).as_secs_f64() * 1e6 / f64::from(TIMES)
-}
-
-fn median(round: impl Fn() -> f64) -> f64 {
-    let mut rounds: Vec<f64> = (0..ROUNDS).map(|_| round()).collect();
-    rounds.sort_by(f64::total_cmp);
-    *rounds.get(ROUNDS / 2).unwrap()
-}
-
-/// What this thread has had of a processor; others may be busy, too.
-fn processor_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }

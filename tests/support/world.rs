@@ -439,6 +439,7 @@ impl World {
         let signal = match name {
             "HUP" => rustix::process::Signal::HUP,
             "INT" => rustix::process::Signal::INT,
+            "STOP" => rustix::process::Signal::STOP,
             "TERM" => rustix::process::Signal::TERM,
             "USR2" => rustix::process::Signal::USR2,
             other => panic!("no signal {other}"),
