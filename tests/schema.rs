@@ -623,6 +623,7 @@ id = "chat"
 base_path = "/chat"
 endpoint = "127.0.0.1:8081"
 upgrades = ["websocket"]
+trailers = ["x-checksum"]
 [[remote]]
 id = "loopback"
 address = "127.0.0.1:8443"

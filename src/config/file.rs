@@ -154,6 +154,13 @@ fn read(file: &Path, mut root: TableReader<'_>) -> Option<Config> {
             service.place.problem("`send_proxy` is for services that a tcp listener leads to: connections for HTTP are shared by callers, so that none could be told of");
         }
     }
+    for service in &services {
+        if service.item.trailers.iter().any(|name| name.as_str() == api_key_header) {
+            service
+                .place
+                .problem(format!("{api_key_header:?} carries API keys: it never passes as a trailer"));
+        }
+    }
     for service in services.iter().filter(|service| service.item.assertion.is_some() && !has_metrics) {
         service.place.problem(
             "assertions are verified by the keys at /jwks of the address in [metrics], and there is no [metrics]",

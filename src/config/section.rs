@@ -15,7 +15,7 @@ use crate::oauth::{self, Binding, Issuer};
 use crate::pki::{DEFAULT_BACKDATE, KeyAlgorithm, Lifetimes, Profile, StaleCrls, is_dns_name};
 use crate::proxy::{
     Ceiling, Endpoint, ErrorFormat, Limits, ListenerProtocol, ListenerSettings, OldestTls, RemoteProtocol,
-    RemoteSettings, SendProxy, ServiceProtocol, ServiceSettings, UpgradeProtocol, Watch,
+    RemoteSettings, SendProxy, ServiceProtocol, ServiceSettings, TrailerName, UpgradeProtocol, Watch,
 };
 use crate::registry::{Network, accepts};
 use crate::store::{Custody, KeySettings, SecretSource, TokenSettings};
@@ -603,6 +603,14 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
             "HTTP/2 has no `Upgrade` (RFC 9113 §8.6): `upgrades` is for services that speak http/1.1",
         );
     }
+    let trailers: Arc<[TrailerName]> =
+        table.optional("trailers", |value| value.list(Value::parse)).unwrap_or_default().into();
+    if !trailers.is_empty() && endpoint == Some(Endpoint::Whoami) {
+        table.problem("the built-in service knows no trailers; `trailers` means nothing for it");
+    }
+    if !trailers.is_empty() && protocol == ServiceProtocol::H2c {
+        table.problem("trailers pass between callers and services that speak HTTP/2; `trailers` is for services that speak http/1.1");
+    }
     let client_cert = table.table("client_cert").map(onward::client_cert).unwrap_or_default();
     let assertion = table.table("assertion").and_then(onward::assertion);
     table.finish();
@@ -622,6 +630,7 @@ pub(super) fn service<'d>(mut table: TableReader<'d>, base: &Path) -> Option<Pla
         send_proxy,
         client_cert,
         assertion,
+        trailers,
     };
     Some(Placed { place, item })
 }

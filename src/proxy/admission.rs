@@ -15,6 +15,7 @@ use super::response::{field, number_into};
 use super::settings::ServiceSettings;
 use super::snapshot::{Listener, Snapshot};
 use super::trace::Trace;
+use super::trailers::{self, TrailerName};
 use super::upgrade::{self, UpgradeProtocol};
 use super::worker::Worker;
 use super::xfcc::{self, Shown, Written};
@@ -366,6 +367,9 @@ pub(super) fn admit<'s>(
     start(out, head, path.as_str());
     let consumed = Consumed { signature: signed.is_some(), token: token.is_some() };
     pass_fields(out, head, &snapshot.api_key_header, consumed, trace);
+    if !service.trailers.is_empty() {
+        agree_on_trailers(out, head, &service.trailers);
+    }
     out.extend_from_slice(&visitor.fields);
     xfcc::write(out, head, &service.client_cert, visitor.shown(), &permit.terms().app.id);
     vouch(out, &permit);
@@ -555,6 +559,19 @@ fn pass_fields(
         if passes {
             field(out, line.name, line.value);
         }
+    }
+}
+
+/// Says what may follow the request's body, and whether something may follow the answer's.
+fn agree_on_trailers(out: &mut Vec<u8>, head: &Head<'_, '_>, allowed: &[TrailerName]) {
+    let announced = trailers::announced(head.values("trailer"), allowed);
+    if let Some(names) = announced.filter(|_| head.body == Framing::Chunked) {
+        field(out, "trailer", names.as_bytes());
+    }
+    if trailers::are_taken(head.values("te")) {
+        // > A sender of TE MUST also send a "TE" connection option within the Connection header field — RFC 9110 §10.1.4
+        field(out, "te", b"trailers");
+        field(out, "connection", b"TE");
     }
 }
 

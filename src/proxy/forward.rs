@@ -15,8 +15,9 @@ use super::pump::PumpError;
 use super::refuse::Answer;
 use super::relay::{RelayError, Relayed};
 use super::response::SWITCHING;
-use super::settings::{ErrorFormat, Limits, RemoteProtocol, ServiceProtocol};
+use super::settings::{ErrorFormat, Limits, RemoteProtocol, ServiceProtocol, ServiceSettings};
 use super::snapshot::{Client, Standing};
+use super::trailers::TrailerName;
 use super::upstream::{Bond, DialError, PoolKey, Terms, Upstream, dial_local, dial_remote};
 use super::worker::Worker;
 use crate::causes::Causes;
@@ -93,6 +94,19 @@ impl Route<'_> {
         match self {
             Self::Remote(_) => ErrorFormat::default(),
             Self::Service(admission) => admission.service.error_format,
+        }
+    }
+}
+
+impl<'a> Route<'a> {
+    /// What may follow a body on this way, if anything may.
+    pub(super) fn trailers(&self) -> Option<&'a Arc<[TrailerName]>> {
+        match self {
+            Self::Remote(_) => None,
+            Self::Service(Admission { service, .. }) => {
+                let service: &'a ServiceSettings = service;
+                Some(&service.trailers).filter(|allowed| !allowed.is_empty())
+            }
         }
     }
 }

@@ -67,6 +67,8 @@ pub(super) enum Piece {
     NeedMore,
     /// So many bytes of framing, to be thrown away.
     Skip(usize),
+    /// So many bytes of a trailer field's line, its CR LF included.
+    Trailer(usize),
 }
 
 impl Decoder {
@@ -86,8 +88,8 @@ impl Decoder {
         matches!(self.state, State::Done)
     }
 
-    /// The bytes at the front of `unread`. Whoever gets [`Piece::Data`] or [`Piece::Skip`] consumes them, in parts if need
-    /// be, and says so by [`Decoder::advance`].
+    /// The bytes at the front of `unread`. Whoever gets [`Piece::Data`], [`Piece::Skip`] or [`Piece::Trailer`] consumes them,
+    /// data in parts if need be, and says so by [`Decoder::advance`].
     ///
     /// # Errors
     /// The body is malformed; the connection cannot be used further.
@@ -110,9 +112,10 @@ impl Decoder {
             }),
             State::Trailers { seen } => match line(unread)? {
                 Some(line) if seen + line.len() > MAX_LINE => Err(InvalidBody::TooLong),
+                Some([]) => Ok(Piece::Skip(2)),
                 Some(line) => {
                     trailer(line)?;
-                    Ok(Piece::Skip(line.len() + 2))
+                    Ok(Piece::Trailer(line.len() + 2))
                 }
                 None => Ok(Piece::NeedMore),
             },
@@ -207,11 +210,8 @@ fn chunk_size(line: &[u8]) -> Result<u64, InvalidBody> {
     })
 }
 
-/// A trailer is read, checked and dropped.
+/// Whether a trailer is a field line.
 fn trailer(line: &[u8]) -> Result<(), InvalidBody> {
-    if line.is_empty() {
-        return Ok(());
-    }
     let name_end = line.iter().position(|&byte| byte == b':').ok_or(InvalidBody::Trailer)?;
     let (name, value) = line.split_at(name_end);
     let well_named = !name.is_empty() && name.iter().copied().all(is_token);
@@ -272,7 +272,7 @@ mod tests {
                     let taken: Vec<u8> = buffer.drain(..count).collect();
                     decoder.advance(&taken)?;
                 }
-                Piece::Skip(count) => {
+                Piece::Skip(count) | Piece::Trailer(count) => {
                     let taken: Vec<u8> = buffer.drain(..count).collect();
                     decoder.advance(&taken)?;
                 }

@@ -102,7 +102,7 @@ impl Up {
                         return Poll::Pending;
                     }
                 }
-                Piece::Skip(count) => {
+                Piece::Skip(count) | Piece::Trailer(count) => {
                     if let Err(error) = self.advance(unread, count) {
                         return Poll::Ready(error);
                     }

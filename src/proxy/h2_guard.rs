@@ -6,8 +6,12 @@
 //! a use for was taken off: requests come with some control frames, and so do answers that are read. And where the library forgives
 //! something, or gives another reason than RFC 9113 asks for, the right one is given here first.
 //!
-//! **Invariant:** a frame costs its header and nothing per byte of payload; nothing is allocated but for trailers, which are looked
-//! through because the library drops the pseudo-header fields that must not be there (RFC 9113 §8.1).
+//! One reason the library gives too late for that: it calls a field block that cannot be decoded a PROTOCOL_ERROR, as it does with
+//! one that says what must not be said. So the last field block is kept, and its GOAWAY gets the right name on the way out.
+//!
+//! **Invariant:** a frame costs its header and nothing per byte of payload, but for field blocks, which are copied; nothing is
+//! allocated for each frame but for trailers, which are looked through because the library drops the pseudo-header fields that must
+//! not be there (RFC 9113 §8.1).
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -21,7 +25,9 @@ use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::hpack::{is_unreadable, names_pseudo};
 use crate::limit::Spike;
+use crate::secret::wipe;
 
 /// What a caller did that ends its connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -103,6 +109,31 @@ impl<S> Guard<S> {
         (Self { io, alarm: alarm.clone(), incoming, outgoing: Follower::default(), watch }, alarm)
     }
 
+    /// `bytes`, which are to be written now, with the right reason in a GOAWAY that has a wrong one.
+    fn renamed(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if self.outgoing.have > 0 {
+            return None;
+        }
+        let mut at = usize::try_from(self.outgoing.skip).ok()?;
+        loop {
+            let head: [u8; 9] = bytes.get(at..at + 9)?.try_into().ok()?;
+            let (frame, payload) = (Frame::read(head), at + 9);
+            if frame.kind == kind::GOAWAY {
+                // The last stream stands before it (RFC 9113 §6.8).
+                let reason = payload + 4..payload + 8;
+                let given = u32::from(Reason::PROTOCOL_ERROR).to_be_bytes();
+                let is_wrong = bytes.get(reason.clone())? == given && is_unreadable(&self.watch.block);
+                let mut renamed = bytes.to_vec();
+                renamed
+                    .get_mut(reason)
+                    .filter(|_| is_wrong)?
+                    .copy_from_slice(&u32::from(Reason::COMPRESSION_ERROR).to_be_bytes());
+                return Some(renamed);
+            }
+            at = payload.checked_add(usize::try_from(frame.length).ok()?)?;
+        }
+    }
+
     fn note_written(&mut self, bytes: &[u8]) {
         let watch = &mut self.watch;
         self.outgoing.follow(bytes, |step| {
@@ -125,6 +156,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             return Poll::Pending;
         }
         let before = page.filled().len();
+        if this.incoming.skip == 0 {
+            this.watch.forget_block();
+        }
         ready!(Pin::new(&mut this.io).poll_read(cx, page))?;
         let Self { incoming, watch, alarm, .. } = this;
         let mut objection = None;
@@ -146,6 +180,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        let renamed = this.renamed(bytes);
+        let bytes = renamed.as_deref().unwrap_or(bytes);
         let count = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
         this.note_written(bytes.get(..count).unwrap_or_default());
         Poll::Ready(Ok(count))
@@ -156,6 +192,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let first: &[u8] = slices.first().map(|slice| &**slice).unwrap_or_default();
+        if self.renamed(first).is_some() {
+            return self.poll_write(cx, first);
+        }
         let this = &mut *self;
         let count = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
         let mut left = count;
@@ -224,10 +264,13 @@ mod kind {
     pub(super) const RST_STREAM: u8 = 3;
     pub(super) const SETTINGS: u8 = 4;
     pub(super) const PING: u8 = 6;
+    pub(super) const GOAWAY: u8 = 7;
     pub(super) const WINDOW_UPDATE: u8 = 8;
+    pub(super) const CONTINUATION: u8 = 9;
 }
 
 const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
 const ACK: u8 = 0x1;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
@@ -332,6 +375,12 @@ struct Watch {
     cut: VecDeque<u32>,
     /// What is to be looked at when it is there: trailers, or settings.
     held: Option<(Frame, Vec<u8>)>,
+    /// The field block that came last, as far as it is there; nothing of one that is too large or padded.
+    block: Vec<u8>,
+    /// Whether what arrives now belongs to it.
+    within_block: bool,
+    /// Whether nothing more of it comes in another frame.
+    ends_block: bool,
 }
 
 impl Watch {
@@ -347,6 +396,17 @@ impl Watch {
             overfull: false,
             cut: VecDeque::new(),
             held: None,
+            block: Vec::new(),
+            within_block: false,
+            ends_block: false,
+        }
+    }
+
+    /// Forgets the field block that is there as a whole. Whoever reads on has decoded it, and there may be a secret in it.
+    fn forget_block(&mut self) {
+        if self.ends_block {
+            wipe(&mut self.block);
+            self.block.clear();
         }
     }
 
@@ -365,6 +425,16 @@ impl Watch {
         if !frame.has_possible_length() {
             return Err(Objection::FrameSize);
         }
+        if frame.kind == kind::HEADERS {
+            wipe(&mut self.block);
+            self.block.clear();
+        }
+        if matches!(frame.kind, kind::HEADERS | kind::CONTINUATION) {
+            self.ends_block = frame.has(END_HEADERS);
+        }
+        // What is padded, or has a priority, has more in it than its field block, and nobody sends that any more.
+        let is_plain = frame.kind == kind::CONTINUATION || !(frame.has(PADDED) || frame.has(PRIORITY));
+        self.within_block = is_plain && matches!(frame.kind, kind::HEADERS | kind::CONTINUATION);
         match frame.kind {
             kind::DATA | kind::HEADERS => self.content(frame),
             kind::RST_STREAM => {
@@ -431,6 +501,9 @@ impl Watch {
     }
 
     fn payload(&mut self, bytes: &[u8], last: Last) -> Option<Objection> {
+        if self.within_block && self.block.len() + bytes.len() <= LARGEST_FRAME {
+            self.block.extend_from_slice(bytes);
+        }
         let (_, held) = self.held.as_mut()?;
         // The library refuses a larger frame than this.
         if held.len() + bytes.len() <= LARGEST_FRAME {
@@ -530,82 +603,6 @@ fn fragment<'b>(frame: &Frame, payload: &'b [u8]) -> &'b [u8] {
         from += 5;
     }
     payload.get(from..to).unwrap_or_default()
-}
-
-/// Whether a field block (RFC 7541 §6) names a pseudo-header field, by the static table or letter by letter. What is named by the
-/// dynamic table is not known here; the library drops it.
-fn names_pseudo(mut block: &[u8]) -> bool {
-    while let Some(&first) = block.first() {
-        let (prefix, is_indexed) = match first {
-            0x80.. => (7, true),
-            0x40.. => (6, false),
-            // A change of the table's size names nothing.
-            0x20.. => {
-                if integer(&mut block, 5).is_none() {
-                    return false;
-                }
-                continue;
-            }
-            _ => (4, false),
-        };
-        let Some(index) = integer(&mut block, prefix) else { return false };
-        if (1..=LAST_PSEUDO).contains(&index) {
-            return true;
-        }
-        if is_indexed {
-            continue;
-        }
-        if index == 0 {
-            let is_huffman = block.first().is_some_and(|first| first & 0x80 != 0);
-            let Some(name) = string(&mut block) else { return false };
-            let begins = name.first().copied();
-            if begins.is_some_and(|byte| if is_huffman { byte >> 1 == HUFFMAN_COLON } else { byte == b':' }) {
-                return true;
-            }
-        }
-        if string(&mut block).is_none() {
-            return false;
-        }
-    }
-    false
-}
-
-/// The static table begins with `:authority` and has `:status 500` here (RFC 7541 appendix A).
-const LAST_PSEUDO: usize = 14;
-
-/// `:` is `1011100` (RFC 7541 appendix B).
-const HUFFMAN_COLON: u8 = 0b101_1100;
-
-/// Takes an integer with a prefix of so many bits off the front (RFC 7541 §5.1); none when it is cut off or beyond all sense.
-fn integer(block: &mut &[u8], prefix: u32) -> Option<usize> {
-    let (&first, mut rest) = block.split_first()?;
-    let mask = (1_usize << prefix) - 1;
-    let mut value = usize::from(first) & mask;
-    if value == mask {
-        let mut shift = 0;
-        loop {
-            let (&next, after) = rest.split_first()?;
-            rest = after;
-            value = value.checked_add((usize::from(next) & 0x7f) << shift)?;
-            shift += 7;
-            if next & 0x80 == 0 {
-                break;
-            }
-            if shift > 21 {
-                return None;
-            }
-        }
-    }
-    *block = rest;
-    Some(value)
-}
-
-/// Takes a string as it is encoded off the front (RFC 7541 §5.2).
-fn string<'b>(block: &mut &'b [u8]) -> Option<&'b [u8]> {
-    let length = integer(block, 7)?;
-    let (text, rest) = block.split_at_checked(length)?;
-    *block = rest;
-    Some(text)
 }
 
 #[cfg(test)]
@@ -804,5 +801,62 @@ mod tests {
             objection = alarm.rung() => objection,
         };
         assert_eq!(heard, Objection::ControlFlood);
+    }
+
+    /// The reason that the caller hears, if the library gives `reason` after it has read `bytes`.
+    async fn heard(bytes: &[u8], reason: Reason) -> u32 {
+        let (mut caller, ours) = tokio::io::duplex(4096);
+        let (mut guard, _alarm) = Guard::new(ours, paces("10/s", "10/s", 9));
+        let greeting = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", frame(4, 0, 0, &[]).as_slice()].concat();
+        let mut page = [0; 1024];
+        for bytes in [&greeting, bytes] {
+            caller.write_all(bytes).await.unwrap();
+            assert_eq!(guard.read(&mut page).await.unwrap(), bytes.len());
+        }
+
+        let goaway = [[0, 0, 0, 0], u32::from(reason).to_be_bytes()].concat();
+        let written = [frame(6, 1, 0, &[0; 8]), frame(7, 0, 0, &goaway)].concat();
+        let count = guard.write_vectored(&[IoSlice::new(&written)]).await.unwrap();
+        assert_eq!(count, written.len());
+
+        let mut heard = [0; 1024];
+        let count = caller.read(&mut heard).await.unwrap();
+        u32::from_be_bytes(heard[count - 4..count].try_into().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_field_block_is_forgotten_once_it_was_decoded() {
+        let (mut caller, ours) = tokio::io::duplex(4096);
+        let (mut guard, _alarm) = Guard::new(ours, paces("10/s", "10/s", 9));
+        let begun = [frame(4, 0, 0, &[]), frame(1, 0x1, 1, b"\x82")].concat();
+        let mut page = [0; 1024];
+        for (bytes, kept) in [
+            ([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", begun.as_slice()].concat(), &b"\x82"[..]),
+            (frame(9, 0x4, 1, b"\x84"), b"\x82\x84"),
+            (frame(6, 0, 0, &[0; 8]), b""),
+        ] {
+            caller.write_all(&bytes).await.unwrap();
+            assert_eq!(guard.read(&mut page).await.unwrap(), bytes.len());
+            assert_eq!(guard.watch.block, kept);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_decoded_is_called_so() {
+        let (wrong, right) = (Reason::PROTOCOL_ERROR, Reason::COMPRESSION_ERROR);
+        let block = frame(1, 0x5, 1, b"\x82\x80");
+        let parts = [frame(1, 0x1, 1, b"\x82\x40\x03ab"), frame(9, 0x4, 1, b"c\x05x")].concat();
+        let cases: [(&str, Vec<u8>, Reason, Reason); 7] = [
+            ("a field block", block.clone(), wrong, right),
+            ("one in parts", parts, wrong, right),
+            ("a second one", [frame(1, 0x5, 1, b"\x82"), frame(1, 0x5, 3, b"\x80")].concat(), wrong, right),
+            ("another reason", block.clone(), Reason::ENHANCE_YOUR_CALM, Reason::ENHANCE_YOUR_CALM),
+            ("a name that no field has", frame(1, 0x5, 1, b"\x00\x01A\x01b"), wrong, wrong),
+            ("nothing of the kind", frame(6, 0, 0, &[0; 8]), wrong, wrong),
+            ("one that was followed by another", [block, frame(1, 0x5, 3, b"\x82")].concat(), wrong, wrong),
+        ];
+        for (what, bytes, given, expected) in cases {
+            assert_eq!(heard(&bytes, given).await, u32::from(expected), "{what}");
+        }
     }
 }

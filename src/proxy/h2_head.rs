@@ -139,7 +139,7 @@ fn kept(trailers: HeaderMap, passes: impl Fn(&HeaderName, &HeaderValue) -> bool)
 /// > Many fields cannot be processed outside the header section because their evaluation is necessary prior to receiving the
 /// > content, such as those that describe message framing, routing, authentication, request modifiers, response controls, or
 /// > content format. — RFC 9110 §6.5.1
-fn belongs_to_head(name: &str) -> bool {
+pub(super) fn belongs_to_head(name: &str) -> bool {
     matches!(
         name,
         "age"

@@ -33,6 +33,7 @@ use super::snapshot::Snapshot;
 use super::tcp;
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
 use super::trace::Trace;
+use super::trailers::{self, Bound, Trailers};
 use super::upgrade::{Tunnel, UpgradeProtocol, near_end};
 use super::whoami;
 use super::worker::Worker;
@@ -345,7 +346,8 @@ where
                     if !request.expects {
                         drip.begin();
                     }
-                    let body = Body { framing: request.body, digest: digest.take(), drip };
+                    let trailers = route.trailers().and_then(|allowed| Trailers::of(allowed, Bound::Up));
+                    let body = Body { framing: request.body, digest: digest.take(), drip, trailers };
                     let head = &mut *upstream_head;
                     if let Some(until) = upstream.until {
                         deadline.move_validity(Some(worker.moment(until)));
@@ -480,9 +482,14 @@ fn judge<'a>(
         limits: b"",
         leaks: None,
         upgrade: None,
+        trailers: None,
     };
     let judgement = judgement::judge(&head, worker, peer, snapshot, &trace, now, upstream_head);
     caller.upgrade = judgement.upgrade.map(UpgradeProtocol::as_str);
+    caller.trailers = match &judgement.course {
+        Course::Forward(route) if trailers::are_taken(head.values("te")) => route.trailers(),
+        Course::Answer(_) | Course::Errand(..) | Course::Forward(_) => None,
+    };
     let expects = head.version == Version::Http11
         && head.values("expect").any(|value| value.eq_ignore_ascii_case(b"100-continue"));
     let (registry, user_agent) = (snapshot.registry.version(), user_agent(&head));
@@ -570,7 +577,7 @@ async fn read_form<S: AsyncRead + AsyncWrite + Unpin>(
     loop {
         let count = match decoder.look(connection.unread.unread())? {
             Piece::End => return Ok(body),
-            Piece::Skip(count) => count,
+            Piece::Skip(count) | Piece::Trailer(count) => count,
             Piece::Data(count) => {
                 if body.len() + count > LONGEST_FORM {
                     return Err(FormFailure::Long);

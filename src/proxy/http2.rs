@@ -41,6 +41,7 @@ use super::response::{self, BadResponse, ResponseHead};
 use super::settings::{Endpoint, Limits, ServiceProtocol};
 use super::token_office::{self, FormFailure, Known, LONGEST_FORM};
 use super::trace::Trace;
+use super::trailers::{Bound, TrailerName, Trailers};
 use super::upstream::Upstream;
 use super::worker::Worker;
 use super::{linger, whoami};
@@ -574,6 +575,7 @@ impl Exchange<'_> {
                 digest: digest.take(),
                 limits: &limits_of_caller,
                 leaks: leaks.as_ref(),
+                trailers: route.trailers(),
                 begun: &begun,
                 slow: &slow,
                 drip,
@@ -697,6 +699,8 @@ struct Way<'a, 'e> {
     limits: &'a [(&'static str, Vec<u8>)],
     /// What is found in the answer, where it is looked through.
     leaks: Option<&'a Rc<Leaks>>,
+    /// What may follow a body, either way.
+    trailers: Option<&'a Arc<[TrailerName]>>,
     /// Whether the answer has gone out to the caller, as far as it has come.
     begun: &'a Cell<bool>,
     /// Whether the caller is waited for.
@@ -714,7 +718,9 @@ impl Way<'_, '_> {
         deadline: &Deadline,
         stall: Duration,
     ) -> Result<Relayed, RelayError> {
-        let mut sending = Sending::new(head, self.exchange.framing, self.digest.take());
+        let trailers = self.trailers.and_then(|allowed| Trailers::of(allowed, Bound::Up));
+        let framing = self.exchange.framing;
+        let mut sending = Sending::new(head, framing, self.digest.take(), trailers);
         let to_head_request = self.exchange.manner == Manner::Head;
         let mut asked = false;
         let answer = loop {
@@ -758,7 +764,9 @@ impl Way<'_, '_> {
         self.begun.set(true);
         let stream = self.exchange.respond.send_response(response, ended).map_err(gone)?;
         upstream.unread.consume(answer.length);
-        let mut receiving = Receiving { stream, decoder: Decoder::new(answer.body), moved: 0, ended, scan };
+        let decoder = Decoder::new(answer.body);
+        let trailers = self.trailers.and_then(|allowed| Trailers::of(allowed, Bound::Down));
+        let mut receiving = Receiving { stream, decoder, moved: 0, ended, scan, trailers };
         poll_fn(|cx| {
             let before = sending.moved + receiving.moved;
             if let Poll::Ready(Err(error)) = sending.poll(cx, &mut self.exchange.body, upstream) {
@@ -799,6 +807,12 @@ impl Way<'_, '_> {
         });
         for (name, value) in self.limits {
             builder = builder.header(*name, value.as_slice());
+        }
+        if answer.body == Framing::Chunked
+            && let Some(allowed) = self.trailers
+            && let Some(names) = response::announced_trailers(bytes, allowed)
+        {
+            builder = builder.header("trailer", names);
         }
         match (answer.body, length) {
             (Framing::Length(bytes), response::ContentLength::Written) if answer.status != 204 => {
@@ -860,10 +874,17 @@ struct Sending {
     length: Option<u64>,
     /// What the body must be; taken when it has been compared.
     digest: Option<DigestCheck>,
+    /// What of the trailers passes, if anything may.
+    trailers: Option<Box<Trailers>>,
 }
 
 impl Sending {
-    fn new(head: &[u8], framing: Framing, digest: Option<DigestCheck>) -> Self {
+    fn new(
+        head: &[u8],
+        framing: Framing,
+        digest: Option<DigestCheck>,
+        trailers: Option<Box<Trailers>>,
+    ) -> Self {
         let ended = framing == Framing::Length(0);
         let chunked = framing == Framing::Chunked;
         let length = match framing {
@@ -881,6 +902,7 @@ impl Sending {
             waiting: Waiting::ForOthers,
             length,
             digest,
+            trailers,
         }
     }
 
@@ -923,7 +945,7 @@ impl Sending {
                         Poll::Ready(Ok(Some(trailers))) if frames_or_routes(&trailers) => {
                             return Poll::Ready(Err(RelayError::Caller(PumpError::Trailers)));
                         }
-                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Ok(sent)) => self.keep(sent.as_ref()),
                         Poll::Ready(Err(error)) => {
                             let error = io::Error::other(error);
                             return Poll::Ready(Err(RelayError::Caller(PumpError::Read(error))));
@@ -940,7 +962,11 @@ impl Sending {
                     self.staged.clear();
                     self.written = 0;
                     if self.chunked {
-                        self.staged.extend_from_slice(b"0\r\n\r\n");
+                        let kept =
+                            self.trailers.as_ref().map(|trailers| trailers.lines()).unwrap_or_default();
+                        for part in [b"0\r\n", kept, b"\r\n"] {
+                            self.staged.extend_from_slice(part);
+                        }
                     }
                 }
                 Poll::Pending => {
@@ -948,6 +974,14 @@ impl Sending {
                     return Poll::Pending;
                 }
             }
+        }
+    }
+
+    /// Keeps of the trailers what passes.
+    fn keep(&mut self, sent: Option<&http::HeaderMap>) {
+        let Some(trailers) = &mut self.trailers else { return };
+        for (name, value) in sent.into_iter().flatten() {
+            trailers.keep(name.as_str(), value.as_bytes());
         }
     }
 
@@ -1006,6 +1040,8 @@ struct Receiving {
     ended: bool,
     /// Looks for secrets in the body.
     scan: Option<Scan>,
+    /// What of the trailers passes, if anything may.
+    trailers: Option<Box<Trailers>>,
 }
 
 impl Receiving {
@@ -1022,14 +1058,28 @@ impl Receiving {
             }
             match self.decoder.look(unread.unread()).map_err(PumpError::Body)? {
                 Piece::End => {
+                    let trailers = self.trailers.take().filter(|trailers| !trailers.lines().is_empty());
                     let mut rest = Vec::new();
                     if let Some(scan) = &mut self.scan {
+                        let lines = trailers.as_ref().map(|trailers| trailers.lines()).unwrap_or_default();
+                        scan.leaks().look_at_whole(lines).map_err(|Blocked| PumpError::Leak)?;
                         scan.finish(&mut rest);
                     }
-                    self.stream.send_data(rest.into(), true).map_err(gone)?;
+                    if trailers.is_none() || !rest.is_empty() {
+                        self.stream.send_data(rest.into(), trailers.is_none()).map_err(gone)?;
+                    }
+                    if let Some(trailers) = trailers {
+                        self.stream.send_trailers(trailers.fields()).map_err(gone)?;
+                    }
                     self.ended = true;
                 }
                 Piece::Skip(count) => self.advance(unread, count)?,
+                Piece::Trailer(count) => {
+                    if let Some(trailers) = &mut self.trailers {
+                        trailers.keep_line(unread.unread().get(..count).unwrap_or_default());
+                    }
+                    self.advance(unread, count)?;
+                }
                 Piece::Data(count) => {
                     self.stream.reserve_capacity(count);
                     if self.stream.capacity() == 0 {

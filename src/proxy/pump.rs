@@ -10,6 +10,7 @@ use super::buffer::{Buffer, poll_read_with};
 use super::drip::Waiting;
 use super::framing::{Decoder, Framing, InvalidBody, Piece};
 use super::leaks::{Blocked, Scan};
+use super::trailers::Trailers;
 use crate::credential::DigestCheck;
 
 /// Up to this size body bytes are copied behind the head, so that both leave in one write.
@@ -33,6 +34,8 @@ pub(super) struct Pump {
     scan: Option<Scan>,
     /// What it has let pass.
     passed: Vec<u8>,
+    /// What of the trailers passes, if anything may.
+    trailers: Option<Box<Trailers>>,
 }
 
 /// Whose fault it is that a body did not arrive.
@@ -71,7 +74,13 @@ impl Pump {
             digest: None,
             scan: None,
             passed: Vec::new(),
+            trailers: None,
         }
+    }
+
+    /// The same, but these trailers pass, where the body is written in chunks.
+    pub(super) fn followed_by(self, trailers: Option<Box<Trailers>>) -> Self {
+        Self { trailers, ..self }
     }
 
     /// The same, but the body is looked through, and cut where it must be.
@@ -158,7 +167,7 @@ impl Pump {
                         Poll::Pending => return Poll::Pending,
                     }
                 }
-                Piece::End | Piece::Skip(_) => {}
+                Piece::End | Piece::Skip(_) | Piece::Trailer(_) => {}
                 Piece::NeedMore => {
                     match poll_read_with(cx, Pin::new(&mut *from), |bytes| unread.extend(bytes)) {
                         Poll::Ready(Ok(0)) => self.decoder.finish().map_err(PumpError::Body)?,
@@ -187,14 +196,23 @@ impl Pump {
             match self.decoder.look(unread.unread()).map_err(PumpError::Body)? {
                 Piece::NeedMore => return Ok(()),
                 Piece::Skip(count) => self.skip(unread, count)?,
+                Piece::Trailer(count) => {
+                    if let Some(trailers) = &mut self.trailers {
+                        trailers.keep_line(unread.unread().get(..count).unwrap_or_default());
+                    }
+                    self.skip(unread, count)?;
+                }
                 Piece::End => {
                     self.compare()?;
+                    let trailers =
+                        self.trailers.as_ref().map(|trailers| trailers.lines()).unwrap_or_default();
                     if let Some(scan) = &mut self.scan {
+                        scan.leaks().look_at_whole(trailers).map_err(|Blocked| PumpError::Leak)?;
                         scan.finish(&mut self.passed);
                         self.stage_passed();
                     }
                     if self.chunked {
-                        self.staged.extend_from_slice(b"0\r\n\r\n");
+                        self.stage_end();
                     }
                     self.ended = true;
                 }
@@ -226,6 +244,15 @@ impl Pump {
             }
         }
         Ok(())
+    }
+
+    /// The last chunk, and what follows it.
+    fn stage_end(&mut self) {
+        self.staged.extend_from_slice(b"0\r\n");
+        if let Some(trailers) = &self.trailers {
+            self.staged.extend_from_slice(trailers.lines());
+        }
+        self.staged.extend_from_slice(b"\r\n");
     }
 
     /// Copies what has been looked through and may pass.

@@ -137,7 +137,7 @@ fn read_body(framing: Framing, io: &mut Steps<'_>, unread: &mut Buffer) -> Resul
         let (count, is_data) = match decoder.look(unread.unread()).map_err(refused)? {
             Piece::End => return Ok((body, framed)),
             Piece::Data(count) => (count, true),
-            Piece::Skip(count) => (count, false),
+            Piece::Skip(count) | Piece::Trailer(count) => (count, false),
             Piece::NeedMore if io.arrive(unread) => continue,
             Piece::NeedMore => return Err(End::Incomplete),
         };
@@ -246,6 +246,7 @@ pub fn read_answer(bytes: &[u8], to_head: bool) -> Result<Option<AnswerHead>, St
         limits: b"",
         leaks: None,
         upgrade: None,
+        trailers: None,
     };
     let mut onward = Vec::new();
     let own = bytes.get(..head.length).unwrap_or_default();

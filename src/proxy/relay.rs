@@ -20,6 +20,7 @@ use super::leaks::{Blocked, Leaks, Scan};
 use super::pump::{Pump, PumpError};
 use super::request_id::RequestId;
 use super::response::{self, BadResponse, Caller, ResponseHead, SWITCHING};
+use super::trailers::{Bound, Trailers};
 use super::upstream::Upstream;
 use crate::credential::DigestCheck;
 
@@ -42,6 +43,8 @@ pub(super) struct Body {
     pub(super) digest: Option<DigestCheck>,
     /// How fast it has to come.
     pub(super) drip: Drip,
+    /// What of its trailers passes, if anything may.
+    pub(super) trailers: Option<Box<Trailers>>,
 }
 
 /// How far a connection has come with the request that it read last.
@@ -122,8 +125,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Side { io, unread, out, stage } = side;
-    let Body { framing, digest, mut drip } = body;
-    let mut sending = Pump::new(std::mem::take(head), framing, framing).expecting(digest);
+    let Body { framing, digest, mut drip, trailers } = body;
+    let sending = Pump::new(std::mem::take(head), framing, framing);
+    let mut sending = sending.expecting(digest).followed_by(trailers);
     let outcome = async {
         let answer = loop {
             let answer =
@@ -146,7 +150,9 @@ where
         response::write_http1(out, head_bytes, &answer, caller, request_id);
         upstream.unread.consume(answer.length);
         let scan = caller.leaks.map(|leaks| Scan::new(Rc::clone(leaks)));
-        let mut receiving = Pump::new(std::mem::take(out), answer.body, framing).scanned(scan);
+        let trailers = caller.trailers.and_then(|allowed| Trailers::of(allowed, Bound::Down));
+        let receiving = Pump::new(std::mem::take(out), answer.body, framing);
+        let mut receiving = receiving.scanned(scan).followed_by(trailers);
         stage.set(Stage::Answering);
         let received =
             poll_fn(|cx| poll_body(cx, &mut sending, &mut receiving, io, unread, upstream, pace)).await;

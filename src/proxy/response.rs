@@ -1,6 +1,7 @@
 //! The strict reading of a service's response head, and its writing anew for the caller.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::framing::Framing;
 use super::headers::{Fate, fate_of_response_field};
@@ -8,6 +9,7 @@ use super::http_gate::{MAX_FIELDS, Version};
 use super::leaks::Leaks;
 use super::limit_fields::is_limit_field;
 use super::request_id::RequestId;
+use super::trailers::{TrailerName, announced};
 
 /// What a response head says about what follows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -159,6 +161,15 @@ pub(super) fn each_field(bytes: &[u8], length: ContentLength, mut each: impl FnM
     }
 }
 
+/// Those of the trailers that the head in `bytes` announces that are `allowed`.
+pub(super) fn announced_trailers(bytes: &[u8], allowed: &[TrailerName]) -> Option<String> {
+    let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut storage);
+    response.parse(bytes).ok()?;
+    let fields = response.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("trailer"));
+    announced(fields.map(|field| field.value), allowed)
+}
+
 /// Whether a `Content-Length` field is passed on as the service wrote it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ContentLength {
@@ -207,7 +218,12 @@ pub(super) fn write_http1(
                 number_into(out, length);
                 out.extend_from_slice(b"\r\n");
             }
-            Framing::Chunked => field(out, "transfer-encoding", b"chunked"),
+            Framing::Chunked => {
+                if let Some(names) = caller.trailers.and_then(|allowed| announced_trailers(bytes, allowed)) {
+                    field(out, "trailer", names.as_bytes());
+                }
+                field(out, "transfer-encoding", b"chunked");
+            }
             Framing::Close => {}
         }
         if !caller.keep_alive || framing == Framing::Close {
@@ -231,6 +247,8 @@ pub(super) struct Caller<'a> {
     pub(super) leaks: Option<&'a Rc<Leaks>>,
     /// What the connection goes over to, if the service agrees.
     pub(super) upgrade: Option<&'a str>,
+    /// What may follow the answer's body, if it takes that.
+    pub(super) trailers: Option<&'a Arc<[TrailerName]>>,
 }
 
 /// Appends a field line.
@@ -273,6 +291,7 @@ mod tests {
         limits: b"",
         leaks: None,
         upgrade: None,
+        trailers: None,
     };
 
     fn written(wire: &str, caller: Caller<'_>) -> String {

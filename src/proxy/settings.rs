@@ -10,6 +10,7 @@ use crate::identity::SpiffeId;
 use crate::limit::{Concurrency, Spike};
 use crate::registry::{Accepts, Network};
 
+use super::trailers::TrailerName;
 use super::upgrade::UpgradeProtocol;
 
 /// A door for callers from outside.
@@ -80,6 +81,8 @@ pub struct ServiceSettings {
     pub assertion: Option<AssertionRules>,
     /// Whether it is told by the PROXY protocol who a raw connection is from.
     pub send_proxy: SendProxy,
+    /// What may follow a body, either way; nothing, unless it is listed. For services that speak HTTP/1.
+    pub trailers: Arc<[TrailerName]>,
 }
 
 /// Whether a service is told by the PROXY protocol who a raw connection is from.

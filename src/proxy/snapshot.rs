@@ -224,6 +224,7 @@ mod tests {
             error_format: ErrorFormat::default(),
             upgrades: Arc::default(),
             send_proxy: Default::default(),
+            trailers: Arc::default(),
             watch: crate::proxy::Watch::Off,
             client_cert: Default::default(),
             assertion: None,

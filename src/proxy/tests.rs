@@ -166,6 +166,7 @@ impl World {
             error_format: ErrorFormat::default(),
             upgrades: Arc::default(),
             send_proxy: Default::default(),
+            trailers: Arc::default(),
             watch: super::settings::Watch::Off,
             client_cert: Default::default(),
             assertion: None,

@@ -88,11 +88,14 @@ fn keys() {
     println!("an unknown key: {:.3} µs; a malformed one: {:.3} µs", refused(&unknown), refused(&malformed));
 }
 
+/// The signature over some bytes.
+type Sign = dyn Fn(&[u8]) -> Vec<u8>;
+
 /// Somebody who signs tokens, and how they are checked without us.
 struct Signer {
     name: &'static str,
     key: VerificationKey,
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    sign: Box<Sign>,
     bare: ParsedPublicKey,
 }
 
@@ -127,7 +130,7 @@ fn token(Signer { name, key, sign, bare }: &Signer) {
          [[app.token]]\nissuer = 'https://id.test'\nclient_id = 'partner'\n"
             .to_owned(),
     );
-    let keys = JwkSet::parse(JwkSet::write([(id.as_str(), key)].into_iter()).as_bytes()).unwrap();
+    let keys = JwkSet::parse(JwkSet::write([(id.as_str(), key)]).as_bytes()).unwrap();
     let issuer = OutsideIssuer::new("https://id.test", ["https://orders.test".to_owned()]).with_keys(keys);
     let trust = TokenTrust::default().with_outside(issuer);
     let part = |text: String| BASE64URL_NOPAD.encode(text.as_bytes());

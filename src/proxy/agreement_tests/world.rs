@@ -133,6 +133,7 @@ impl<'k> World<'k> {
             error_format: ErrorFormat::default(),
             upgrades: Arc::default(),
             send_proxy: Default::default(),
+            trailers: Arc::default(),
             watch: Watch::Off,
             client_cert: Default::default(),
             assertion: None,
