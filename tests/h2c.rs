@@ -594,3 +594,24 @@ async fn pseudo_headers_in_trailers_never_reach_a_service() {
     }
     assert!(service.seen().iter().all(|head| head.uri.path() == "/a"));
 }
+
+/// A caller of HTTP/1.1 is told, and the service is not asked without end.
+#[tokio::test]
+async fn a_request_whose_stream_is_reset_each_time_is_asked_once_more_and_no_oftener() {
+    let service = H2cService::answering(|head, body, mut respond| async move {
+        if head.uri.path() == "/good" {
+            echo(body, respond).await;
+        } else {
+            respond.send_reset(Reason::INTERNAL_ERROR);
+        }
+    })
+    .await;
+    let world = before(&service).await;
+    let mut talk = world.talk(Some(&world.identity("caller"))).await;
+    assert_eq!(talk.get("/good", "").await.status, 200);
+
+    let answer = soon("an answer", talk.get("/bad", "")).await;
+
+    assert_eq!((answer.status, answer.code()), (502, "bad-gateway".into()));
+    assert_eq!(service.seen().len(), 3);
+}

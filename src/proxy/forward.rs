@@ -147,8 +147,10 @@ pub(super) async fn forward(
         Some(upstream) => upstream,
         None => fresh(worker, route, &way, limits).await?,
     };
+    // A stream of a shared connection is never the first one there, however often it is replaced.
+    let mut replaced = false;
     loop {
-        let may_repeat = upstream.reused && repeatable == Repeatable::Yes;
+        let may_repeat = upstream.reused && !replaced && repeatable == Repeatable::Yes;
         match exchange(&mut upstream).await {
             Ok(relayed) => {
                 // How long a tunnel lasted says nothing of how fast the service answers.
@@ -161,6 +163,7 @@ pub(super) async fn forward(
                 return Ok(relayed);
             }
             Err(RelayError::Upstream(_)) if may_repeat => {
+                replaced = true;
                 upstream = fresh(worker, route, &way, limits).await?;
             }
             Err(error) => {
