@@ -154,12 +154,9 @@ where
     R: AsyncRead + ?Sized,
     F: FnOnce(&[u8]),
 {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let mut page = ReadBuf::new(scratch);
-        ready!(from.poll_read(cx, &mut page))?;
-        keep(page.filled());
-        wipe(page.filled_mut());
-        Poll::Ready(Ok(page.filled().len()))
+    poll_page(cx, from, |arrived| {
+        keep(arrived);
+        wipe(arrived);
     })
 }
 
@@ -181,10 +178,19 @@ where
     R: AsyncRead + ?Sized,
     F: FnOnce(&[u8]),
 {
+    poll_page(cx, from, |arrived| keep(arrived))
+}
+
+/// Reads once into the page and shows what arrived.
+fn poll_page<R: AsyncRead + ?Sized>(
+    cx: &mut Context<'_>,
+    from: Pin<&mut R>,
+    show: impl FnOnce(&mut [u8]),
+) -> Poll<io::Result<usize>> {
     SCRATCH.with_borrow_mut(|scratch| {
         let mut page = ReadBuf::new(scratch);
         ready!(from.poll_read(cx, &mut page))?;
-        keep(page.filled());
+        show(page.filled_mut());
         Poll::Ready(Ok(page.filled().len()))
     })
 }
